@@ -1,0 +1,1 @@
+"""Latency beside image quality: benchmark suites and quality tables."""

@@ -1,0 +1,1 @@
+"""Checkpoint to ONNX: lowering of the FFT layers, and the parity gate."""

@@ -1,0 +1,8 @@
+"""MRI super-resolution in k-space: run, export and measure models on folders of DICOM.
+
+Research software: super-resolved detail is predicted, not measured.
+"""
+
+from kspacesr_rt._version import __version__
+
+__all__ = ["__version__"]

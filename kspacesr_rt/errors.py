@@ -1,0 +1,135 @@
+"""Every error a user can meet, and the exit code it carries.
+
+::
+
+    KspaceSRError ............................ 1  internal error
+    ├── InputError ........................... 2  usage, or an input that cannot be used
+    │   ├── ShapeError (ValueError)
+    │   ├── ModelSpecError (ValueError)           a specification that cannot be right
+    │   ├── ModelFileError (ValueError)           not ours, truncated, altered or too new
+    │   ├── CheckpointError (ValueError)          weights that fit no generator we know
+    │   ├── TrainingDataError (ValueError)
+    │   └── ExportError (ValueError)              a layer that has no lowering
+    ├── BackendUnavailableError (RuntimeError)  3  never replaced by another backend
+    ├── ParityError .......................... 4  the parity gate said no
+    ├── ResultError .......................... 5  a result that must not be used
+    │   ├── NonFiniteError (ArithmeticError)
+    │   └── DataConsistencyError (ArithmeticError)
+    ├── StrictRefusalError ................... 6  input refused under --strict
+    ├── OutputError (OSError) ................ 7  unsafe or unwritable output
+    ├── PartialFailureError .................. 8  some slices failed, the others are written
+    ├── NoMRImageError (LookupError) ......... 9  nothing to super-resolve
+    └── SliceError ............................... one file; collected, never ends a run
+        ├── SliceSkipped                          not ours to process
+        └── SliceFailed                           ours, but broken
+"""
+
+from __future__ import annotations
+
+
+class KspaceSRError(Exception):
+    """Say what was expected, what was found and where; `hint` says what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(KspaceSRError):
+    """Something the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class ShapeError(InputError, ValueError):
+    """An array has the wrong number of axes or the wrong size."""
+
+
+class ModelSpecError(InputError, ValueError):
+    """A model specification is missing, contradictory or newer than this version."""
+
+
+class ModelFileError(InputError, ValueError):
+    """A model file is not ours, truncated, or was changed after export."""
+
+
+class CheckpointError(InputError, ValueError):
+    """A checkpoint cannot be read, or its weights fit no generator."""
+
+
+class TrainingDataError(InputError, ValueError):
+    """A folder holds nothing that a generator could be trained on."""
+
+
+class ExportError(InputError, ValueError):
+    """A generator uses a layer for which no ONNX lowering is written."""
+
+
+class BackendUnavailableError(KspaceSRError, RuntimeError):
+    """The backend that was asked for cannot run here; no other one is taken instead."""
+
+    exit_code = 3
+
+
+class ParityError(KspaceSRError):
+    """Two implementations of one model disagree by more than the stated tolerance."""
+
+    exit_code = 4
+
+
+class ResultError(KspaceSRError):
+    """A computed image must not be used."""
+
+    exit_code = 5
+
+
+class NonFiniteError(ResultError, ArithmeticError):
+    """A result holds NaN or infinity."""
+
+
+class DataConsistencyError(ResultError, ArithmeticError):
+    """A result does not hold the measured k-space samples it promised to keep."""
+
+
+class StrictRefusalError(KspaceSRError):
+    """An input that is only warned about was met under ``--strict``."""
+
+    exit_code = 6
+
+
+class OutputError(KspaceSRError, OSError):
+    """The output place is unsafe (inside the input, foreign files) or cannot be written."""
+
+    exit_code = 7
+
+
+class PartialFailureError(KspaceSRError):
+    """Some slices failed; the good ones are written and the report names each."""
+
+    exit_code = 8
+
+
+class NoMRImageError(KspaceSRError, LookupError):
+    """The input holds no MR image that could be processed."""
+
+    exit_code = 9
+
+
+class SliceError(KspaceSRError):
+    """One file or slice is left out; `reason` is the word the report carries."""
+
+    exit_code = 8
+
+    def __init__(self, reason: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class SliceSkipped(SliceError):  # noqa: N818 - an outcome, not a fault
+    """The file is not a magnitude MR image that this tool processes."""
+
+
+class SliceFailed(SliceError):  # noqa: N818 - the report speaks of failed slices
+    """The file is an MR image but cannot be used as it stands."""

@@ -1,0 +1,1 @@
+"""The models shipped in the wheel, each with its card."""

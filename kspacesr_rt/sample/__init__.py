@@ -1,0 +1,1 @@
+"""A shipped proton-density series to try the tool on; see LICENSE."""

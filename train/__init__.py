@@ -1,0 +1,1 @@
+"""Generators, losses, data and the training loop: PyTorch, never loaded by the runtime."""

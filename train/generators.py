@@ -1,0 +1,223 @@
+"""The generators: the seed's networks exactly, and the one that is shipped.
+
+Every generator is image in, image out: ``(n, 1, y, x)`` real-world values to
+``(n, 1, s*y, s*x)`` in the same units, slices independent of each other.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from kspacesr_rt.errors import CheckpointError
+from kspacesr_rt.spec import ModelSpec
+from kspacesr_rt.train.layers import (
+    FFT2c,
+    IFFT2c,
+    CentreCrop,
+    CentreFill,
+    Magnitude,
+    MeanSpectrum,
+    SliceMaximum,
+)
+
+
+class ResidualBlock(nn.Module):
+    """Conv, BatchNorm, PReLU, Conv, BatchNorm, added to the input."""
+
+    def __init__(self, width: int, *, bias: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.prelu = nn.PReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Refine the features."""
+        residual = self.bn1(self.conv1(features))
+        return features + self.bn2(self.conv2(self.prelu(residual)))
+
+
+class UpsampleBlock(nn.Module):
+    """Conv to four times the channels, pixel shuffle by two, PReLU."""
+
+    def __init__(self, width: int, *, bias: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, 4 * width, 3, padding=1, bias=bias)
+        self.pixel_shuffle = nn.PixelShuffle(2)
+        self.prelu = nn.PReLU()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Double the matrix."""
+        return self.prelu(self.pixel_shuffle(self.conv(features)))
+
+
+class SeedNetwork(nn.Module):
+    """The SRGAN generator body of SR_kspace, with its state-dict keys ``block1`` to ``block8``.
+
+    Parameters
+    ----------
+    channels
+        Input and output channels: 2 on k-space (real, imaginary), 1 or 3 on images.
+    upscale
+        2 or 4 (a power of two).
+    width
+        Channels between layers, 64 in the seed.
+    bias
+        Whether convolutions have a bias.
+    """
+
+    def __init__(self, channels: int, upscale: int, width: int = 64, *, bias: bool = True) -> None:
+        super().__init__()
+        steps = round(math.log2(upscale))
+        if 2**steps != upscale or steps < 1:
+            raise CheckpointError(f"the seed network upscales by 2 or 4, not by {upscale}")
+        self.block1 = nn.Sequential(
+            nn.Conv2d(channels, width, 9, padding=4, bias=bias), nn.PReLU()
+        )
+        self.block2 = ResidualBlock(width, bias=bias)
+        self.block3 = ResidualBlock(width, bias=bias)
+        self.block4 = ResidualBlock(width, bias=bias)
+        self.block5 = ResidualBlock(width, bias=bias)
+        self.block6 = ResidualBlock(width, bias=bias)
+        self.block7 = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=bias), nn.PReLU())
+        upsampling = [UpsampleBlock(width, bias=bias) for _ in range(steps)]
+        self.block8 = nn.Sequential(
+            *upsampling, nn.Conv2d(width, channels, 9, padding=4, bias=bias)
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``(n, c, y, x)`` to ``(n, c, s*y, s*x)``."""
+        shallow = self.block1(inputs)
+        deep = self.block2(shallow)
+        deep = self.block3(deep)
+        deep = self.block4(deep)
+        deep = self.block5(deep)
+        deep = self.block6(deep)
+        return self.block8(shallow + self.block7(deep))
+
+
+class SeedKspaceGenerator(nn.Module):
+    """SR_kspace: the network works on normalised k-space; measured samples come back around DC.
+
+    LR image, FFT, divided by h_LR, network, multiplied by h_HR, measured centre added (the seed's
+    centred skip connection, ``additive``) or put in its place (``hard``), inverse FFT, magnitude.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        s = spec.upscale
+        self.upscale = float(s)
+        self.data_consistency = spec.data_consistency
+        self.network = SeedNetwork(2, s, spec.width, bias=spec.bias)
+        self.maximum = SliceMaximum()
+        self.fft = FFT2c()
+        self.h_lr = MeanSpectrum(spec.matrix[0], divide=True)
+        self.h_hr = MeanSpectrum(spec.matrix[0] * s, divide=False)
+        self.crop = CentreCrop(s, 1)
+        self.fill = CentreFill(1, s)
+        self.ifft = IFFT2c(s, s, channels=1 if spec.output == "real" else 2)
+        self.magnitude = Magnitude() if spec.output == "magnitude" else nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Super-resolve ``(n, 1, y, x)``."""
+        maximum = self.maximum(image)
+        measured = self.fft(image / maximum * self.upscale)
+        kspace = self.h_hr(self.network(self.h_lr(measured)))
+        if self.data_consistency == "additive":
+            kspace = kspace + self.fill(measured)
+        elif self.data_consistency == "hard":
+            kspace = kspace + self.fill(measured - self.crop(kspace))
+        return self.magnitude(self.ifft(kspace)) * maximum
+
+
+class SeedImageGenerator(nn.Module):
+    """The SRGAN / SRResNet of the seed's table: image in [0, 1] in, ``(tanh + 1) / 2`` out."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.network = SeedNetwork(spec.image_channels, spec.upscale, spec.width, bias=spec.bias)
+        self.repeat = spec.image_channels
+        self.maximum = SliceMaximum()
+        self.tanh = nn.Tanh()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Super-resolve ``(n, 1, y, x)``."""
+        maximum = self.maximum(image)
+        network_input = image / maximum
+        if self.repeat > 1:
+            network_input = network_input.expand(-1, self.repeat, -1, -1)
+        predicted = (self.tanh(self.network(network_input)) + 1.0) * 0.5
+        return predicted.mean(dim=1, keepdim=True) * maximum
+
+
+class PlainBlock(nn.Module):
+    """Conv, PReLU, Conv, added to the input: no normalisation, so intensity is not washed out."""
+
+    def __init__(self, width: int, *, bias: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.prelu = nn.PReLU()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        nn.init.normal_(self.conv2.weight, std=1e-3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Refine the features."""
+        return features + self.conv2(self.prelu(self.conv1(features)))
+
+
+class DCResidualGenerator(nn.Module):
+    """An image-domain residual inside hard data consistency.
+
+    k-space -> zero-filled image -> CNN -> k-space -> measured samples put back -> image. The CNN
+    sees the zero-filled image with its ``s * s`` phases as channels of the LR grid, so that it
+    starts from band-limited interpolation and works at LR cost. Its output may hold anything:
+    whatever it says inside the measured band is replaced by what was measured. With ``bias=False``
+    the whole generator is positively homogeneous: scaling a series scales its result.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        s, width, bias = spec.upscale, spec.width, spec.bias
+        self.upscale = float(s)
+        self.maximum = SliceMaximum()
+        self.fft = FFT2c()
+        self.zero_fill = IFFT2c(1, s, channels=1)
+        self.phases = nn.PixelUnshuffle(s)
+        self.head = nn.Conv2d(s * s, width, 3, padding=1, bias=bias)
+        self.body = nn.Sequential(*(PlainBlock(width, bias=bias) for _ in range(spec.blocks)))
+        self.tail = nn.Conv2d(width, s * s, 3, padding=1, bias=bias)
+        nn.init.normal_(self.tail.weight, std=1e-3)
+        self.shuffle = nn.PixelShuffle(s)
+        self.predicted_fft = FFT2c(s, 1)
+        self.correct = IFFT2c(1, s, channels=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Super-resolve ``(n, 1, y, x)``."""
+        maximum = self.maximum(image)
+        measured = self.fft(image / maximum * self.upscale)
+        shallow = self.head(self.phases(self.zero_fill(measured)))
+        predicted = self.shuffle(self.tail(shallow + self.body(shallow)))
+        # Replacing the centre of F(predicted) by the measured samples, written as a correction:
+        # F(out) = F(predicted) + fill(measured - crop(F(predicted))).
+        missing = measured - self.predicted_fft(predicted)
+        return (predicted + self.correct(missing)) * maximum
+
+
+def build_generator(spec: ModelSpec) -> nn.Module:
+    """Make the (untrained) generator a specification describes.
+
+    Raises
+    ------
+    CheckpointError
+        If the specification names no generator.
+    """
+    if spec.architecture == "seed-kspace":
+        return SeedKspaceGenerator(spec)
+    if spec.architecture == "seed-image":
+        return SeedImageGenerator(spec)
+    if spec.architecture == "dc-residual":
+        return DCResidualGenerator(spec)
+    raise CheckpointError(f"{spec.name}: architecture '{spec.architecture}' has no weights")
