@@ -1,0 +1,159 @@
+"""Function bodies of the ``kspacesr_rt`` operators, in standard ONNX ops.
+
+A runtime that knows nothing of the domain inlines the body; one with a native kernel of that name
+uses the kernel. Bodies hold no sizes: what depends on the matrix comes in as constants
+(`kspacesr_rt.binding`), so one body serves every matrix.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import AttributeProto, FunctionProto, NodeProto, helper
+
+from kspacesr_rt.errors import ExportError
+from kspacesr_rt.spec import OP_DOMAIN, Lowering
+
+OPSET = 20
+"""Opset of every graph and body: the first whose DFT takes its axis as an input."""
+
+GRID_ATTRIBUTES = ["input_upscale", "output_upscale"]
+TRANSFORM_ATTRIBUTES = [*GRID_ATTRIBUTES, "input_channels", "channels"]
+
+
+def _ints(name: str, values: list[int]) -> NodeProto:
+    return helper.make_node("Constant", [], [name], value_ints=values)
+
+
+def _channel_count(name: str) -> NodeProto:
+    """Return a node that yields the function's attribute `channels` as a scalar."""
+    node = helper.make_node("Constant", [], [name])
+    reference = AttributeProto(name="value_int", type=AttributeProto.INT)
+    reference.ref_attr_name = "channels"
+    node.attribute.append(reference)
+    return node
+
+
+def _function(
+    name: str, constants: list[str], attributes: list[str], nodes: list[NodeProto]
+) -> FunctionProto:
+    return helper.make_function(
+        OP_DOMAIN,
+        name,
+        ["x", *constants],
+        ["y"],
+        nodes,
+        [helper.make_opsetid("", OPSET)],
+        attributes=attributes,
+    )
+
+
+def _gemm_transform(name: str) -> FunctionProto:
+    """Two MatMuls; reshapes use ONNX's 0 (copy a dimension) and -1 (infer it), so no size stands.
+
+    ``(n, c, y, x)`` is stacked to ``(n, 1, c*y, x)`` without a copy, multiplied from the left to
+    ``(n, 1, 2*ky, x)``, laid side by side to ``(n, ky, 2*x)`` and multiplied from the right.
+    """
+    nodes = [
+        _ints("stack", [0, 1, -1, 0]),
+        helper.make_node("Reshape", ["x", "stack"], ["stacked"]),
+        helper.make_node("MatMul", ["left", "stacked"], ["half"]),
+        _ints("split", [0, 2, -1, 0]),
+        helper.make_node("Reshape", ["half", "split"], ["parts"]),
+        helper.make_node("Transpose", ["parts"], ["beside"], perm=[0, 2, 1, 3]),
+        _ints("join", [0, 0, -1]),
+        helper.make_node("Reshape", ["beside", "join"], ["joined"]),
+        helper.make_node("MatMul", ["joined", "right"], ["flat"]),
+        _channel_count("count"),
+        _ints("one", [1]),
+        helper.make_node("Reshape", ["count", "one"], ["counts"]),
+        _ints("lead", [0, 0]),
+        _ints("rest", [-1]),
+        helper.make_node("Concat", ["lead", "counts", "rest"], ["unflat"], axis=0),
+        helper.make_node("Reshape", ["flat", "unflat"], ["columns"]),
+        helper.make_node("Transpose", ["columns"], ["y"], perm=[0, 2, 1, 3]),
+    ]
+    return _function(name, ["left", "right"], TRANSFORM_ATTRIBUTES, nodes)
+
+
+def _dft_transform(name: str, *, inverse: bool) -> FunctionProto:
+    """The standard DFT op along both axes; shifts and crops are gathers, the fill is a pad."""
+    nodes = [helper.make_node("Transpose", ["x"], ["last"], perm=[0, 2, 3, 1])]
+    value = "last"
+    if inverse:
+        nodes.append(helper.make_node("Pad", [value, "pads"], ["filled"]))
+        value = "filled"
+    steps = [("shift_y", 1), ("shift_x", 2)]
+    for index, axis in steps:
+        nodes.append(helper.make_node("Gather", [value, index], [f"{index}ed"], axis=axis))
+        value = f"{index}ed"
+    for axis in (1, 2):
+        nodes += [
+            helper.make_node("Constant", [], [f"axis{axis}"], value_int=axis),
+            helper.make_node(
+                "DFT", [value, "", f"axis{axis}"], [f"dft{axis}"], inverse=int(inverse)
+            ),
+        ]
+        value = f"dft{axis}"
+    for index, axis in [("unshift_y", 1), ("unshift_x", 2)]:
+        nodes.append(helper.make_node("Gather", [value, index], [f"{index}ed"], axis=axis))
+        value = f"{index}ed"
+    nodes += [
+        helper.make_node("Mul", [value, "gain"], ["scaled"]),
+        _channel_count("count"),
+        _ints("one", [1]),
+        helper.make_node("Reshape", ["count", "one"], ["ends"]),
+        _ints("starts", [0]),
+        _ints("channel_axis", [3]),
+        helper.make_node("Slice", ["scaled", "starts", "ends", "channel_axis"], ["kept"]),
+        helper.make_node("Transpose", ["kept"], ["y"], perm=[0, 3, 1, 2]),
+    ]
+    indices = ["shift_y", "shift_x", "unshift_y", "unshift_x", "gain"]
+    constants = (["pads"] if inverse else []) + indices
+    return _function(name, constants, TRANSFORM_ATTRIBUTES, nodes)
+
+
+def _centre_crop() -> FunctionProto:
+    nodes = [
+        _ints("axes", [2, 3]),
+        helper.make_node("Slice", ["x", "starts", "ends", "axes"], ["y"]),
+    ]
+    return _function("CentreCrop", ["starts", "ends"], GRID_ATTRIBUTES, nodes)
+
+
+def _centre_fill() -> FunctionProto:
+    nodes = [helper.make_node("Pad", ["x", "pads"], ["y"])]
+    return _function("CentreFill", ["pads"], GRID_ATTRIBUTES, nodes)
+
+
+def _mean_spectrum() -> FunctionProto:
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
+    attributes = [*GRID_ATTRIBUTES, "divide", "spectrum"]
+    return _function("MeanSpectrum", ["factor"], attributes, nodes)
+
+
+def function_bodies(lowering: Lowering, used: set[str]) -> list[onnx.FunctionProto]:
+    """Return the bodies of the operators a graph uses.
+
+    Parameters
+    ----------
+    lowering
+        ``gemm``: two matrix products a transform; ``dft``: the standard DFT op.
+    used
+        Operator names.
+
+    Raises
+    ------
+    ExportError
+        If the lowering is unknown.
+    """
+    if lowering == "gemm":
+        transforms = [_gemm_transform("FFT2c"), _gemm_transform("IFFT2c")]
+    elif lowering == "dft":
+        transforms = [
+            _dft_transform("FFT2c", inverse=False),
+            _dft_transform("IFFT2c", inverse=True),
+        ]
+    else:
+        raise ExportError(f"FFT lowering '{lowering}' is not one of gemm, dft")
+    bodies = [*transforms, _centre_crop(), _centre_fill(), _mean_spectrum()]
+    return [body for body in bodies if body.name in used]

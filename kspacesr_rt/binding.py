@@ -1,0 +1,241 @@
+"""Bind a model to the matrix of the series it meets: constants are replaced, weights stay.
+
+Every size-dependent layer is a node of the ``kspacesr_rt`` domain. Its attributes say what it is
+(how many times finer than the LR matrix its grids are); its inputs after the first are constants
+that follow from the matrix. Binding computes those and nothing else: no torch, no tracing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from kspacesr_rt.dft_matrices import centred_dft, left_factor, right_factor
+from kspacesr_rt.errors import ModelFileError, ShapeError
+from kspacesr_rt.kspace import Matrix, centred_offset
+from kspacesr_rt.model_file import ModelFile
+from kspacesr_rt.spec import OP_DOMAIN, Lowering, ModelSpec
+from kspacesr_rt.spectrum import resample_spectrum
+
+SMALLEST_MATRIX, LARGEST_MATRIX = 8, 2048
+"""LR samples per axis a model may be bound to: outside, the result means nothing or the constants
+come near the 2 GiB an ONNX file may have (0.9 GB at 2048 and x4)."""
+
+Constants = dict[str, Any]
+"""Name of a node's constant input to its array, in input order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoundModel:
+    """A model for one LR matrix."""
+
+    spec: ModelSpec
+    """As in the file, with `matrix` as bound."""
+    proto: onnx.ModelProto
+    """A complete ONNX model with a dynamic batch."""
+
+    def serialized(self) -> bytes:
+        """Return the bytes an inference library loads."""
+        content: bytes = self.proto.SerializeToString()
+        return content
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Grids:
+    """The two grids a layer works between, in samples."""
+
+    source: Matrix
+    target: Matrix
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return a node's attributes as Python values."""
+    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+
+
+def layer_constants(node: onnx.NodeProto, matrix: Matrix, lowering: Lowering) -> Constants:
+    """Compute the constant inputs of one size-dependent layer.
+
+    Parameters
+    ----------
+    node
+        A node of the ``kspacesr_rt`` domain.
+    matrix
+        LR ``(rows, columns)``.
+    lowering
+        Which standard ops stand in the bodies.
+
+    Raises
+    ------
+    ModelFileError
+        If the operator is unknown to this version.
+    """
+    values = attributes_of(node)
+    grids = _Grids(
+        source=(matrix[0] * values["input_upscale"], matrix[1] * values["input_upscale"]),
+        target=(matrix[0] * values["output_upscale"], matrix[1] * values["output_upscale"]),
+    )
+    compute = _LAYERS.get(node.op_type)
+    if compute is None:
+        raise ModelFileError(f"operator '{OP_DOMAIN}::{node.op_type}' is unknown to this version")
+    return compute(values, grids, lowering)
+
+
+def _transform(values: dict[str, Any], grids: _Grids, lowering: Lowering, inverse: bool) -> Constants:
+    if lowering == "gemm":
+        rows, columns = (
+            centred_dft(source, target, inverse=inverse)
+            for source, target in zip(grids.source, grids.target, strict=True)
+        )
+        return {
+            "left": left_factor(rows, values["input_channels"]),
+            "right": right_factor(columns, values["channels"]),
+        }
+    return _dft_constants(grids, inverse)
+
+
+def _dft_constants(grids: _Grids, inverse: bool) -> Constants:
+    """Index vectors that shift (and crop), pads that fill, and the orthonormal factor."""
+    constants: Constants = {}
+    length = grids.target if inverse else grids.source
+    if inverse:
+        constants["pads"] = _pads(grids, trailing_channels=True)
+    for axis, n in zip("yx", length, strict=True):
+        constants[f"shift_{axis}"] = (np.arange(n) + n // 2) % n
+    for axis, n, target in zip("yx", length, grids.target, strict=True):
+        constants[f"unshift_{axis}"] = (np.arange(target) - target // 2) % n
+    constants = {name: value.astype(np.int64) for name, value in constants.items()}
+    samples = float(length[0] * length[1])
+    # The DFT operator divides an inverse by its length; orthonormal is the root of that.
+    gain = np.sqrt(samples) if inverse else 1.0 / np.sqrt(samples)
+    constants["gain"] = np.asarray(gain, dtype=np.float32)
+    return constants
+
+
+def _pads(grids: _Grids, *, trailing_channels: bool = False) -> Any:
+    before = [centred_offset(a, b) for a, b in zip(grids.source, grids.target, strict=True)]
+    after = [
+        target - source - start
+        for source, target, start in zip(grids.source, grids.target, before, strict=True)
+    ]
+    if trailing_channels:
+        return np.asarray([0, *before, 0, 0, *after, 0], dtype=np.int64)
+    return np.asarray([0, 0, *before, 0, 0, *after], dtype=np.int64)
+
+
+def _fft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    return _transform(values, grids, lowering, inverse=False)
+
+
+def _ifft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    return _transform(values, grids, lowering, inverse=True)
+
+
+def _centre_crop(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    starts = [centred_offset(b, a) for a, b in zip(grids.source, grids.target, strict=True)]
+    ends = [start + length for start, length in zip(starts, grids.target, strict=True)]
+    return {"starts": np.asarray(starts, np.int64), "ends": np.asarray(ends, np.int64)}
+
+
+def _centre_fill(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    return {"pads": _pads(grids)}
+
+
+def _mean_spectrum(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    spectrum = resample_spectrum(numpy_helper.to_array(values["spectrum"]), grids.target)
+    factor = 1.0 / spectrum if values["divide"] else spectrum
+    return {"factor": factor[None, None].astype(np.float32)}
+
+
+_LAYERS: dict[str, Callable[[dict[str, Any], _Grids, Lowering], Constants]] = {
+    "FFT2c": _fft2c,
+    "IFFT2c": _ifft2c,
+    "CentreCrop": _centre_crop,
+    "CentreFill": _centre_fill,
+    "MeanSpectrum": _mean_spectrum,
+}
+
+
+def require_bindable(matrix: Matrix) -> None:
+    """Refuse matrices that no model can be bound to.
+
+    Raises
+    ------
+    ShapeError
+        If an axis is shorter than `SMALLEST_MATRIX` or longer than `LARGEST_MATRIX`.
+    """
+    if min(matrix) < SMALLEST_MATRIX or max(matrix) > LARGEST_MATRIX:
+        raise ShapeError(
+            f"a matrix of {matrix[0]} x {matrix[1]} is outside the {SMALLEST_MATRIX} to "
+            f"{LARGEST_MATRIX} samples per axis a model can be bound to"
+        )
+
+
+def bind(model: ModelFile, matrix: Matrix) -> BoundModel:
+    """Bind a model to a LR matrix, square or not, odd or not.
+
+    Parameters
+    ----------
+    model
+        What `load_model` returned; it is not changed.
+    matrix
+        LR ``(rows, columns)`` of the series.
+
+    Returns
+    -------
+        A model whose graph takes ``(n, 1, *matrix)`` for any n.
+
+    Raises
+    ------
+    ShapeError
+        If the matrix is too small or too large.
+    """
+    require_bindable(matrix)
+    spec = dataclasses.replace(model.spec, matrix=(matrix[0], matrix[1]))
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    if spec.matrix != model.spec.matrix:
+        rebind(proto, spec)
+    return BoundModel(spec=spec, proto=proto)
+
+
+def rebind(proto: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Give every size-dependent layer of a graph its constants for `spec.matrix`, in place.
+
+    Nodes need not have had constants before: export calls this too, so that there is one place
+    where they are made.
+    """
+    graph = proto.graph
+    stale = {
+        name for node in graph.node if node.domain == OP_DOMAIN for name in list(node.input)[1:]
+    }
+    kept = [item for item in graph.initializer if item.name not in stale]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    shared: dict[tuple[str, bytes], str] = {}
+    for node in graph.node:
+        if node.domain != OP_DOMAIN:
+            continue
+        names = []
+        for key, array in layer_constants(node, spec.matrix, spec.lowering).items():
+            content = (str(array.shape), array.tobytes())
+            if content not in shared:
+                shared[content] = f"{node.name}.{key}"
+                graph.initializer.append(numpy_helper.from_array(array, shared[content]))
+            names.append(shared[content])
+        data_input = node.input[0]
+        del node.input[:]
+        node.input.extend([data_input, *names])
+    _set_shape(graph.input[0], spec.matrix)
+    _set_shape(graph.output[0], spec.sr_matrix(spec.matrix))
+
+
+def _set_shape(value: onnx.ValueInfoProto, matrix: Matrix) -> None:
+    dimensions = value.type.tensor_type.shape.dim
+    dimensions[2].dim_value, dimensions[3].dim_value = matrix

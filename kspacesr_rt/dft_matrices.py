@@ -1,0 +1,93 @@
+"""Centred orthonormal DFTs as matrices, with crops and zero-fills folded in.
+
+``fft2c(X) = F_y X F_x^T``: both shifts are index offsets, a crop drops rows and a zero-fill drops
+columns, so a transform between two grids of one FOV is two matrix products. Complex products are
+written as real block matrices acting on stacked real and imaginary parts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kspacesr_rt.errors import ShapeError
+from kspacesr_rt.kspace import ComplexArray, FloatArray
+
+
+def centred_dft(n_from: int, n_to: int, *, inverse: bool) -> ComplexArray:
+    """Return the matrix of a 1-D centred orthonormal DFT between two grids.
+
+    Parameters
+    ----------
+    n_from, n_to
+        Samples of the input and of the output. Forward transforms may crop (``n_to <= n_from``),
+        inverse ones may zero-fill (``n_to >= n_from``).
+    inverse
+        False: image to k-space; True: k-space to image.
+
+    Returns
+    -------
+        Shape ``(n_to, n_from)``, complex128.
+
+    Raises
+    ------
+    ShapeError
+        If a forward transform would fill or an inverse one would crop.
+
+    Notes
+    -----
+    The transform's length is the larger grid's. Phases are reduced modulo that length in
+    integers before any rounding: ``exp(2 pi i ((j k) mod n) / n)`` in float64.
+    """
+    length = n_to if inverse else n_from
+    if (n_to < n_from) if inverse else (n_to > n_from):
+        verb = "crop" if inverse else "zero-fill"
+        raise ShapeError(f"a {'inverse' if inverse else 'forward'} transform does not {verb}: "
+                         f"{n_from} to {n_to} samples")
+    index_from = np.arange(n_from, dtype=np.int64) - n_from // 2
+    index_to = np.arange(n_to, dtype=np.int64) - n_to // 2
+    sign = 1.0 if inverse else -1.0
+    turns = np.exp(sign * 2j * np.pi * np.arange(length) / length) / np.sqrt(length)
+    matrix: ComplexArray = turns[np.outer(index_to, index_from) % length]
+    return matrix
+
+
+def left_factor(matrix: ComplexArray, input_channels: int) -> FloatArray:
+    """Return the real matrix that multiplies stacked ``[re; im]`` rows from the left.
+
+    Parameters
+    ----------
+    matrix
+        Complex ``(n_to, n_from)``.
+    input_channels
+        1 for a real image (no imaginary rows), 2 for complex input.
+
+    Returns
+    -------
+        Shape ``(2 * n_to, input_channels * n_from)``, float32.
+    """
+    real, imaginary = matrix.real, matrix.imag
+    columns = [np.vstack([real, imaginary])]
+    if input_channels == 2:
+        columns.append(np.vstack([-imaginary, real]))
+    return np.hstack(columns).astype(np.float32)
+
+
+def right_factor(matrix: ComplexArray, output_channels: int) -> FloatArray:
+    """Return the real matrix that multiplies stacked ``[re im]`` columns from the right.
+
+    Parameters
+    ----------
+    matrix
+        Complex ``(n_to, n_from)``; applied transposed.
+    output_channels
+        1 for the real part alone, 2 for real and imaginary part.
+
+    Returns
+    -------
+        Shape ``(2 * n_from, output_channels * n_to)``, float32.
+    """
+    real, imaginary = matrix.real.T, matrix.imag.T
+    columns = [np.vstack([real, -imaginary])]
+    if output_channels == 2:
+        columns.append(np.vstack([imaginary, real]))
+    return np.hstack(columns).astype(np.float32)

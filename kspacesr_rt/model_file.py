@@ -1,0 +1,228 @@
+"""Model files: what makes an ``.onnx`` file ours, and reading one without trusting it.
+
+A file is ours if its metadata hold a `ModelSpec` that this version understands, if its nodes come
+from ONNX itself or from the ``kspacesr_rt`` domain, if it keeps nothing outside itself, and if its
+weights still have the digest that export wrote down.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from kspacesr_rt.errors import InputError, ModelFileError
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.spec import METADATA_KEY, OP_DOMAIN, ModelSpec
+
+KNOWN_ANSWER_KEY = "kspacesr_rt.known_answer"
+INPUT_NAME, OUTPUT_NAME = "lr", "sr"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownAnswer:
+    """A stored input with the output PyTorch gave for it."""
+
+    lr: FloatArray
+    """Shape ``(y, x)``, float32."""
+    sr: FloatArray
+    """Shape ``(s * y, s * x)``, float32."""
+
+    def to_json(self) -> str:
+        """Return both arrays as compressed base64 in JSON."""
+        return json.dumps({"lr": _pack(self.lr), "sr": _pack(self.sr)})
+
+    @classmethod
+    def from_json(cls, text: str) -> KnownAnswer:
+        """Read what `to_json` wrote; raises `ValueError` if it is damaged."""
+        stored = json.loads(text)
+        return cls(lr=_unpack(stored["lr"]), sr=_unpack(stored["sr"]))
+
+
+def _pack(array: FloatArray) -> dict[str, object]:
+    packed = zlib.compress(array.astype("<f4").tobytes(), 9)
+    return {"shape": list(array.shape), "zlib_f4": base64.b64encode(packed).decode("ascii")}
+
+
+def _unpack(stored: dict[str, object]) -> FloatArray:
+    shape = tuple(int(str(length)) for length in _as_list(stored["shape"]))
+    raw = zlib.decompress(base64.b64decode(str(stored["zlib_f4"])))
+    return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
+
+
+def _as_list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError("expected a list")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFile:
+    """A model that was read and found to be ours."""
+
+    name: str
+    """File name, for messages."""
+    proto: onnx.ModelProto
+    """The graph, as stored."""
+    spec: ModelSpec
+    """What it computes."""
+    size_bytes: int
+    """Size of the file."""
+
+    def known_answer(self) -> KnownAnswer:
+        """Return the stored self-test.
+
+        Raises
+        ------
+        ModelFileError
+            If the file carries none, or it is damaged.
+        """
+        text = _metadata(self.proto).get(KNOWN_ANSWER_KEY)
+        if text is None:
+            raise ModelFileError(f"{self.name} carries no known answer to verify against")
+        try:
+            return KnownAnswer.from_json(text)
+        except (ValueError, KeyError, TypeError, zlib.error) as exc:
+            raise ModelFileError(f"{self.name}: the stored known answer is damaged") from exc
+
+
+def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
+    return {item.key: item.value for item in proto.metadata_props}
+
+
+def bound_constants(proto: onnx.ModelProto) -> set[str]:
+    """Return the names of initialisers that follow from the matrix: all but the data input of
+    every node of our domain.
+    """  # noqa: D205 - one sentence
+    return {
+        name for node in proto.graph.node if node.domain == OP_DOMAIN for name in node.input[1:]
+    }
+
+
+def weights_digest(proto: onnx.ModelProto) -> str:
+    """Return the SHA-256 over all weights: names, shapes, values, and stored spectra.
+
+    Constants that follow from the matrix are left out, so a model keeps its digest when it is
+    bound to another matrix or lowered differently.
+    """
+    derived = bound_constants(proto)
+    tensors = {item.name: item for item in proto.graph.initializer if item.name not in derived}
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if node.domain == OP_DOMAIN and attribute.type == onnx.AttributeProto.TENSOR:
+                tensors[f"{node.name}.{attribute.name}"] = attribute.t
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        values = numpy_helper.to_array(tensors[name])
+        digest.update(f"{name}{values.dtype.str}{values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the models in the wheel, name to path."""
+    folder = Path(str(resources.files("kspacesr_rt.models")))
+    return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
+
+
+def resolve_model(name_or_path: str | None, *, upscale: int | None) -> Path:
+    """Find the file a user means by a path, a shipped name, or nothing at all.
+
+    Parameters
+    ----------
+    name_or_path
+        A path, a shipped model's name, or None for the shipped default of `upscale`.
+    upscale
+        Wanted SR / LR; None means 2 for the default.
+
+    Raises
+    ------
+    InputError
+        If there is no such file or shipped model.
+    """
+    shipped = shipped_models()
+    if name_or_path is None:
+        name_or_path = f"x{upscale or 2}-fast"
+        if name_or_path not in shipped:
+            raise InputError(
+                f"no model for upscale {upscale} is shipped",
+                hint=f"shipped: {', '.join(shipped)}; or name a file with --model",
+            )
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise InputError(
+            f"no model file '{name_or_path}'", hint=f"shipped models: {', '.join(shipped)}"
+        )
+    return path
+
+
+def load_model(path: Path) -> ModelFile:
+    """Read a model file and check that it is ours and whole.
+
+    Raises
+    ------
+    ModelFileError
+        If it is no ONNX file, truncated, keeps data elsewhere, uses foreign operators, or its
+        weights do not have the digest that export stored.
+    ModelSpecError
+        If its specification is newer than this version or incomplete.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as exc:
+        raise ModelFileError(f"{path.name}: cannot be read: {exc.strerror}") from exc
+    return parse_model(content, name=path.name)
+
+
+def parse_model(content: bytes, *, name: str) -> ModelFile:
+    """Read a model from bytes; see `load_model`."""
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as exc:
+        raise ModelFileError(
+            f"{name}: not an ONNX file, or a truncated one",
+            hint="copy the file again, or export it: kspacesr-rt export CHECKPOINT -o MODEL.onnx",
+        ) from exc
+    text = _metadata(proto).get(METADATA_KEY)
+    if text is None:
+        raise ModelFileError(
+            f"{name} carries no '{METADATA_KEY}' metadata, so it is not one of our models "
+            "(or a truncated one)",
+            hint="export it with: kspacesr-rt export CHECKPOINT -o MODEL.onnx",
+        )
+    spec = ModelSpec.from_json(text, origin=name)
+    _refuse_foreign_content(proto, name)
+    if weights_digest(proto) != spec.provenance.weights_sha256:
+        raise ModelFileError(
+            f"{name}: its weights differ from the digest stored at export",
+            hint="the file was damaged or edited: export it again",
+        )
+    return ModelFile(name=name, proto=proto, spec=spec, size_bytes=len(content))
+
+
+def _refuse_foreign_content(proto: onnx.ModelProto, name: str) -> None:
+    if any(item.data_location == onnx.TensorProto.EXTERNAL for item in proto.graph.initializer):
+        raise ModelFileError(f"{name}: keeps weights in another file, which is refused")
+    nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
+    foreign = sorted({node.domain for node in nodes} - {"", OP_DOMAIN})
+    if foreign:
+        raise ModelFileError(f"{name}: uses operators of foreign domains: {', '.join(foreign)}")
+    inputs = [item.name for item in proto.graph.input]
+    outputs = [item.name for item in proto.graph.output]
+    if inputs != [INPUT_NAME] or outputs != [OUTPUT_NAME]:
+        raise ModelFileError(
+            f"{name}: expected one input '{INPUT_NAME}' and one output '{OUTPUT_NAME}', "
+            f"found {inputs} and {outputs}"
+        )
