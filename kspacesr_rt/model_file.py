@@ -78,6 +78,33 @@ class ModelFile:
     size_bytes: int
     """Size of the file."""
 
+    def as_text(self) -> str:
+        """Return what a user wants to know of a model, a line each."""
+        spec, origin = self.spec, self.spec.provenance
+        worst = [case["psnr_between_db"] for case in spec.parity.get("cases", [])]
+        lines = [
+            f"{spec.name}: {spec.architecture}, x{spec.upscale}, {self.size_bytes / 1e6:.1f} MB",
+            f"network      {spec.width} channels, {spec.blocks} blocks, {spec.precision}",
+            f"stored for   {spec.matrix[0]} x {spec.matrix[1]} (binds to any matrix)",
+            f"FFT layers   {spec.fft_convention}, {spec.fft_norm}, lowered as {spec.lowering}, "
+            f"opset {spec.opset}",
+            f"measured     k-space samples: data consistency '{spec.data_consistency}'",
+            f"parity       at least {min(worst):.1f} dB with PyTorch over {len(worst)} cases"
+            if worst
+            else "parity       not recorded",
+            f"training     {origin.training or 'not recorded'}",
+            f"licence      {origin.licence or 'not recorded'}",
+            f"attribution  {origin.attribution or 'not recorded'}",
+            f"weights      sha256:{origin.weights_sha256}",
+            f"checkpoint   sha256:{origin.checkpoint_sha256}",
+            f"exported     {origin.created}, "
+            + ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items())),
+        ]
+        for data, values in sorted(spec.quality.items()):
+            numbers = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+            lines.append(f"quality      {data}: {numbers}")
+        return "\n".join([*lines, spec.intended_use])
+
     def known_answer(self) -> KnownAnswer:
         """Return the stored self-test.
 

@@ -123,6 +123,12 @@ class Progress:
     validation: Quality | None = None
     """Quality of the averaged weights, on the steps that validate."""
 
+    def as_text(self) -> str:
+        """Return loss and quality in a few words."""
+        if self.validation is None:
+            return f"loss {self.loss:.5f}"
+        return f"loss {self.loss:.5f}, PSNR {self.validation.psnr_db:.2f} dB"
+
 
 def measure_spectrum(series: list[TrainingSeries], upscale: int, size: int) -> FloatArray:
     """Average the magnitude spectra of LR slices (or HR ones for `upscale` 1).

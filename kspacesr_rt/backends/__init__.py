@@ -1,1 +1,169 @@
-"""What runs a model."""
+"""What runs a model: one small protocol, one table, and never a silent replacement.
+
+To add a backend: a row in `BACKENDS`, one module with an ``open_backend`` function, one extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol, Self
+
+from kspacesr_rt.errors import BackendUnavailableError, InputError, ShapeError
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from kspacesr_rt.binding import BoundModel
+
+
+class Backend(Protocol):
+    """An open model (or baseline) for one LR matrix; a context manager."""
+
+    spec: ModelSpec
+    """What it computes; `matrix` is the LR matrix it takes."""
+
+    def run(self, batch: FloatArray) -> FloatArray:
+        """Super-resolve ``(n, 1, y, x)`` float32 to ``(n, 1, s*y, s*x)`` float32.
+
+        Slices do not influence each other. The input is not changed; the result is the caller's.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendOptions:
+    """What every backend may be told; each takes what it understands from it."""
+
+    threads: int = 0
+    """CPU threads of the inference library; 0 lets it take every core."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """A row of the registry."""
+
+    name: str
+    """What users type."""
+    module: str
+    """Where its ``open_backend`` is."""
+    summary: str
+    """One line for listings."""
+    needs: str | None = None
+    """The package it runs on, by import name."""
+    extra: str | None = None
+    """The extra of this project that installs it."""
+    model: bool = True
+    """False for baselines, which take no model file."""
+
+    def why_not(self) -> str | None:
+        """Say in one sentence why it cannot run here; None if nothing is known against it.
+
+        Imports nothing: a package that is installed but broken shows when it is opened.
+        """
+        if self.needs is None or find_spec(self.needs) is not None:
+            return None
+        return f"backend '{self.name}' needs the package '{self.needs}', which is not installed"
+
+    def hint(self) -> str | None:
+        """Say what would install it."""
+        return f"pip install 'kspacesr-rt[{self.extra}]'" if self.extra else None
+
+
+BACKENDS = {
+    info.name: info
+    for info in (
+        BackendInfo(
+            "zero-fill",
+            "kspacesr_rt.backends.baselines",
+            "k-space zero-filling: the baseline every model must beat",
+            model=False,
+        ),
+        BackendInfo(
+            "bicubic",
+            "kspacesr_rt.backends.baselines",
+            "cubic convolution on the k-space grid",
+            model=False,
+        ),
+        BackendInfo(
+            "ort-cpu",
+            "kspacesr_rt.backends.ort_cpu",
+            "ONNX Runtime on the CPU",
+            needs="onnxruntime",
+            extra="cpu",
+        ),
+    )
+}
+
+
+def backend_info(name: str) -> BackendInfo:
+    """Look a backend up.
+
+    Raises
+    ------
+    InputError
+        If no backend has that name.
+    """
+    if name not in BACKENDS:
+        raise InputError(f"no backend is called '{name}'", hint=f"one of: {', '.join(BACKENDS)}")
+    return BACKENDS[name]
+
+
+def open_backend(
+    name: str, model: BoundModel | ModelSpec, options: BackendOptions | None = None
+) -> Backend:
+    """Open a backend for one model and matrix.
+
+    Parameters
+    ----------
+    name
+        A key of `BACKENDS`.
+    model
+        A bound model; for baselines, the specification `baseline_spec` makes.
+    options
+        Threads and the like.
+
+    Raises
+    ------
+    InputError
+        If no backend has that name, or it takes no model.
+    BackendUnavailableError
+        If it cannot run here. No other backend is taken instead.
+    """
+    info = backend_info(name)
+    if (reason := info.why_not()) is not None:
+        raise BackendUnavailableError(reason, hint=info.hint())
+    if info.model == isinstance(model, ModelSpec):
+        raise InputError(
+            f"backend '{name}' takes {'a bound model' if info.model else 'no model file'}"
+        )
+    backend: Backend = importlib.import_module(info.module).open_backend(
+        name, model, options or BackendOptions()
+    )
+    return backend
+
+
+def baseline_spec(name: str, upscale: int, matrix: tuple[int, int]) -> ModelSpec:
+    """Describe a baseline as if it were a model, so that the pipeline needs no second path."""
+    return ModelSpec(
+        name=name, architecture="none", upscale=upscale, matrix=matrix, normaliser="none"
+    )
+
+
+def require_batch(batch: FloatArray, spec: ModelSpec) -> None:
+    """Refuse a batch that does not fit what a backend was opened for.
+
+    Raises
+    ------
+    ShapeError
+        If it is not ``(n, 1, *spec.matrix)`` with n of at least 1.
+    """
+    if batch.ndim != 4 or batch.shape[0] < 1 or batch.shape[1:] != (1, *spec.matrix):
+        raise ShapeError(
+            f"expected a batch (n, 1, {spec.matrix[0]}, {spec.matrix[1]}), found {batch.shape}"
+        )

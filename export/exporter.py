@@ -1,0 +1,173 @@
+"""Checkpoint to model file: lower, prove, stamp, and only then write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from kspacesr_rt._version import __version__
+from kspacesr_rt.backends import open_backend
+from kspacesr_rt.binding import bind
+from kspacesr_rt.errors import OutputError
+from kspacesr_rt.export.bodies import OPSET
+from kspacesr_rt.export.lowering import lower
+from kspacesr_rt.export.parity import ParityReport, Run, check, gate_cases, require_parity
+from kspacesr_rt.files import replace_file
+from kspacesr_rt.kspace import FloatArray, Matrix, degrade, upscaled
+from kspacesr_rt.model_file import KNOWN_ANSWER_KEY, KnownAnswer, ModelFile, weights_digest
+from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.spec import METADATA_KEY, DataConsistency, Lowering, ModelSpec
+from kspacesr_rt.train.checkpoint import Checkpoint, load_checkpoint
+
+KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
+"""LR matrix of the stored self-test: small, one axis odd, not square."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """A model that passed the gate and was written."""
+
+    path: Path
+    """Where it is."""
+    spec: ModelSpec
+    """As stored in it."""
+    report: ParityReport
+    """What the gate measured."""
+    size_bytes: int
+    """Size of the file."""
+
+
+def torch_runner(generator: torch.nn.Module) -> Run:
+    """Return a function that runs one LR slice through PyTorch in fp32 on the CPU."""
+
+    def run(lr: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            result: FloatArray = generator(torch.from_numpy(lr)[None, None])[0, 0].numpy()
+        return result
+
+    return run
+
+
+def backend_runner(model: ModelFile, backend: str) -> Run:
+    """Return a function that binds a model to each slice's matrix and runs it on a backend."""
+
+    def run(lr: FloatArray) -> FloatArray:
+        bound = bind(model, (lr.shape[0], lr.shape[1]))
+        with open_backend(backend, bound) as opened:
+            return opened.run(lr[None, None])[0, 0]
+
+    return run
+
+
+def export_model(
+    checkpoint: Path,
+    output: Path,
+    *,
+    lowering: Lowering = "gemm",
+    backend: str = "ort-cpu",
+    name: str | None = None,
+    data_consistency: DataConsistency | None = None,
+    force: bool = False,
+    report_file: Path | None = None,
+) -> Exported:
+    """Lower a checkpoint to ONNX, prove it on a backend, and write it if it passed.
+
+    Parameters
+    ----------
+    checkpoint
+        One of ours, or the seed's bare weights.
+    output
+        The ``.onnx`` file to write.
+    lowering
+        What stands in the bodies of the FFT layers.
+    backend
+        Which backend the gate runs the model on.
+    name, data_consistency
+        Override what the checkpoint says.
+    force
+        Replace an existing file (only by a model that passed).
+    report_file
+        Where to write every number the gate measured, passed or not.
+
+    Raises
+    ------
+    CheckpointError, ExportError
+        If the checkpoint cannot be read or lowered.
+    ParityError
+        If the gate says no; no file is left.
+    OutputError
+        If the file exists, or cannot be written.
+    """
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists", hint="replace it with --force")
+    loaded = load_checkpoint(checkpoint, name=name, data_consistency=data_consistency)
+    proto = lower(loaded.generator, loaded.spec, lowering)
+    reference = torch_runner(loaded.generator)
+    spec = _stamped(loaded, proto, lowering)
+    candidate = ModelFile(name=output.name, proto=proto, spec=spec, size_bytes=0)
+    report = check(
+        gate_cases(spec.upscale, spec.matrix),
+        reference,
+        backend_runner(candidate, backend),
+        backend=backend,
+    )
+    if report_file is not None:
+        replace_file(report_file, json.dumps(report.to_dict(), indent=1).encode())
+    require_parity(report)
+    spec = dataclasses.replace(spec, parity=report.to_dict())
+    content = finished(proto, spec, known_answer(reference, spec.upscale))
+    replace_file(output, content)
+    return Exported(path=output, spec=spec, report=report, size_bytes=len(content))
+
+
+def known_answer(reference: Run, upscale: int) -> KnownAnswer:
+    """Compute the self-test that travels in the file."""
+    phantom = brain_phantom(upscaled(KNOWN_ANSWER_MATRIX, upscale)).astype(np.float32)
+    lr = degrade(phantom, upscale).astype(np.float32)
+    return KnownAnswer(lr=lr, sr=reference(lr))
+
+
+def finished(proto: onnx.ModelProto, spec: ModelSpec, answer: KnownAnswer) -> bytes:
+    """Return the file's content: the graph with its specification and self-test."""
+    stamped = onnx.ModelProto()
+    stamped.CopyFrom(proto)
+    onnx.helper.set_model_props(
+        stamped, {METADATA_KEY: spec.to_json(), KNOWN_ANSWER_KEY: answer.to_json()}
+    )
+    content: bytes = stamped.SerializeToString(deterministic=True)
+    return content
+
+
+def _stamped(loaded: Checkpoint, proto: onnx.ModelProto, lowering: Lowering) -> ModelSpec:
+    versions = {
+        **loaded.spec.provenance.versions,
+        "kspacesr-rt": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "python": platform.python_version(),
+    }
+    provenance = dataclasses.replace(
+        loaded.spec.provenance,
+        checkpoint_sha256=loaded.sha256,
+        weights_sha256=weights_digest(proto),
+        created=_now().isoformat(timespec="seconds"),
+        versions=versions,
+    )
+    return dataclasses.replace(
+        loaded.spec, lowering=lowering, opset=OPSET, provenance=provenance
+    )
+
+
+def _now() -> datetime:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+

@@ -1,0 +1,62 @@
+"""ONNX Runtime on the CPU: the reference runtime, on every machine."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from kspacesr_rt.backends import BackendOptions, require_batch
+from kspacesr_rt.binding import BoundModel
+from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
+
+PROVIDER = "CPUExecutionProvider"
+ERRORS_ONLY = 3
+"""ONNX Runtime's log level: its warnings go to stderr unasked and would break a progress bar."""
+
+
+class OrtCpuBackend:
+    """One ONNX Runtime session on one bound model."""
+
+    def __init__(self, model: BoundModel, options: BackendOptions) -> None:
+        self.spec = model.spec
+        self._session: Any = _open_session(model.serialized(), options)
+
+    def run(self, batch: FloatArray) -> FloatArray:
+        """Super-resolve a batch; see `kspacesr_rt.backends.Backend.run`."""
+        require_batch(batch, self.spec)
+        inputs = {INPUT_NAME: np.ascontiguousarray(batch, dtype=np.float32)}
+        result: FloatArray = self._session.run([OUTPUT_NAME], inputs)[0]
+        return result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._session = None
+
+
+def _open_session(content: bytes, options: BackendOptions) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise BackendUnavailableError(
+            f"onnxruntime is installed but does not load: {exc}",
+            hint="pip install --force-reinstall onnxruntime",
+        ) from exc
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.log_severity_level = ERRORS_ONLY
+    session = onnxruntime.InferenceSession(content, settings, providers=[PROVIDER])
+    if session.get_providers() != [PROVIDER]:
+        raise BackendUnavailableError(
+            f"asked ONNX Runtime for {PROVIDER}, it came up with {session.get_providers()}"
+        )
+    return session
+
+
+def open_backend(name: str, model: BoundModel, options: BackendOptions) -> OrtCpuBackend:
+    """Open a session."""
+    return OrtCpuBackend(model, options)

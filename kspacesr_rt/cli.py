@@ -1,0 +1,400 @@
+"""The command line: parse, call one library function, print what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from kspacesr_rt._version import __version__
+from kspacesr_rt.errors import KspaceSRError
+
+EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; unwinds like Ctrl-C so that half-written files are removed."""
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+class _Group(TyperGroup):
+    """Turn known errors into two lines and an exit code, in one place for every command."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a command."""
+        debug = bool(ctx.params.get("debug"))
+        try:
+            signal.signal(signal.SIGTERM, _on_sigterm)
+        except ValueError:
+            pass  # not in the main thread: a test runner or an embedding program owns signals
+        try:
+            return super().invoke(ctx)
+        except KspaceSRError as exc:
+            typer.echo(f"error: {exc}", err=True)
+            if exc.hint:
+                typer.echo(f"hint: {exc.hint}", err=True)
+            _trace(debug)
+            raise typer.Exit(exc.exit_code) from exc
+        except KeyboardInterrupt as exc:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from exc
+        except _Terminated as exc:
+            typer.echo("terminated", err=True)
+            raise typer.Exit(EXIT_TERMINATED) from exc
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as exc:
+            if type(exc).__module__.startswith(("click", "typer")):
+                raise  # usage errors: Typer prints them and exits 2
+            # The message may quote a patient's values, so only its type is shown unasked.
+            typer.echo(f"error: internal error ({type(exc).__name__})", err=True)
+            typer.echo("hint: kspacesr-rt --debug ... shows where; please report it", err=True)
+            _trace(debug)
+            raise typer.Exit(EXIT_INTERNAL) from exc
+
+
+def _trace(debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="MRI super-resolution in k-space. Research use only: detail is predicted, not measured.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")]
+BackendName = Annotated[str, typer.Option("--backend", help="See: kspacesr-rt backends.")]
+ModelArgument = Annotated[str, typer.Argument(help="Model file, or a shipped model's name.")]
+
+
+class FFTLowering(StrEnum):
+    """What stands in the bodies of the FFT layers."""
+
+    gemm = "gemm"
+    dft = "dft"
+
+
+class Consistency(StrEnum):
+    """What a k-space network does with the measured centre."""
+
+    none = "none"
+    additive = "additive"
+    hard = "hard"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kspacesr-rt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks (may hold patient data).")] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def _progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield ``update(done, total, text)``; draws on stderr, and only on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total, text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None, note="")
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, note=text)
+
+
+def _echo_json(value: Any) -> None:
+    typer.echo(json.dumps(value, sort_keys=True))
+
+
+@app.command()
+def infer(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Folder (or file) of DICOM.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the derived series.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model file or shipped name; default: shipped, by upscale.")
+    ] = None,
+    backend: BackendName = "ort-cpu",
+    upscale: Annotated[
+        int | None, typer.Option(min=1, help="SR / LR; default: the model's, or 2.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Slices given to the backend at once.")] = 1,
+    threads: Threads = 0,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the report goes; default OUT/report.json.")
+    ] = None,
+    preview: Annotated[bool, typer.Option(help="Write a PNG contact sheet a series.")] = False,
+    include_derived: Annotated[bool, typer.Option(help="Process maps and MIPs too.")] = False,
+    uids: Annotated[str, typer.Option(help="stable: same input, same UIDs; or random.")] = "stable",
+    keep_private: Annotated[bool, typer.Option(help="Keep private elements.")] = False,
+    show_paths: Annotated[bool, typer.Option(help="Name input paths in the report.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Name each file that was left out.")
+    ] = False,
+) -> None:
+    """Super-resolve a folder of MR DICOM into derived series."""
+    from kspacesr_rt.errors import InputError
+    from kspacesr_rt.pipeline import InferOptions
+    from kspacesr_rt.pipeline import infer as run_infer
+
+    if uids not in ("stable", "random"):
+        raise InputError(f"--uids is stable or random, not '{uids}'")
+    options = InferOptions(
+        backend=backend,
+        model=model,
+        upscale=upscale,
+        batch=batch,
+        threads=threads,
+        preview=preview,
+        include_derived=include_derived,
+        random_uids=uids == "random",
+        keep_private=keep_private,
+        show_paths=show_paths,
+    )
+    with _progress_bar("slices", quiet) as update:
+        result = run_infer(
+            source,
+            output,
+            options,
+            report_file=report,
+            on_progress=lambda state: update(state.done, state.total, ""),
+        )
+    if as_json:
+        _echo_json(result.summary())
+    elif not quiet:
+        typer.echo(result.as_text(verbose=verbose))
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Trained weights.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Model file to write.")],
+    fft: Annotated[FFTLowering, typer.Option(help="How the FFT layers are lowered.")] = (
+        FFTLowering.gemm
+    ),
+    data_consistency: Annotated[
+        Consistency | None, typer.Option(help="Override what a k-space network does.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    backend: BackendName = "ort-cpu",
+    report: Annotated[Path | None, typer.Option(help="Keep what the gate measured.")] = None,
+    force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Lower a trained generator to ONNX and prove that it still computes the same thing."""
+    from kspacesr_rt.export.exporter import export_model
+
+    exported = export_model(
+        checkpoint,
+        output,
+        lowering=fft.value,
+        backend=backend,
+        name=name,
+        data_consistency=data_consistency.value if data_consistency else None,
+        force=force,
+        report_file=report,
+    )
+    if as_json:
+        _echo_json({"path": str(exported.path), "parity": exported.report.to_dict()})
+    elif not quiet:
+        typer.echo(exported.report.as_text())
+        typer.echo(f"{exported.path}: {exported.size_bytes / 1e6:.1f} MB")
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Argument(exists=True, help="Folders of HR images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint to write.")],
+    recipe: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="TOML with every option.")
+    ] = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(exists=True, help="Folders that are only judged on.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="dc-residual, seed-kspace or seed-image.")
+    ] = None,
+    upscale: Annotated[int | None, typer.Option(min=2, help="SR / LR.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Channels of the CNN.")] = None,
+    blocks: Annotated[int | None, typer.Option(min=1, help="Residual blocks.")] = None,
+    data_consistency: Annotated[
+        Consistency | None, typer.Option(help="What is done with measured samples.")
+    ] = None,
+    matrix: Annotated[int | None, typer.Option(min=8, help="Nominal LR samples per axis.")] = None,
+    loss: Annotated[str | None, typer.Option(help="l1 or mse.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Slices a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the CNN: fp32 or bf16.")] = None,
+    validate_every: Annotated[int | None, typer.Option(min=1, help="Steps between.")] = None,
+    random_state: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint.")] = False,
+    threads: Threads = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a generator on folders of DICOM, NIfTI, NRRD or .npy images."""
+    from kspacesr_rt.train.recipe import read_recipe
+    from kspacesr_rt.train.run import train_from_folders
+
+    options = read_recipe(
+        recipe,
+        {
+            "name": name,
+            "architecture": architecture,
+            "upscale": upscale,
+            "width": width,
+            "blocks": blocks,
+            "data_consistency": data_consistency.value if data_consistency else None,
+            "matrix": matrix,
+            "loss": loss,
+            "steps": steps,
+            "batch": batch,
+            "lr": lr,
+            "precision": precision,
+            "validate_every": validate_every,
+            "random_state": random_state,
+        },
+    )
+    with _progress_bar("steps", quiet) as update:
+        spec = train_from_folders(
+            data,
+            output,
+            options,
+            validation=validation,
+            resume=resume,
+            threads=threads,
+            on_progress=lambda state: update(state.step, state.steps, state.as_text()),
+        )
+    if not quiet:
+        typer.echo(f"{output}: {spec.name}, {spec.architecture}, x{spec.upscale}")
+
+
+@app.command()
+def inspect(model: ModelArgument, as_json: AsJson = False) -> None:
+    """Show what a model file is, where it comes from and how far it was proved."""
+    from kspacesr_rt.model_file import load_model, resolve_model
+
+    found = load_model(resolve_model(model, upscale=None))
+    if as_json:
+        typer.echo(found.spec.to_json())
+        return
+    typer.echo(found.as_text())
+
+
+@app.command()
+def backends(as_json: AsJson = False) -> None:
+    """List what can run a model here, and why the others cannot."""
+    from kspacesr_rt.backends import BACKENDS
+
+    if as_json:
+        rows = {
+            name: {"usable": info.why_not() is None, "why_not": info.why_not(), "hint": info.hint()}
+            for name, info in BACKENDS.items()
+        }
+        _echo_json(rows)
+        return
+    for name, info in BACKENDS.items():
+        reason = info.why_not()
+        typer.echo(f"{name:<12} {'yes' if reason is None else 'no ':<4} {info.summary}")
+        if reason is not None:
+            typer.echo(f"{'':<17} {reason}; {info.hint()}")
+
+
+@app.command()
+def verify(
+    model: ModelArgument,
+    backend: BackendName = "ort-cpu",
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a model's stored self-test on a backend of this machine."""
+    from kspacesr_rt.backends import BackendOptions
+    from kspacesr_rt.model_file import load_model, resolve_model
+    from kspacesr_rt.verify import require_verified, verify_model
+
+    result = verify_model(
+        load_model(resolve_model(model, upscale=None)), backend, BackendOptions(threads=threads)
+    )
+    if as_json:
+        _echo_json({**dataclasses.asdict(result), "passed": result.passed})
+    else:
+        typer.echo(
+            f"{result.model} on {result.backend}: {result.psnr_between_db:.1f} dB against the "
+            f"stored answer ({result.required_db:.0f} required), "
+            f"largest error {result.max_error:.1e}"
+        )
+    require_verified(result)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[list[Path], typer.Argument(exists=True, help="Folders of HR images.")],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model files or names; default: all shipped.")
+    ] = None,
+    backend: BackendName = "ort-cpu",
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Judge models beside zero-fill and bicubic on HR images they never saw."""
+    from kspacesr_rt.bench.quality import as_text, judge
+    from kspacesr_rt.model_file import load_model, resolve_model, shipped_models
+
+    models = [
+        load_model(resolve_model(name, upscale=None)) for name in model or list(shipped_models())
+    ]
+    rows = judge(data, models, backend=backend, threads=threads)
+    if as_json:
+        _echo_json([dataclasses.asdict(row) for row in rows])
+    else:
+        typer.echo(as_text(rows))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Read attributes as plain Python values, whatever a header holds in their place."""
+
+from __future__ import annotations
+
+import re
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return the values of a numeric attribute; empty if it is absent or not numeric."""
+    value = dataset.get(keyword)
+    values = value if isinstance(value, (MultiValue, list, tuple)) else (value,)
+    try:
+        return tuple(float(item) for item in values)
+    except (TypeError, ValueError):
+        return ()
+
+
+def image_type(dataset: Dataset) -> list[str]:
+    """Return the values of Image Type in capitals, underscores as blanks."""
+    value = dataset.get("ImageType")
+    values = value if isinstance(value, (MultiValue, list)) else (value or "",)
+    return [str(item).upper().replace("_", " ").strip() for item in values if item]
+
+
+def sort_numbers(dataset: Dataset) -> tuple[float, ...]:
+    """Return temporal position, echo, trigger time (ms) and instance number; absent ones are 0."""
+    keywords = ("TemporalPositionIdentifier", "EchoNumbers", "TriggerTime", "InstanceNumber")
+    return tuple((numbers(dataset, keyword) or (0.0,))[0] for keyword in keywords)
+
+
+def acquired_samples(dataset: Dataset) -> int | None:
+    """Return the larger side of the acquired matrix, or None where the header does not tell.
+
+    Acquisition Matrix (0018,1310) holds frequency rows, frequency columns, phase rows, phase
+    columns, two of them 0. Siemens also writes it as text, ``256*320``, in (0051,100B).
+    """
+    largest = max(numbers(dataset, "AcquisitionMatrix"), default=0.0)
+    if largest < 1:
+        text = str(private_value(dataset, 0x0051, "SIEMENS MR HEADER", 0x0B) or "")
+        largest = max((float(digits) for digits in re.findall(r"\d{1,5}", text)), default=0.0)
+    return int(largest) if largest >= 1 else None
+
+
+def mosaic_tiles(dataset: Dataset) -> int:
+    """Return Siemens' private Number of Images in Mosaic (0019,xx0A), or 1."""
+    return _private_int(dataset, 0x0019, "SIEMENS MR HEADER", 0x0A) or 1
+
+
+def ge_component(dataset: Dataset) -> int | None:
+    """Return GE's private (0043,xx2F): 0 magnitude, 1 phase, 2 real, 3 imaginary."""
+    return _private_int(dataset, 0x0043, "GEMS_PARM_01", 0x2F)
+
+
+def private_value(dataset: Dataset, group: int, creator: str, offset: int) -> object | None:
+    """Return a private element by its creator, or None without one."""
+    try:
+        value: object = dataset.private_block(group, creator)[offset].value
+    except KeyError:
+        return None
+    return value
+
+
+def _private_int(dataset: Dataset, group: int, creator: str, offset: int) -> int | None:
+    value = private_value(dataset, group, creator, offset)
+    if isinstance(value, bytes):  # written as UN: a little-endian number
+        value = int.from_bytes(value[:2], "little")
+    try:
+        return int(str(value))
+    except ValueError:
+        return None

@@ -1,0 +1,173 @@
+"""Read the header of any file, whatever it is, without its pixels and without a traceback."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from typing import BinaryIO, Final
+
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.errors import SliceFailed, SliceSkipped
+
+PIXEL_DATA: Final = 0x7FE00010
+FLOAT_PIXEL_TAGS: Final = (0x7FE00008, 0x7FE00009)
+
+PARSE_ERRORS: Final = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    RuntimeError,  # also RecursionError and NotImplementedError
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom raises on junk: whatever its parser stumbles over, or a value when it is asked."""
+
+_FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""How a data set without preamble can begin: group 0002 or 0008, little or big endian."""
+_LONG_VRS: Final = (b"OB", b"OW", b"OF", b"OD", b"UN")
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+_ITEM: Final = 0xFFFEE000
+_SEQUENCE_END: Final = 0xFFFEE0DD
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a file says before its pixels, and whether the pixels are all there."""
+
+    dataset: FileDataset
+    """The data set without pixel data; `file_meta` may be empty."""
+    has_preamble: bool
+    """Whether the file begins as PS3.10 7.1 demands."""
+    pixel_tag: int | None
+    """Tag of the pixel data element (integer, float or double), or None without one."""
+    pixel_bytes: int
+    """Bytes of pixel data that the file really holds: the value, or all fragments together."""
+    encapsulated: bool
+    """Whether the pixel data has undefined length, that is, comes in fragments."""
+    complete: bool
+    """Whether the file holds as many bytes as the pixel data element announces."""
+
+
+def read_header(path: Path) -> Header:
+    """Read a file up to its pixels.
+
+    Raises
+    ------
+    SliceSkipped
+        ``not-dicom``: nothing in it says DICOM.
+    SliceFailed
+        ``unreadable``: the file cannot be opened, or its header cannot be parsed.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+            has_preamble = start[128:] == b"DICM"
+            if not has_preamble and start[:2] not in _FIRST_GROUPS:
+                raise SliceSkipped("not-dicom", "not a DICOM file")
+            file.seek(0)
+            return _parse(file, has_preamble=has_preamble)
+    except OSError as exc:
+        raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
+
+
+def _parse(file: BinaryIO, *, has_preamble: bool) -> Header:
+    try:
+        with quiet_pydicom():
+            dataset = dcmread(file, stop_before_pixels=True, force=not has_preamble)
+            plausible = len(dataset) > 0 and (has_preamble or "SOPClassUID" in dataset)
+            body = _body(file, dataset)
+            tag, n_bytes, encapsulated, complete = _pixel_element(body, dataset)
+    except OSError:
+        raise
+    except zlib.error as exc:
+        raise SliceFailed("truncated", "the deflated data set ends early") from exc
+    except PARSE_ERRORS as exc:
+        if not has_preamble:
+            raise SliceSkipped("not-dicom", "not a DICOM file") from exc
+        raise SliceFailed("unreadable", "the header cannot be parsed") from exc
+    if not plausible and not dataset.file_meta.get("MediaStorageSOPClassUID"):
+        raise SliceSkipped("not-dicom", "holds no DICOM data set")
+    return Header(
+        dataset=dataset,
+        has_preamble=has_preamble,
+        pixel_tag=tag,
+        pixel_bytes=n_bytes,
+        encapsulated=encapsulated,
+        complete=complete,
+    )
+
+
+def _body(file: BinaryIO, dataset: FileDataset) -> BinaryIO:
+    """Return the stream that stands at the pixel data element."""
+    if dataset.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return file
+    # pydicom inflates into memory and leaves `file` at its end, so take the element from there.
+    file.seek(0)
+    with quiet_pydicom():
+        whole = dcmread(file, force=True)
+    for tag in (PIXEL_DATA, *FLOAT_PIXEL_TAGS):
+        if tag in whole:
+            value = whole.get_item(tag).value or b""
+            start = struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, b"OW", 0, len(value))
+            return io.BytesIO(start + value)
+    return io.BytesIO()
+
+
+def _pixel_element(file: BinaryIO, dataset: FileDataset) -> tuple[int | None, int, bool, bool]:
+    """Return the tag, the bytes present, and whether in fragments and whether complete."""
+    implicit, little = dataset.original_encoding
+    order = "<" if little else ">"
+    start = file.read(8)
+    if len(start) < 8:
+        return None, 0, False, True
+    group, element = struct.unpack(f"{order}HH", start[:4])
+    tag = group << 16 | element
+    if tag not in (PIXEL_DATA, *FLOAT_PIXEL_TAGS):
+        return None, 0, False, True
+    if implicit or start[4:6] not in _LONG_VRS:
+        (length,) = struct.unpack(f"{order}L", start[4:])
+    else:
+        (length,) = struct.unpack(f"{order}L", file.read(4))
+    if length == _UNDEFINED_LENGTH:
+        n_bytes, complete = _fragments(file)
+        return tag, n_bytes, True, complete
+    here = file.tell()
+    present = file.seek(0, os.SEEK_END) - here
+    return tag, min(length, present), False, length <= present
+
+
+def _fragments(file: BinaryIO) -> tuple[int, bool]:
+    """Return the bytes in the fragments of encapsulated pixel data, and whether it ends well."""
+    end = _size(file)
+    total = -1  # the first item is the offset table, not a fragment
+    while len(start := file.read(8)) == 8:
+        group, element, length = struct.unpack("<HHL", start)
+        tag = group << 16 | element
+        if tag == _SEQUENCE_END:
+            return max(total, 0), True
+        if tag != _ITEM or length > end - file.tell():
+            break
+        total = 0 if total < 0 else total + length
+        file.seek(length, os.SEEK_CUR)
+    return max(total, 0), False
+
+
+def _size(file: BinaryIO) -> int:
+    here = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(here)
+    return size

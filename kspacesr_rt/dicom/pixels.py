@@ -1,0 +1,222 @@
+"""From stored integers to real-world values and back, for every transfer syntax we can decode."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
+
+from kspacesr_rt.dicom.attributes import numbers
+from kspacesr_rt.dicom.header import PARSE_ERRORS
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.triage import SourceSlice
+from kspacesr_rt.errors import NonFiniteError, SliceFailed
+from kspacesr_rt.kspace import FloatArray
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+_WORD_BYTES: Final = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
+"""Bytes per word of the VRs that pydicom hands over as they lie in the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DecodedSlice:
+    """One slice in memory: what its header says and what its pixels mean."""
+
+    dataset: Dataset
+    """The header with `file_meta`, without pixel data; little endian whatever the file was."""
+    values: FloatArray
+    """Real-world values, float32 ``(y, x)``: stored * slope + intercept."""
+    padding: npt.NDArray[np.bool_] | None
+    """True where the scanner stored Pixel Padding Value, ``(y, x)``; None if it never did. There
+    `values` holds the padding value limited to the range of the others and zero, so that it
+    cannot ring."""
+
+
+def read_slice(source: SourceSlice) -> DecodedSlice:
+    """Decode one slice.
+
+    Raises
+    ------
+    SliceFailed
+        ``truncated``: the file holds less than it announces; ``codec``: nothing installed decodes
+        its compression; ``decode``: the decoder gave up; ``unreadable``: the file or a value in
+        it; ``bad-rescale``: slope or intercept are no usable numbers.
+    """
+    dataset = _read(source)
+    stored = _stored_values(dataset)
+    slope, intercept = rescale(dataset)
+    values = (stored * slope + intercept).astype(np.float32)
+    padding = _padding(dataset, stored)
+    if padding is not None:
+        measured = values[~padding]
+        low = min(0.0, float(measured.min(initial=0.0)))
+        values[padding] = values[padding].clip(low, float(measured.max(initial=0.0)))
+    for keyword in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in dataset:
+            del dataset[keyword]
+    return DecodedSlice(dataset=dataset, values=values, padding=padding)
+
+
+def pixel_digest(source: SourceSlice) -> str:
+    """Return the SHA-256 of the stored values, the same for every transfer syntax."""
+    stored = _stored_values(_read(source))
+    return hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
+
+
+def to_stored(values: FloatArray, dataset: Dataset) -> IntArray:
+    """Turn real-world values into the integers that the data set's pixel module describes.
+
+    Parameters
+    ----------
+    values
+        Real-world values, any shape, finite.
+    dataset
+        Rescale Slope and Intercept, Bits Allocated and Stored, Pixel Representation.
+
+    Returns
+    -------
+        Same shape; rounded half to even, then *clipped* to Bits Stored. A super-resolved edge
+        overshoots: wrapping would turn black into white, a magnitude undershoot into signal.
+
+    Raises
+    ------
+    NonFiniteError
+        If a value is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise NonFiniteError("the super-resolved slice holds values that are not finite")
+    slope, intercept = rescale(dataset)
+    low, high = stored_range(dataset)
+    # float64: an intercept far from zero would cost a float32 its last stored digits.
+    unscaled = (np.asarray(values, dtype=np.float64) - intercept) / slope
+    return np.rint(unscaled).clip(low, high).astype(_dtype(dataset))
+
+
+def stored_range(dataset: Dataset) -> tuple[int, int]:
+    """Return the lowest and highest integer that Bits Stored can hold."""
+    bits = int(dataset.BitsStored)
+    if dataset.PixelRepresentation == 1:
+        return -(1 << bits - 1), (1 << bits - 1) - 1
+    return 0, (1 << bits) - 1
+
+
+def rescale(dataset: Dataset) -> tuple[float, float]:
+    """Return Rescale Slope and Intercept; an absent one changes nothing."""
+    slope = (numbers(dataset, "RescaleSlope") or (1.0,))[0]
+    intercept = (numbers(dataset, "RescaleIntercept") or (0.0,))[0]
+    if slope == 0.0 or not np.isfinite([slope, intercept]).all():
+        raise SliceFailed("bad-rescale", "Rescale Slope or Intercept is no usable number")
+    return slope, intercept
+
+
+def _dtype(dataset: Dataset) -> np.dtype[Any]:
+    kind = "i" if dataset.PixelRepresentation == 1 else "u"
+    return np.dtype(f"<{kind}{int(dataset.BitsAllocated) // 8}")
+
+
+def _read(source: SourceSlice) -> FileDataset:
+    try:
+        with quiet_pydicom():
+            dataset = dcmread(source.path, force=True)
+            if not dataset.file_meta.get("TransferSyntaxUID"):
+                dataset.file_meta = _guessed_meta(dataset)
+            for element in dataset.iterall():  # converts every value, while errors can be told
+                if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+                    _swap_words(element, dataset)
+    except OSError as exc:
+        raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
+    except PARSE_ERRORS as exc:
+        raise SliceFailed("unreadable", "the header holds impossible values") from exc
+    if not dataset.get("PixelData"):  # pydicom drops encapsulated pixel data that ends early
+        raise SliceFailed("truncated", "holds no complete pixel data")
+    return dataset
+
+
+def _guessed_meta(dataset: FileDataset) -> FileMetaDataset:
+    implicit, little = dataset.original_encoding
+    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return meta
+
+
+def _swap_words(element: Any, dataset: FileDataset) -> None:
+    """Bring a raw payload (LUT Data, say) of a big-endian file into little-endian order."""
+    width = _WORD_BYTES.get(element.VR)
+    if width and isinstance(element.value, bytes) and element is not dataset.get("PixelData"):
+        words = np.frombuffer(element.value, dtype=f">u{width}")
+        element.value = words.astype(f"<u{width}").tobytes()
+
+
+def _stored_values(dataset: FileDataset) -> npt.NDArray[np.int32]:
+    """Return the stored integers, ``(y, x)``, unused bits removed."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    _require_codec(syntax)
+    try:
+        with quiet_pydicom():
+            array = dataset.pixel_array
+    except Exception as exc:  # a decoder's error can be anything, and quotes what it likes
+        raise SliceFailed("decode", f"its {syntax.name} pixel data cannot be decoded") from exc
+    if array.shape != (dataset.Rows, dataset.Columns):
+        raise SliceFailed("decode", "its pixel data decodes to another matrix than it announces")
+    stored = array.astype(np.int32)
+    bits = int(dataset.BitsStored)
+    if not syntax.is_encapsulated or syntax == RLELossless:
+        # Other codecs know the precision; these two leave overlays and rubbish in unused bits.
+        stored = stored >> (int(dataset.HighBit) + 1 - bits)
+    stored = stored & ((1 << bits) - 1)
+    if dataset.PixelRepresentation == 1:
+        stored = stored - ((stored >> bits - 1) << bits)
+    return stored
+
+
+def _require_codec(syntax: UID) -> None:
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError as exc:
+        raise SliceFailed("codec", f"{syntax.name} is not supported") from exc
+    if available:
+        if importlib.util.find_spec("gdcm"):
+            _silence_gdcm()
+        return
+    if syntax in JPEG2000TransferSyntaxes or "High-Throughput" in syntax.name:
+        package = "pylibjpeg pylibjpeg-openjpeg"
+    else:
+        package = "pyjpegls" if syntax in JPEGLSTransferSyntaxes else "python-gdcm"
+    raise SliceFailed(
+        "codec", f"nothing installed decodes {syntax.name}", hint=f"pip install {package}"
+    )
+
+
+def _silence_gdcm() -> None:
+    """Keep GDCM's C++ side from writing about the file to stderr."""
+    import gdcm
+
+    gdcm.Trace.WarningOff()
+    gdcm.Trace.ErrorOff()
+
+
+def _padding(dataset: Dataset, stored: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
+    first = numbers(dataset, "PixelPaddingValue")
+    if len(first) != 1:
+        return None
+    last = numbers(dataset, "PixelPaddingRangeLimit") or first
+    mask = (stored >= min(first[0], last[0])) & (stored <= max(first[0], last[0]))
+    return mask if mask.any() else None

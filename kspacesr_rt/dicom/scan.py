@@ -1,0 +1,193 @@
+"""Walk a folder, look at every file, and sort the slices into series.
+
+Every file becomes a `SourceSlice` or a `LeftOut`; no file makes a scan fail, and none is opened
+that is not a regular file: reading a FIFO would wait for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kspacesr_rt.dicom.header import read_header
+from kspacesr_rt.dicom.pixels import pixel_digest
+from kspacesr_rt.dicom.triage import SourceSlice, examine
+from kspacesr_rt.errors import InputError, SliceError, SliceFailed, SliceSkipped
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A file that is not processed, and why."""
+
+    path: Path
+    """The file (or the folder that could not be listed)."""
+    outcome: Literal["skipped", "failed"]
+    """``skipped``: not ours to process; ``failed``: ours, but broken."""
+    reason: str
+    """A word from the table in `triage`."""
+    message: str
+    """A sentence without any value of the file."""
+    hint: str | None = None
+    """What to do about it."""
+
+    @classmethod
+    def because(cls, path: Path, error: SliceError) -> LeftOut:
+        """Record the error that a file raised."""
+        return cls(
+            path=path,
+            outcome="failed" if isinstance(error, SliceFailed) else "skipped",
+            reason=error.reason,
+            message=str(error),
+            hint=error.hint,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """The slices of one source series, in order of space, then of time."""
+
+    uid: str
+    """Series Instance UID of the source."""
+    slices: tuple[SourceSlice, ...]
+    """At least one."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know about the series, each sentence once."""
+        found = dict.fromkeys(text for item in self.slices for text in item.warnings)
+        if len({item.matrix for item in self.slices}) > 1:
+            found["slices differ in matrix"] = None
+        return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scan:
+    """What a folder holds."""
+
+    series: tuple[Series, ...]
+    """Ordered by study and series UID."""
+    left_out: tuple[LeftOut, ...]
+    """Ordered by path."""
+
+    @property
+    def n_slices(self) -> int:
+        """Slices to process."""
+        return sum(len(item.slices) for item in self.series)
+
+
+def scan_folder(root: Path, *, include_derived: bool = False) -> Scan:
+    """Look at every file under a folder, or at one file.
+
+    Parameters
+    ----------
+    root
+        Walked recursively; links inside it are not followed.
+    include_derived
+        Take maps, projections, reformats and subtractions too.
+
+    Raises
+    ------
+    InputError
+        If `root` does not exist.
+    """
+    if not root.exists():
+        raise InputError("the input does not exist", hint="name a folder of DICOM files")
+    slices: list[SourceSlice] = []
+    left_out: list[LeftOut] = []
+    for found in _walk(root):
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+            continue
+        try:
+            slices.append(examine(read_header(found), found, include_derived=include_derived))
+        except SliceError as exc:
+            left_out.append(LeftOut.because(found, exc))
+    unique, repeated = _without_duplicates(slices)
+    return Scan(
+        series=_sorted_series(unique),
+        left_out=tuple(sorted(left_out + repeated, key=lambda item: os.fsencode(item.path))),
+    )
+
+
+def _walk(root: Path) -> Iterator[Path | LeftOut]:
+    """Yield the regular files in order of their names, and what is not to be opened."""
+    # The root itself may be a link: the user named it.
+    mode = root.stat().st_mode
+    if not stat.S_ISDIR(mode):
+        yield from _file(root, mode)
+        return
+    try:
+        entries = sorted(os.scandir(root), key=lambda entry: os.fsencode(entry.name))
+    except OSError as exc:
+        error = SliceFailed("unreadable", f"the folder cannot be listed: {exc.strerror}")
+        yield LeftOut.because(root, error)
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(path)
+            continue
+        try:
+            mode = entry.stat(follow_symlinks=False).st_mode
+        except OSError as exc:
+            yield LeftOut.because(path, SliceFailed("unreadable", f"no status: {exc.strerror}"))
+            continue
+        yield from _file(path, mode)
+
+
+def _file(path: Path, mode: int) -> Iterator[Path | LeftOut]:
+    if stat.S_ISREG(mode):
+        yield path
+        return
+    what = "a link" if stat.S_ISLNK(mode) else "not a regular file"
+    yield LeftOut.because(path, SliceSkipped("special-file", f"{what}; not opened"))
+
+
+def _without_duplicates(
+    slices: Iterable[SourceSlice],
+) -> tuple[list[SourceSlice], list[LeftOut]]:
+    """Keep one of several identical files; let files that contradict each other fail."""
+    by_uid: defaultdict[str, list[SourceSlice]] = defaultdict(list)
+    for item in slices:
+        by_uid[item.sop_instance_uid].append(item)
+    unique: list[SourceSlice] = []
+    left_out: list[LeftOut] = []
+    for same in by_uid.values():
+        if len(same) == 1:
+            unique += same
+            continue
+        by_digest: defaultdict[str, list[SourceSlice]] = defaultdict(list)
+        for item in same:
+            try:
+                by_digest[pixel_digest(item)].append(item)
+            except SliceFailed as exc:
+                left_out.append(LeftOut.because(item.path, exc))
+        if len(by_digest) > 1:
+            error: SliceError = SliceFailed(
+                "duplicate-conflict", "shares its SOP Instance UID with a file of other pixels"
+            )
+            left_out += [LeftOut.because(item.path, error) for item in same]
+            continue
+        error = SliceSkipped("duplicate", "repeats another file, pixel for pixel")
+        for first, *others in by_digest.values():
+            unique.append(first)
+            left_out += [LeftOut.because(item.path, error) for item in others]
+    return unique, left_out
+
+
+def _sorted_series(slices: Iterable[SourceSlice]) -> tuple[Series, ...]:
+    by_series: defaultdict[tuple[str, str], list[SourceSlice]] = defaultdict(list)
+    for item in slices:
+        by_series[item.study_instance_uid, item.series_instance_uid].append(item)
+    return tuple(
+        Series(
+            uid=key[1],
+            slices=tuple(sorted(found, key=lambda item: (item.order, item.sop_instance_uid))),
+        )
+        for key, found in sorted(by_series.items())
+    )

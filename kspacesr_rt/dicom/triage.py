@@ -1,0 +1,284 @@
+"""Decide what a file is: a slice to super-resolve, or left out with a reason word.
+
+The reason words (the report carries them; messages never quote a value of the file):
+
+================== ======== ==================================================================
+word               outcome  the file
+================== ======== ==================================================================
+not-dicom          skipped  is something else, or holds no data set
+dicomdir           skipped  is the index of a DICOM medium
+not-an-image       skipped  is DICOM without an image: report, presentation state, raw data, ...
+not-mr             skipped  is an image of another modality, or a secondary capture
+not-grayscale      skipped  is a colour image (such as a Siemens fractional anisotropy picture)
+float-pixels       skipped  stores floating-point pixels
+phase              skipped  is phase, velocity, real or imaginary: k-space of it means nothing
+derived-map        skipped  is a map, projection, reformat or subtraction (`include_derived`)
+mosaic             skipped  shows many slices as tiles
+enhanced-unsupported skipped is a multi-frame object
+already-derived    skipped  was written by this tool
+special-file       skipped  is a link, FIFO, socket or device
+duplicate          skipped  repeats another file, pixel for pixel
+duplicate-conflict failed   shares its SOP Instance UID with a file of other pixels
+missing-attribute  failed   lacks what the output cannot do without; nothing is invented
+bad-geometry       failed   has an impossible spacing, position or orientation
+unsupported-bits   failed   has bits that fit no MR image (PS3.3 C.8.3.1.1.4)
+truncated          failed   ends early
+codec              failed   is compressed in a way that nothing installed here can decode
+unreadable         failed   cannot be opened or parsed
+================== ======== ==================================================================
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from pydicom.datadict import dictionary_description
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage
+from pydicom.uid import MediaStorageDirectoryStorage, MRImageStorage
+
+from kspacesr_rt.dicom import geometry
+from kspacesr_rt.dicom.attributes import (
+    acquired_samples,
+    ge_component,
+    image_type,
+    mosaic_tiles,
+    numbers,
+    sort_numbers,
+)
+from kspacesr_rt.dicom.header import FLOAT_PIXEL_TAGS, PARSE_ERRORS, PIXEL_DATA, Header
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.uids import TOOL_NAME
+from kspacesr_rt.errors import SliceFailed, SliceSkipped
+from kspacesr_rt.kspace import Matrix
+
+INTERPOLATED_BELOW: Final = 0.9
+"""Acquired samples over matrix below which the scanner must have interpolated (DICOM.md, 2)."""
+UNIT_TOLERANCE: Final = 0.01
+"""Allowed error of the direction cosines: some scanners write them with two decimals."""
+
+_PHASE_WORDS: Final = frozenset(
+    "P R I PHASE REAL IMAGINARY VELOCITY".split()
+    + ["PHASE MAP", "VELOCITY MAP", "PHASE SUBTRACT"]
+)
+_PHILIPS_COMPONENT: Final = re.compile(r"[PRI] ")
+"""``P_FFE``, ``R_IR``, ``I_SE`` (underscores read as blanks): phase, real, imaginary."""
+_MAP_WORDS: Final = frozenset(
+    "ADC FA COLFA TENSOR MIP MINIP SUB SUBTRACTION CBF CBV MTT TTP TMAX FIELDMAP".split()
+    + ["PROJECTION IMAGE", "MODULUS SUBTRACT", "MAX IP", "MIN IP"]
+)
+_REQUIRED: Final = (
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSlice:
+    """One file that can be super-resolved: what it is and where it belongs, without pixels."""
+
+    path: Path
+    """The file."""
+    sop_class_uid: str
+    """MR Image Storage."""
+    sop_instance_uid: str
+    """Names this slice; kept as the source of the derived one."""
+    series_instance_uid: str
+    """Names its series."""
+    study_instance_uid: str
+    """Names its study."""
+    matrix: Matrix
+    """``(rows, columns)``."""
+    order: tuple[float, ...]
+    """Position along the normal (mm), temporal position, echo, trigger time (ms), instance."""
+    interpolated_from: int | None = None
+    """Samples acquired along the longer axis, if the scanner stored more: the rim of k-space is
+    empty. None where it did not, or the header does not tell."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know, such as ``interpolated 160->320``; no values of a patient."""
+
+
+def examine(header: Header, path: Path, *, include_derived: bool = False) -> SourceSlice:
+    """Return the slice that a header describes.
+
+    Parameters
+    ----------
+    header
+        From `read_header`.
+    path
+        Where it was read.
+    include_derived
+        Take maps, projections and subtractions too.
+
+    Raises
+    ------
+    SliceSkipped, SliceFailed
+        With one of the words above.
+    """
+    try:
+        with quiet_pydicom():
+            _refuse_other_classes(header)
+            _refuse_own_output(header.dataset)
+            _refuse_other_pixels(header)
+            _refuse_other_contents(header.dataset, include_derived=include_derived)
+            _require_attributes(header.dataset)
+            _require_pixels(header)
+            return _source_slice(header.dataset, path)
+    except (SliceSkipped, SliceFailed):
+        raise
+    except PARSE_ERRORS as exc:
+        # A header that parsed can still hold values that pydicom cannot convert when asked.
+        raise SliceFailed("unreadable", "the header holds impossible values") from exc
+
+
+def _refuse_other_classes(header: Header) -> None:
+    dataset = header.dataset
+    stored_as = dataset.file_meta.get("MediaStorageSOPClassUID")
+    sop_class = dataset.get("SOPClassUID")
+    if MediaStorageDirectoryStorage in (stored_as, sop_class):
+        raise SliceSkipped("dicomdir", "a DICOMDIR, the index of a medium")
+    if not sop_class:
+        if dataset.get("Modality") == "MR" or stored_as == MRImageStorage:
+            raise _missing("SOPClassUID")
+        raise SliceSkipped("not-an-image", "names no SOP Class")
+    if sop_class in (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage):
+        raise SliceSkipped(
+            "enhanced-unsupported",
+            f"{UID(sop_class).name} is multi-frame",
+            hint="export the series as classic MR Image Storage",
+        )
+    if sop_class != MRImageStorage:
+        name = UID(sop_class).name if UID(sop_class).is_valid else "an unknown SOP Class"
+        name = "an unknown SOP Class" if name == sop_class else name
+        if header.pixel_tag is None and "Rows" not in dataset:
+            raise SliceSkipped("not-an-image", f"{name} holds no image")
+        raise SliceSkipped("not-mr", f"{name} is not MR Image Storage")
+    if numbers(dataset, "NumberOfFrames") not in ((), (1.0,)):
+        raise SliceSkipped("enhanced-unsupported", "a classic MR object with several frames")
+
+
+def _refuse_own_output(dataset: Dataset) -> None:
+    for item in dataset.get("ContributingEquipmentSequence") or ():
+        if item.get("ManufacturerModelName") == TOOL_NAME:
+            raise SliceSkipped("already-derived", f"was written by {TOOL_NAME}")
+
+
+def _refuse_other_pixels(header: Header) -> None:
+    dataset = header.dataset
+    if header.pixel_tag in FLOAT_PIXEL_TAGS:
+        raise SliceSkipped("float-pixels", "stores floating-point pixels")
+    photometric = dataset.get("PhotometricInterpretation")
+    if photometric and photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise SliceSkipped("not-grayscale", "a colour image")
+    for keyword in ("SamplesPerPixel", "PhotometricInterpretation"):
+        if not dataset.get(keyword):
+            raise _missing(keyword)
+    if dataset.SamplesPerPixel != 1:
+        raise SliceSkipped("not-grayscale", "several samples per pixel")
+
+
+def _refuse_other_contents(dataset: Dataset, *, include_derived: bool) -> None:
+    words = image_type(dataset)
+    flavours = set(words[2:])
+    if "MOSAIC" in words or mosaic_tiles(dataset) > 1:
+        raise SliceSkipped("mosaic", "shows many slices as tiles of one picture")
+    if (
+        flavours & _PHASE_WORDS
+        or any(_PHILIPS_COMPONENT.match(word) for word in flavours)
+        or dataset.get("ComplexImageComponent") in ("PHASE", "REAL", "IMAGINARY", "MIXED")
+        or ge_component(dataset) not in (0, None)
+    ):
+        raise SliceSkipped("phase", "a phase, velocity, real or imaginary image")
+    # Scanners write ORIGINAL\PRIMARY\MPR on plain acquisitions: there, MPR says nothing.
+    reformatted = words[:1] == ["DERIVED"] and "MPR" in flavours
+    mapped = any(word.endswith(" MAP") for word in flavours) or flavours & _MAP_WORDS
+    if (reformatted or mapped) and not include_derived:
+        raise SliceSkipped(
+            "derived-map",
+            "a map, projection, reformat or subtraction",
+            hint="--include-derived processes it all the same",
+        )
+
+
+def _require_attributes(dataset: Dataset) -> None:
+    for keyword in _REQUIRED:
+        value = dataset.get(keyword)
+        if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
+            raise _missing(keyword)
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    high, signed = int(dataset.HighBit), int(dataset.PixelRepresentation)
+    if (
+        allocated not in (8, 16)
+        or not 1 <= stored <= high + 1 <= allocated
+        or signed not in (0, 1)
+        or stored + signed < 2
+    ):
+        raise SliceFailed("unsupported-bits", "Bits Allocated, Stored and High Bit fit no MR image")
+    if min(int(dataset.Rows), int(dataset.Columns)) < 1:
+        raise SliceFailed("bad-geometry", "has no rows or no columns")
+    spacing = numbers(dataset, "PixelSpacing")
+    position = numbers(dataset, "ImagePositionPatient")
+    orientation = numbers(dataset, "ImageOrientationPatient")
+    if len(spacing) != 2 or not all(0 < value < math.inf for value in spacing):
+        raise SliceFailed("bad-geometry", "Pixel Spacing is not two positive lengths")
+    if len(position) != 3 or not all(math.isfinite(value) for value in position):
+        raise SliceFailed("bad-geometry", "Image Position (Patient) is not a point")
+    if len(orientation) != 6 or not _orthonormal(orientation):
+        raise SliceFailed("bad-geometry", "Image Orientation (Patient) is not two unit vectors")
+
+
+def _require_pixels(header: Header) -> None:
+    dataset = header.dataset
+    if header.pixel_tag != PIXEL_DATA or header.pixel_bytes == 0:
+        raise SliceFailed("truncated", "holds no pixel data")
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and not UID(syntax).is_transfer_syntax:
+        raise SliceFailed("codec", "its transfer syntax is unknown")
+    expected = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+    if not header.complete or (not header.encapsulated and header.pixel_bytes < expected):
+        raise SliceFailed("truncated", "holds less pixel data than its matrix needs")
+
+
+def _source_slice(dataset: Dataset, path: Path) -> SourceSlice:
+    matrix = (int(dataset.Rows), int(dataset.Columns))
+    position = geometry.slice_position_mm(
+        numbers(dataset, "ImagePositionPatient"), numbers(dataset, "ImageOrientationPatient")
+    )
+    acquired = acquired_samples(dataset)
+    interpolated = acquired is not None and acquired < INTERPOLATED_BELOW * max(matrix)
+    return SourceSlice(
+        path=path,
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        study_instance_uid=str(dataset.StudyInstanceUID),
+        matrix=matrix,
+        # Rounded: repetitions of one slice differ in the last digits of their positions.
+        order=(round(position, 2), *sort_numbers(dataset)),
+        interpolated_from=acquired if interpolated else None,
+        warnings=(f"interpolated {acquired}->{max(matrix)}",) if interpolated else (),
+    )
+
+
+def _orthonormal(orientation: tuple[float, ...]) -> bool:
+    vectors = np.asarray(orientation, dtype=np.float64).reshape(2, 3)
+    return bool(np.allclose(vectors @ vectors.T, np.eye(2), atol=UNIT_TOLERANCE, rtol=0.0))
+
+
+def _missing(keyword: str) -> SliceFailed:
+    return SliceFailed("missing-attribute", f"has no {dictionary_description(keyword)}")

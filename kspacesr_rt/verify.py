@@ -1,0 +1,81 @@
+"""Check a model on this machine against the answer PyTorch gave when it was exported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kspacesr_rt.backends import BackendOptions, open_backend
+from kspacesr_rt.binding import bind
+from kspacesr_rt.errors import ParityError
+from kspacesr_rt.metrics import psnr_between
+from kspacesr_rt.model_file import ModelFile
+
+EXACT_DB = 100.0
+"""fp32 results of two correct implementations agree far better; TF32 or a wrong FFT do not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """How a backend did on the stored known answer."""
+
+    model: str
+    """Name of the model."""
+    backend: str
+    """Backend that ran it."""
+    psnr_between_db: float
+    """PSNR between result and stored answer, range = the answer's maximum."""
+    max_error: float
+    """Largest difference over the answer's maximum."""
+    required_db: float
+    """What `psnr_between_db` must reach."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the backend may be trusted with this model here."""
+        return self.psnr_between_db >= self.required_db
+
+
+def verify_model(
+    model: ModelFile, backend: str, options: BackendOptions | None = None
+) -> Verification:
+    """Run a model's stored input on a backend and compare with the stored output.
+
+    Raises
+    ------
+    ModelFileError
+        If the file carries no known answer.
+    BackendUnavailableError
+        If the backend cannot run here.
+    """
+    answer = model.known_answer()
+    bound = bind(model, (answer.lr.shape[0], answer.lr.shape[1]))
+    with open_backend(backend, bound, options) as opened:
+        result = opened.run(answer.lr[None, None])[0, 0]
+    top = float(np.abs(answer.sr).max())
+    finite = bool(np.isfinite(result).all())
+    return Verification(
+        model=model.spec.name,
+        backend=backend,
+        psnr_between_db=psnr_between(result, answer.sr, top) if finite else -np.inf,
+        max_error=float(np.abs(result - answer.sr).max()) / top if finite else np.inf,
+        required_db=EXACT_DB,
+    )
+
+
+def require_verified(verification: Verification) -> None:
+    """Turn a failed verification into an error.
+
+    Raises
+    ------
+    ParityError
+        If the backend does not give the stored answer.
+    """
+    if not verification.passed:
+        raise ParityError(
+            f"model '{verification.model}' on backend '{verification.backend}' gives "
+            f"{verification.psnr_between_db:.1f} dB against its stored answer, "
+            f"{verification.required_db:.0f} dB are required",
+            hint="do not use this backend here; kspacesr-rt backends lists others",
+        )

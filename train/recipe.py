@@ -1,0 +1,54 @@
+"""Recipes: every option of a training run in a TOML file, overridden by the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kspacesr_rt.errors import InputError
+from kspacesr_rt.train.loop import TrainingOptions
+from kspacesr_rt.train.pairs import Augmentation
+
+
+def read_recipe(path: Path | None, overrides: Mapping[str, Any]) -> TrainingOptions:
+    """Combine a recipe file with overrides.
+
+    Parameters
+    ----------
+    path
+        TOML with the fields of `TrainingOptions`, and a table ``[augmentation]``; None for
+        defaults.
+    overrides
+        Fields given on the command line; None means not given.
+
+    Raises
+    ------
+    InputError
+        If the file is not TOML, or names a field that does not exist.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+            raise InputError(f"{path}: not a readable recipe: {exc}") from exc
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    augmentation = values.pop("augmentation", {})
+    _require_known(TrainingOptions, values, "recipe")
+    _require_known(Augmentation, augmentation, "recipe, [augmentation]")
+    try:
+        return TrainingOptions(**values, augmentation=Augmentation(**augmentation))
+    except TypeError as exc:
+        raise InputError(f"recipe: {exc}") from exc
+
+
+def _require_known(cls: type, values: Mapping[str, Any], where: str) -> None:
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise InputError(
+            f"{where}: unknown option {', '.join(unknown)}",
+            hint=f"known: {', '.join(sorted(known))}",
+        )
