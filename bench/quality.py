@@ -106,9 +106,7 @@ def as_text(rows: list[QualityRow]) -> str:
         "| series | slices | upscale | method | MAE | PSNR dB | SSIM | gain dB | gain SSIM |",
         "| --- | --: | --: | --- | --: | --: | --: | --: | --: |",
     ]
-    base = {
-        (row.series, row.upscale): row.quality for row in rows if row.method == "zero-fill"
-    }
+    base = {(row.series, row.upscale): row.quality for row in rows if row.method == "zero-fill"}
     for row in rows:
         reference, own = base[row.series, row.upscale], row.quality
         lines.append(

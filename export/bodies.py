@@ -76,7 +76,7 @@ def _gemm_transform(name: str) -> FunctionProto:
 
 
 def _dft_transform(name: str, *, inverse: bool) -> FunctionProto:
-    """The standard DFT op along both axes; shifts and crops are gathers, the fill is a pad."""
+    """Apply the standard DFT op to both axes; shifts and crops are gathers, the fill is a pad."""
     nodes = [helper.make_node("Transpose", ["x"], ["last"], perm=[0, 2, 3, 1])]
     value = "last"
     if inverse:

@@ -162,12 +162,9 @@ def _stamped(loaded: Checkpoint, proto: onnx.ModelProto, lowering: Lowering) -> 
         created=_now().isoformat(timespec="seconds"),
         versions=versions,
     )
-    return dataclasses.replace(
-        loaded.spec, lowering=lowering, opset=OPSET, provenance=provenance
-    )
+    return dataclasses.replace(loaded.spec, lowering=lowering, opset=OPSET, provenance=provenance)
 
 
 def _now() -> datetime:
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
-

@@ -185,9 +185,7 @@ def _mean_spectrum(writer: _GraphWriter, node: fx.Node, layer: layers.MeanSpectr
 def _slice_maximum(writer: _GraphWriter, node: fx.Node, layer: nn.Module) -> None:
     absolute = writer.intermediate("Abs", [_source(node).name], f"{node.name}.abs")
     axes = writer.weight("slice_axes", np.asarray([1, 2, 3], dtype=np.int64))
-    largest = writer.intermediate(
-        "ReduceMax", [absolute, axes], f"{node.name}.largest", keepdims=1
-    )
+    largest = writer.intermediate("ReduceMax", [absolute, axes], f"{node.name}.largest", keepdims=1)
     tiny = writer.weight("tiny", np.asarray(layers.TINY, dtype=np.float32))
     writer.emit("Max", [largest, tiny], node)
 

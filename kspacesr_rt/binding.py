@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from kspacesr_rt.dft_matrices import centred_dft, left_factor, right_factor
 from kspacesr_rt.errors import ModelFileError, ShapeError
 from kspacesr_rt.kspace import Matrix, centred_offset
-from kspacesr_rt.model_file import ModelFile
+from kspacesr_rt.model_file import ModelFile, bound_constants
 from kspacesr_rt.spec import OP_DOMAIN, Lowering, ModelSpec
 from kspacesr_rt.spectrum import resample_spectrum
 
@@ -87,7 +87,9 @@ def layer_constants(node: onnx.NodeProto, matrix: Matrix, lowering: Lowering) ->
     return compute(values, grids, lowering)
 
 
-def _transform(values: dict[str, Any], grids: _Grids, lowering: Lowering, inverse: bool) -> Constants:
+def _transform(
+    values: dict[str, Any], grids: _Grids, lowering: Lowering, inverse: bool
+) -> Constants:
     if lowering == "gemm":
         rows, columns = (
             centred_dft(source, target, inverse=inverse)
@@ -212,9 +214,7 @@ def rebind(proto: onnx.ModelProto, spec: ModelSpec) -> None:
     where they are made.
     """
     graph = proto.graph
-    stale = {
-        name for node in graph.node if node.domain == OP_DOMAIN for name in list(node.input)[1:]
-    }
+    stale = bound_constants(proto)
     kept = [item for item in graph.initializer if item.name not in stale]
     del graph.initializer[:]
     graph.initializer.extend(kept)

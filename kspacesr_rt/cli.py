@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -37,10 +37,8 @@ class _Group(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command."""
         debug = bool(ctx.params.get("debug"))
-        try:
+        with suppress(ValueError):  # outside the main thread somebody else owns signals
             signal.signal(signal.SIGTERM, _on_sigterm)
-        except ValueError:
-            pass  # not in the main thread: a test runner or an embedding program owns signals
         try:
             return super().invoke(ctx)
         except KspaceSRError as exc:

@@ -41,8 +41,10 @@ def centred_dft(n_from: int, n_to: int, *, inverse: bool) -> ComplexArray:
     length = n_to if inverse else n_from
     if (n_to < n_from) if inverse else (n_to > n_from):
         verb = "crop" if inverse else "zero-fill"
-        raise ShapeError(f"a {'inverse' if inverse else 'forward'} transform does not {verb}: "
-                         f"{n_from} to {n_to} samples")
+        raise ShapeError(
+            f"a {'inverse' if inverse else 'forward'} transform does not {verb}: "
+            f"{n_from} to {n_to} samples"
+        )
     index_from = np.arange(n_from, dtype=np.int64) - n_from // 2
     index_to = np.arange(n_to, dtype=np.int64) - n_to // 2
     sign = 1.0 if inverse else -1.0

@@ -253,7 +253,7 @@ def grid_origin(n: int, upscale: int) -> float:
 
 
 def to_channels(values: ComplexArray) -> FloatArray:
-    """Split complex values into real and imaginary channels: ``(..., y, x)`` to ``(..., 2, y, x)``."""
+    """Split complex ``(..., y, x)`` into real and imaginary channels ``(..., 2, y, x)``."""
     _require_image_axes(values)
     return np.stack([values.real, values.imag], axis=-3)
 

@@ -127,9 +127,10 @@ def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
 
 
 def bound_constants(proto: onnx.ModelProto) -> set[str]:
-    """Return the names of initialisers that follow from the matrix: all but the data input of
-    every node of our domain.
-    """  # noqa: D205 - one sentence
+    """Return the names of initialisers that follow from the matrix.
+
+    They are all inputs but the first of every node of our domain.
+    """
     return {
         name for node in proto.graph.node if node.domain == OP_DOMAIN for name in node.input[1:]
     }

@@ -38,7 +38,8 @@ class PreviewSlice:
 def to_grey(image: FloatArray, low: float, high: float) -> Grey:
     """Map ``low..high`` to 0..255, clipped."""
     span = max(high - low, float(np.finfo(np.float32).tiny))
-    return np.clip((image - low) / span * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    grey: Grey = np.clip((image - low) / span * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    return grey
 
 
 def panels(one: PreviewSlice) -> list[tuple[str, Grey]]:

@@ -80,7 +80,7 @@ class ModelSpec:
     normaliser: Literal["slice-max", "none"] = "slice-max"
     """Each slice is divided by its own largest magnitude, and multiplied back at the end."""
     data_consistency: DataConsistency = "none"
-    """``hard``: measured k-space samples replace predicted ones; ``additive``: are added to them."""
+    """``hard``: measured samples replace predicted ones; ``additive``: they are added."""
     output: Output = "real"
     """How the complex SR image becomes a real one."""
     precision: Precision = "fp32"

@@ -57,4 +57,5 @@ def resample_spectrum(spectrum: FloatArray, matrix: Matrix) -> FloatArray:
     logs = _along_axis(logs, _positions(spectrum.shape[1], matrix[1]))
     logs = _along_axis(logs.T, _positions(spectrum.shape[0], matrix[0])).T
     gain = np.sqrt((matrix[0] * matrix[1]) / spectrum.size)
-    return (np.exp(logs) * gain).astype(np.float32)
+    resampled: FloatArray = (np.exp(logs) * gain).astype(np.float32)
+    return resampled

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from kspacesr_rt.errors import CheckpointError
 from kspacesr_rt.spec import ModelSpec
 from kspacesr_rt.train.layers import (
-    FFT2c,
-    IFFT2c,
     CentreCrop,
     CentreFill,
+    FFT2c,
+    IFFT2c,
     Magnitude,
     MeanSpectrum,
     SliceMaximum,
@@ -74,9 +74,7 @@ class SeedNetwork(nn.Module):
         steps = round(math.log2(upscale))
         if 2**steps != upscale or steps < 1:
             raise CheckpointError(f"the seed network upscales by 2 or 4, not by {upscale}")
-        self.block1 = nn.Sequential(
-            nn.Conv2d(channels, width, 9, padding=4, bias=bias), nn.PReLU()
-        )
+        self.block1 = nn.Sequential(nn.Conv2d(channels, width, 9, padding=4, bias=bias), nn.PReLU())
         self.block2 = ResidualBlock(width, bias=bias)
         self.block3 = ResidualBlock(width, bias=bias)
         self.block4 = ResidualBlock(width, bias=bias)

@@ -40,7 +40,7 @@ def centre_fill(kspace: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def to_complex(channels: Tensor) -> Tensor:
-    """Join ``(n, 1 or 2, y, x)`` channels to a complex ``(n, y, x)``, in single precision or more."""
+    """Join ``(n, 1 or 2, y, x)`` channels to complex ``(n, y, x)``, in fp32 at least."""
     wide = channels if channels.dtype == torch.float64 else channels.float()
     if wide.shape[1] == 1:
         return torch.complex(wide[:, 0], torch.zeros_like(wide[:, 0]))
@@ -114,7 +114,7 @@ class CentreFill(_Transform):
 
 
 class SliceMaximum(nn.Module):
-    """The largest magnitude of each slice, ``(n, c, y, x)`` to ``(n, 1, 1, 1)``, at least `TINY`."""
+    """Largest magnitude of each slice: ``(n, c, y, x)`` to ``(n, 1, 1, 1)``, at least `TINY`."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Reduce over everything but the batch."""

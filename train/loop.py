@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import CheckpointError, InputError
@@ -252,9 +252,7 @@ def train(
             save_checkpoint(output, spec, averaged.state_dict(), state)
             _append_row(output.with_suffix(".csv"), done, running, quality, started)
         if on_progress is not None:
-            on_progress(
-                Progress(step=done, steps=options.steps, loss=running, validation=quality)
-            )
+            on_progress(Progress(step=done, steps=options.steps, loss=running, validation=quality))
     return spec
 
 

@@ -8,7 +8,6 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-
 from typing import BinaryIO, Final
 
 from pydicom import dcmread

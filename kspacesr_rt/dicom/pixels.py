@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from kspacesr_rt.dicom.attributes import numbers
-from kspacesr_rt.dicom.header import PARSE_ERRORS
+from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.triage import SourceSlice
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
@@ -119,11 +119,18 @@ def stored_range(dataset: Dataset) -> tuple[int, int]:
 
 def rescale(dataset: Dataset) -> tuple[float, float]:
     """Return Rescale Slope and Intercept; an absent one changes nothing."""
-    slope = (numbers(dataset, "RescaleSlope") or (1.0,))[0]
-    intercept = (numbers(dataset, "RescaleIntercept") or (0.0,))[0]
+    slope = _number_or(1.0, dataset, "RescaleSlope")
+    intercept = _number_or(0.0, dataset, "RescaleIntercept")
     if slope == 0.0 or not np.isfinite([slope, intercept]).all():
         raise SliceFailed("bad-rescale", "Rescale Slope or Intercept is no usable number")
     return slope, intercept
+
+
+def _number_or(absent: float, dataset: Dataset, keyword: str) -> float:
+    if dataset.get(keyword) in (None, ""):
+        return absent
+    found = numbers(dataset, keyword)
+    return found[0] if len(found) == 1 else float("nan")
 
 
 def _dtype(dataset: Dataset) -> np.dtype[Any]:
@@ -139,7 +146,7 @@ def _read(source: SourceSlice) -> FileDataset:
                 dataset.file_meta = _guessed_meta(dataset)
             for element in dataset.iterall():  # converts every value, while errors can be told
                 if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
-                    _swap_words(element, dataset)
+                    _swap_words(element)
     except OSError as exc:
         raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
     except PARSE_ERRORS as exc:
@@ -157,10 +164,10 @@ def _guessed_meta(dataset: FileDataset) -> FileMetaDataset:
     return meta
 
 
-def _swap_words(element: Any, dataset: FileDataset) -> None:
+def _swap_words(element: Any) -> None:
     """Bring a raw payload (LUT Data, say) of a big-endian file into little-endian order."""
     width = _WORD_BYTES.get(element.VR)
-    if width and isinstance(element.value, bytes) and element is not dataset.get("PixelData"):
+    if width and isinstance(element.value, bytes) and element.tag != PIXEL_DATA:
         words = np.frombuffer(element.value, dtype=f">u{width}")
         element.value = words.astype(f"<u{width}").tobytes()
 

@@ -39,8 +39,13 @@ from typing import Final
 import numpy as np
 from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage
-from pydicom.uid import MediaStorageDirectoryStorage, MRImageStorage
+from pydicom.uid import (
+    UID,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MediaStorageDirectoryStorage,
+    MRImageStorage,
+)
 
 from kspacesr_rt.dicom import geometry
 from kspacesr_rt.dicom.attributes import (
@@ -63,13 +68,12 @@ UNIT_TOLERANCE: Final = 0.01
 """Allowed error of the direction cosines: some scanners write them with two decimals."""
 
 _PHASE_WORDS: Final = frozenset(
-    "P R I PHASE REAL IMAGINARY VELOCITY".split()
-    + ["PHASE MAP", "VELOCITY MAP", "PHASE SUBTRACT"]
+    ["P", "R", "I", "PHASE", "REAL", "IMAGINARY", "VELOCITY"] + ["PHASE MAP", "VELOCITY MAP", "PHASE SUBTRACT"]
 )
 _PHILIPS_COMPONENT: Final = re.compile(r"[PRI] ")
 """``P_FFE``, ``R_IR``, ``I_SE`` (underscores read as blanks): phase, real, imaginary."""
 _MAP_WORDS: Final = frozenset(
-    "ADC FA COLFA TENSOR MIP MINIP SUB SUBTRACTION CBF CBV MTT TTP TMAX FIELDMAP".split()
+    ["ADC", "FA", "COLFA", "TENSOR", "MIP", "MINIP", "SUB", "SUBTRACTION", "CBF", "CBV", "MTT", "TTP", "TMAX", "FIELDMAP"]
     + ["PROJECTION IMAGE", "MODULUS SUBTRACT", "MAX IP", "MIN IP"]
 )
 _REQUIRED: Final = (

@@ -1,0 +1,31 @@
+"""Classic MR DICOM in, derived MR DICOM out.
+
+>>> scan = scan_folder(Path("study"))                                    # doctest: +SKIP
+>>> decoded = read_slice(scan.series[0].slices[0])                       # doctest: +SKIP
+>>> derived = derive(decoded, sr_values, derivation)                     # doctest: +SKIP
+>>> write_atomically(derived, output_path(Path("out"), derived))         # doctest: +SKIP
+"""
+
+from kspacesr_rt.dicom.derive import derive, dropped_elements
+from kspacesr_rt.dicom.pixels import DecodedSlice, read_slice, to_stored
+from kspacesr_rt.dicom.provenance import Derivation
+from kspacesr_rt.dicom.scan import LeftOut, Scan, Series, scan_folder
+from kspacesr_rt.dicom.store import output_path, prepare_output, write_atomically
+from kspacesr_rt.dicom.triage import SourceSlice
+
+__all__ = [
+    "DecodedSlice",
+    "Derivation",
+    "LeftOut",
+    "Scan",
+    "Series",
+    "SourceSlice",
+    "derive",
+    "dropped_elements",
+    "output_path",
+    "prepare_output",
+    "read_slice",
+    "scan_folder",
+    "to_stored",
+    "write_atomically",
+]

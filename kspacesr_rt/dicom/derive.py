@@ -1,0 +1,273 @@
+"""Make the derived MR data set: read it as the table of what changes, and why.
+
+Everything that is not named here is kept as the scanner wrote it: patient, study, equipment,
+acquisition, frame of reference, slice thickness, window, sorting keys.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
+
+from kspacesr_rt import kspace
+from kspacesr_rt.dicom import geometry, provenance
+from kspacesr_rt.dicom.attributes import image_type, numbers
+from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, to_stored
+from kspacesr_rt.dicom.provenance import Derivation
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.stale import drop_stale
+from kspacesr_rt.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from kspacesr_rt.errors import ShapeError, SliceFailed
+from kspacesr_rt.kspace import FloatArray
+
+DEFINED_TERMS: Final = frozenset(
+    {
+        "MPR",
+        "PROJECTION IMAGE",
+        "T1 MAP",
+        "T2 MAP",
+        "DIFFUSION MAP",
+        "DENSITY MAP",
+        "PHASE MAP",
+        "VELOCITY MAP",
+        "IMAGE ADDITION",
+        "PHASE SUBTRACT",
+        "MODULUS SUBTRACT",
+        "OTHER",
+    }
+)
+"""Image Type value 3 of an MR image (PS3.3 C.8.3.1.1.1)."""
+LO_MAX: Final = 64
+"""Characters in a long string (PS3.5 6.2)."""
+IS_MAX: Final = 2**31 - 1
+"""Largest integer string (PS3.5 6.2)."""
+US_MAX: Final = 2**16 - 1
+"""Largest Rows or Columns."""
+SERIES_NUMBER_STEP: Final = 1000
+"""Series 3 upscaled by 2 becomes series 3002: next to its source, clear of other scanner series."""
+
+_CODE_STRING: Final = re.compile(r"[A-Z0-9 _]{1,16}")
+
+
+def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation) -> Dataset:
+    """Make the data set of a super-resolved slice.
+
+    Parameters
+    ----------
+    decoded
+        The source, which is not changed.
+    sr_values
+        Real-world values in the source's units, float32 ``(upscale * y, upscale * x)``.
+    derivation
+        What made them.
+
+    Returns
+    -------
+        A complete MR Image Storage data set with new `file_meta`, ready for `write_atomically`.
+
+    Raises
+    ------
+    ShapeError
+        If the values are not `upscale` times the source matrix.
+    SliceFailed
+        ``too-large``: DICOM cannot count that many rows or columns.
+    NonFiniteError
+        If a value is NaN or infinite.
+
+    References
+    ----------
+    .. [1] PS3.3 C.7.6.1.1.2 (a derived image is a new instance), C.12.4 (derivation),
+       C.12.1 (equipment), C.7.6.2 (plane)
+    """
+    source = decoded.dataset
+    _require_sr_matrix(source, sr_values, derivation.upscale)
+    with quiet_pydicom():
+        derived = _copy(source)
+        drop_stale(derived, keep_private=derivation.keep_private)
+        stored = _impose_padding(to_stored(sr_values, source), decoded.padding, derived, derivation)
+        moment = provenance.now_for(source)
+
+        _say_what_it_is(derived, source, derivation)
+        _name_it(derived, source, stored, derivation, moment)
+        _place_it(derived, source, derivation)
+        _tell_where_it_comes_from(derived, source, derivation, moment)
+        _set_pixels(derived, source, stored)
+        derived.file_meta = _file_meta(derived)
+        derived.preamble = bytes(128)  # PS3.10 7.1; the source's may hold anything
+    return derived
+
+
+def dropped_elements(decoded: DecodedSlice, *, keep_private: bool = False) -> dict[str, int]:
+    """Count, by kind, the elements of a source that its derived data set leaves out."""
+    with quiet_pydicom():
+        return drop_stale(_copy(decoded.dataset), keep_private=keep_private)
+
+
+def _copy(source: Dataset) -> Dataset:
+    """Return a deep copy without what a file data set remembers of its file."""
+    copied = Dataset({element.tag: copy.deepcopy(element) for element in source})
+    copied.set_original_encoding(False, True, source.original_character_set)
+    return copied
+
+
+def _require_sr_matrix(source: Dataset, sr_values: FloatArray, upscale: int) -> None:
+    matrix = kspace.upscaled((int(source.Rows), int(source.Columns)), upscale)
+    if sr_values.shape != matrix:
+        raise ShapeError(f"expected SR values of shape {matrix}, found {sr_values.shape}")
+    if max(matrix) > US_MAX:
+        raise SliceFailed("too-large", f"DICOM counts at most {US_MAX} rows or columns")
+
+
+def _say_what_it_is(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
+    # Value 2 is SECONDARY: made after the examination. MOSAIC would make converters cut tiles.
+    words = image_type(source)
+    flavour = words[2] if len(words) > 2 and words[2] in DEFINED_TERMS else "OTHER"
+    raw = source.get("ImageType") or ()
+    further = [str(word) for word in raw[3:]] if isinstance(raw, (MultiValue, list)) else []
+    kept = [word for word in further if word != "MOSAIC" and _CODE_STRING.fullmatch(word)]
+    derived.ImageType = ["DERIVED", "SECONDARY", flavour, *kept]
+
+    derived.ContentQualification = "RESEARCH"
+    if derivation.synthetic or source.get("SyntheticData") == "YES":
+        derived.SyntheticData = "YES"
+    # Once lossy, always lossy. These two syntaxes cannot be anything else.
+    if _transfer_syntax(source) in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        derived.LossyImageCompression = "01"
+
+
+def _name_it(
+    derived: Dataset,
+    source: Dataset,
+    stored: IntArray,
+    derivation: Derivation,
+    moment: datetime,
+) -> None:
+    digest = hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
+    derived.SOPInstanceUID = provenance.instance_uid(source.SOPInstanceUID, digest, derivation)
+    derived.SeriesInstanceUID = provenance.series_uid(source.SeriesInstanceUID, derivation)
+    derived.InstanceCreationDate = f"{moment:%Y%m%d}"
+    derived.InstanceCreationTime = f"{moment:%H%M%S.%f}"
+    derived.SeriesNumber = _series_number(source, derivation.upscale)
+    mark = f"[SR x{derivation.upscale} RESEARCH]"
+    text = str(source.get("SeriesDescription") or "").strip()[: LO_MAX - len(mark) - 1]
+    derived.SeriesDescription = f"{text} {mark}" if text else mark
+
+
+def _series_number(source: Dataset, upscale: int) -> int | None:
+    number = (numbers(source, "SeriesNumber") or (None,))[0]
+    if number is None:
+        return None
+    derived = int(number) * SERIES_NUMBER_STEP + upscale
+    return derived if -IS_MAX <= derived <= IS_MAX else None
+
+
+def _place_it(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
+    matrix = (int(source.Rows), int(source.Columns))
+    spacing = numbers(source, "PixelSpacing")
+    derived.PixelSpacing = geometry.as_ds(geometry.sr_spacing_mm(spacing, derivation.upscale))
+    if geometry.moves(matrix, derivation.upscale):
+        derived.ImagePositionPatient = geometry.as_ds(
+            geometry.sr_position_mm(
+                numbers(source, "ImagePositionPatient"),
+                numbers(source, "ImageOrientationPatient"),
+                spacing,
+                matrix,
+                derivation.upscale,
+            )
+        )
+
+
+def _tell_where_it_comes_from(
+    derived: Dataset, source: Dataset, derivation: Derivation, moment: datetime
+) -> None:
+    earlier = derived.get("DerivationDescription")
+    derived.DerivationDescription = provenance.derivation_text(str(earlier or ""), derivation)
+    _append(
+        derived, "DerivationCodeSequence", provenance.code_item(provenance.SPATIAL_RESAMPLING)
+    )
+    derived.SourceImageSequence = Sequence([provenance.source_image_item(source)])
+    derived.ReferencedSeriesSequence = provenance.referenced_series(
+        derived.get("ReferencedSeriesSequence") or (), source
+    )
+    _append(
+        derived,
+        "ContributingEquipmentSequence",
+        provenance.equipment_item(derivation, moment),
+    )
+
+
+def _append(dataset: Dataset, keyword: str, item: Dataset) -> None:
+    """Add an item after those that are there: more than one item means successive steps."""
+    setattr(dataset, keyword, Sequence([*(dataset.get(keyword) or ()), item]))
+
+
+def _impose_padding(
+    stored: IntArray,
+    padding: npt.NDArray[np.bool_] | None,
+    derived: Dataset,
+    derivation: Derivation,
+) -> IntArray:
+    """Write Pixel Padding Value where the nearest source sample held it.
+
+    Where the source was not padded, the attribute goes if the value now occurs among the pixels:
+    it would call them padding (PS3.3 C.7.5.1.1.2).
+    """
+    value = (numbers(derived, "PixelPaddingValue") or (None,))[0]
+    if value is None:
+        return stored
+    if padding is None:
+        last = (numbers(derived, "PixelPaddingRangeLimit") or (value,))[0]
+        if ((stored >= min(value, last)) & (stored <= max(value, last))).any():
+            for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+                derived.pop(keyword, None)
+        return stored
+    rows, columns = (_nearest(n, derivation.upscale) for n in padding.shape)
+    return np.where(padding[np.ix_(rows, columns)], stored.dtype.type(value), stored)
+
+
+def _nearest(n: int, upscale: int) -> npt.NDArray[np.intp]:
+    """Return, for every SR sample of an axis, the LR sample next to it."""
+    position = kspace.grid_origin(n, upscale) + np.arange(n * upscale) / upscale
+    return np.floor(position + 0.5).clip(0, n - 1).astype(np.intp)
+
+
+def _set_pixels(derived: Dataset, source: Dataset, stored: IntArray) -> None:
+    derived.Rows, derived.Columns = stored.shape
+    derived.HighBit = int(source.BitsStored) - 1  # PS3.5 8.1.1; the values were shifted down
+    value_vr = "SS" if source.PixelRepresentation == 1 else "US"
+    for keyword, extreme in (
+        ("SmallestImagePixelValue", stored.min()),
+        ("LargestImagePixelValue", stored.max()),
+    ):
+        if keyword in derived:
+            derived[keyword] = DataElement(derived[keyword].tag, value_vr, int(extreme))
+    content = stored.tobytes()
+    pixel_vr = "OW" if stored.dtype.itemsize == 2 else "OB"
+    derived.add_new(0x7FE00010, pixel_vr, content + bytes(len(content) % 2))
+
+
+def _transfer_syntax(source: Dataset) -> UID | None:
+    meta: Dataset = getattr(source, "file_meta", Dataset())
+    return meta.get("TransferSyntaxUID")
+
+
+def _file_meta(derived: Dataset) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = derived.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = derived.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return meta

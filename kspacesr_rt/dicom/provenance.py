@@ -1,0 +1,199 @@
+"""How a derived slice says where it comes from: references, codes, equipment and text.
+
+Nothing here knows a path, a host, a user or a command line, so none can reach a data set.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any, Final, Literal
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from kspacesr_rt.dicom.uids import TOOL_NAME, stable_uid
+
+SPATIAL_RESAMPLING: Final = ("113085", "DCM", "Spatial resampling")
+"""PS3.16 CID 7203; it holds no code for super-resolution."""
+SOURCE_FOR_PROCESSING: Final = ("121322", "DCM", "Source image for image processing operation")
+"""PS3.16 CID 7202."""
+PROCESSING_EQUIPMENT: Final = ("109102", "DCM", "Processing Equipment")
+"""PS3.16 CID 7005."""
+
+ST_MAX: Final = 1024
+"""Characters in a short text (PS3.5 6.2)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Derivation:
+    """Everything about a run that its outputs tell, and that their UIDs depend on."""
+
+    upscale: int
+    """SR samples per source sample and axis."""
+    backend: str
+    """What ran the model, such as ``ort-cpu``."""
+    model: str
+    """Name of the model, or of the baseline."""
+    weights_sha256: str | None
+    """SHA-256 of the model's weights; None for a baseline."""
+    tool_version: str
+    """Version of this package."""
+    synthetic: bool = False
+    """The model was trained adversarially and may invent detail: Synthetic Data becomes YES."""
+    uids: Literal["stable", "random"] = "stable"
+    """``stable``: the same input gives the same UIDs again; ``random``: new ones per run."""
+    keep_private: bool = False
+    """Keep private elements."""
+    options: tuple[str, ...] = ()
+    """Other settings that change pixels (``on-interpolated=crop``): they enter the UIDs."""
+    run_salt: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
+    """What makes the UIDs of this run differ from any other run's, if `uids` is ``random``."""
+
+    def __post_init__(self) -> None:
+        """Reject what no run can be."""
+        if self.upscale < 1:
+            raise ValueError(f"upscale {self.upscale} is less than 1")
+        if self.uids not in ("stable", "random"):
+            raise ValueError(f"uids {self.uids!r} is neither 'stable' nor 'random'")
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What the UIDs of a run hang on, as JSON values."""
+        return (
+            TOOL_NAME,
+            self.tool_version,
+            self.upscale,
+            self.backend,
+            self.model,
+            self.weights_sha256,
+            self.synthetic,
+            self.keep_private,
+            list(self.options),
+            self.run_salt if self.uids == "random" else None,
+        )
+
+
+def series_uid(source_series_uid: str, derivation: Derivation) -> str:
+    """Return the Series Instance UID for one source series in one kind of run."""
+    return stable_uid("series", source_series_uid, *derivation.identity)
+
+
+def instance_uid(source_uid: str, pixels_sha256: str, derivation: Derivation) -> str:
+    """Return the SOP Instance UID of one output.
+
+    Other pixels make another UID: a PACS answers *Success* to a changed image under a known UID,
+    and keeps the old pixels.
+    """
+    return stable_uid("instance", source_uid, pixels_sha256, *derivation.identity)
+
+
+def device_uid(derivation: Derivation) -> str:
+    """Return the UID of the model as a device: new weights, new device (IHE AIR)."""
+    return stable_uid("device", derivation.model, derivation.weights_sha256)
+
+
+def code_item(code: tuple[str, str, str]) -> Dataset:
+    """Return a code sequence item from value, scheme and meaning (PS3.3 8.8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
+    return item
+
+
+def source_image_item(source: Dataset) -> Dataset:
+    """Return the reference to the one slice that the output was made from (PS3.3 C.12.4)."""
+    item = _instance_item(source)
+    item.PurposeOfReferenceCodeSequence = Sequence([code_item(SOURCE_FOR_PROCESSING)])
+    # Row and column numbers of the source do not apply to a magnified image (CP-564).
+    item.SpatialLocationsPreserved = "NO"
+    return item
+
+
+def referenced_series(earlier: Iterable[Dataset], source: Dataset) -> Sequence:
+    """Return Referenced Series Sequence with the source among its instances (PS3.3 C.12.2).
+
+    Parameters
+    ----------
+    earlier
+        The items that are there; the one for the source's series is extended in place.
+    source
+        The slice to refer to.
+    """
+    items = list(earlier)
+    for item in items:
+        if item.get("SeriesInstanceUID") == source.SeriesInstanceUID:
+            instances = list(item.get("ReferencedInstanceSequence") or ())
+            known = {instance.get("ReferencedSOPInstanceUID") for instance in instances}
+            if source.SOPInstanceUID not in known:
+                instances.append(_instance_item(source))
+            item.ReferencedInstanceSequence = Sequence(instances)
+            return Sequence(items)
+    item = Dataset()
+    item.SeriesInstanceUID = source.SeriesInstanceUID
+    item.ReferencedInstanceSequence = Sequence([_instance_item(source)])
+    return Sequence([*items, item])
+
+
+def _instance_item(source: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = source.SOPClassUID
+    item.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    return item
+
+
+def derivation_text(earlier: str, derivation: Derivation) -> str:
+    """Return Derivation Description: what it said before, then this step, in ASCII."""
+    weights = derivation.weights_sha256
+    origin = f"weights sha256:{weights[:12]}" if weights else "no learned weights"
+    ours = (
+        f"k-space super-resolution x{derivation.upscale}, model {derivation.model}, "
+        f"{derivation.backend}, {TOOL_NAME} {derivation.tool_version}, {origin}; "
+        "detail is predicted, not measured; research use only"
+    )
+    ours = ours.encode("ascii", "replace").decode()[:ST_MAX]
+    kept = earlier.strip()[: max(ST_MAX - len(ours) - 2, 0)]
+    return f"{kept}; {ours}" if kept else ours
+
+
+def equipment_item(derivation: Derivation, moment: datetime) -> Dataset:
+    """Return this tool's item of Contributing Equipment Sequence (PS3.3 C.12.1)."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = Sequence([code_item(PROCESSING_EQUIPMENT)])
+    item.Manufacturer = TOOL_NAME
+    item.ManufacturerModelName = TOOL_NAME
+    item.SoftwareVersions = _ascii(derivation.tool_version)
+    item.DeviceUID = device_uid(derivation)
+    item.ContributionDateTime = f"{moment:%Y%m%d%H%M%S.%f%z}"
+    item.ContributionDescription = _ascii(
+        f"k-space super-resolution x{derivation.upscale}, {derivation.model}, {derivation.backend}"
+    )
+    return item
+
+
+def _ascii(text: str, limit: int = 64) -> str:
+    return text.encode("ascii", "replace").decode().replace("\\", "/")[:limit]
+
+
+def now_for(dataset: Dataset) -> datetime:
+    """Return the time of processing in the time zone that a data set's times are in.
+
+    ``SOURCE_DATE_EPOCH`` (seconds since 1970) stands in for the clock, for repeatable bytes.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    utc = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    zone = _zone(str(dataset.get("TimezoneOffsetFromUTC") or ""))
+    if zone is None and not epoch:
+        return utc.astimezone()
+    return utc.astimezone(zone or UTC)
+
+
+def _zone(offset: str) -> tzinfo | None:
+    if len(offset) != 5 or offset[0] not in "+-" or not offset[1:].isdigit():
+        return None
+    minutes = int(offset[1:3]) * 60 + int(offset[3:])
+    if minutes >= 24 * 60:
+        return None
+    return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))

@@ -1,0 +1,197 @@
+"""Put derived slices on disk: whole or not at all, over nothing, in a place that is safe."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset
+
+from kspacesr_rt.dicom.header import PARSE_ERRORS, read_header
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.uids import OUR_UID
+from kspacesr_rt.errors import OutputError, SliceError
+
+REPORT_NAME: Final = "report.json"
+_OURS_AT_TOP: Final = re.compile(r"report\.json|preview-[^/]*\.png")
+_TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""What `os.link` fails with on FAT, SMB and other file systems without hard links."""
+
+
+def output_path(root_out: Path, dataset: Dataset) -> Path:
+    """Return where an output belongs; names of inputs can carry a patient's and are not used."""
+    return root_out / str(dataset.SeriesInstanceUID) / f"{dataset.SOPInstanceUID}.dcm"
+
+
+def prepare_output(root_in: Path, root_out: Path) -> None:
+    """Make sure that writing to a folder can harm nothing, and create it.
+
+    Parameters
+    ----------
+    root_in
+        The input, a folder or a file.
+    root_out
+        A new or empty folder, or one that holds outputs of this tool only (a run to resume).
+
+    Raises
+    ------
+    OutputError
+        If the output is, lies inside or contains the input, holds anything that is not this
+        tool's, or cannot be created. Nothing was touched then.
+    """
+    place_in, place_out = root_in.resolve(), root_out.resolve()
+    hint = "choose a new folder outside the input"
+    if _same(place_in, place_out):
+        raise OutputError("the output is the input itself", hint=hint)
+    if any(_same(place_in, parent) for parent in place_out.parents):
+        raise OutputError("the output lies inside the input", hint=hint)
+    if any(_same(place_out, parent) for parent in place_in.parents):
+        raise OutputError("the output contains the input", hint=hint)
+    try:
+        if place_out.exists():
+            _require_only_ours(place_out)
+        else:
+            place_out.mkdir(parents=True)
+    except OutputError:
+        raise
+    except OSError as exc:
+        raise OutputError(f"the output folder cannot be used: {exc.strerror}", hint=hint) from exc
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Compare by identity too: mounts and case-blind file systems have several names for one."""
+    try:
+        return one == other or one.samefile(other)
+    except OSError:
+        return False
+
+
+def _require_only_ours(folder: Path) -> None:
+    if not folder.is_dir():
+        raise OutputError("the output exists and is not a folder", hint="choose a new folder")
+    if any(True for _ in _foreign(folder)):
+        raise OutputError(
+            "the output folder holds files that are not outputs of this tool",
+            hint="choose a new or empty folder",
+        )
+
+
+def _foreign(folder: Path) -> Iterator[os.DirEntry[str]]:
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            if not OUR_UID.fullmatch(entry.name):
+                yield entry
+                continue
+            yield from (inner for inner in os.scandir(entry) if not _is_ours(inner, _is_slice_name))
+        elif not _is_ours(entry, _OURS_AT_TOP.fullmatch):
+            yield entry
+
+
+def _is_ours(entry: os.DirEntry[str], is_name: Callable[[str], object]) -> bool:
+    leftover = _TEMPORARY.fullmatch(entry.name)
+    name = leftover["name"] if leftover else entry.name
+    return bool(entry.is_file(follow_symlinks=False) and is_name(name))
+
+
+def _is_slice_name(name: str) -> bool:
+    return name.endswith(".dcm") and OUR_UID.fullmatch(name[: -len(".dcm")]) is not None
+
+
+def write_atomically(dataset: Dataset, path: Path) -> None:
+    """Write a data set so that `path` is, at every moment, absent or complete.
+
+    Parameters
+    ----------
+    dataset
+        From `derive`, with `file_meta` and pixel data.
+    path
+        Must not exist; its folder is created.
+
+    Raises
+    ------
+    OutputError
+        If `path` exists, the disk is full, or what was written does not read back. Nothing is
+        left behind then, nor after an interrupt.
+
+    Notes
+    -----
+    The temporary file stands in the same folder under a name that is not ``.dcm``, since routers
+    watch folders for those. It becomes `path` by a hard link, which fails if `path` exists,
+    whereas a rename would replace it.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        content = _encode(dataset)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(temporary, content)
+        _verify(temporary, dataset, len(content))
+        _publish(temporary, path)
+    except OutputError:
+        raise
+    except FileExistsError as exc:
+        raise OutputError(
+            "an output of this name exists already", hint="remove it, or choose another folder"
+        ) from exc
+    except OSError as exc:
+        raise OutputError(f"an output cannot be written: {exc.strerror}") from exc
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _encode(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        with quiet_pydicom():
+            dcmwrite(buffer, dataset, enforce_file_format=True)
+    except PARSE_ERRORS as exc:
+        raise OutputError("a derived data set cannot be encoded") from exc
+    return buffer.getvalue()
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    # Mode 0666 less the umask, as any program creates files.
+    descriptor = os.open(path, _CREATE, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _verify(path: Path, dataset: Dataset, n_bytes: int) -> None:
+    """Read the file back: a full disk can leave one that opens without an error."""
+    try:
+        header = read_header(path)
+    except SliceError as exc:
+        raise OutputError("an output does not read back") from exc
+    if (
+        path.stat().st_size != n_bytes
+        or header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
+        or header.pixel_bytes != len(dataset.PixelData)
+    ):
+        raise OutputError("an output reads back differently than it was written")
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        # Claim the name, then replace our own empty claim: still never over someone's file.
+        os.close(os.open(path, _CREATE, 0o666))
+        try:
+            temporary.replace(path)
+        except BaseException:  # an interrupt too must not leave the empty claim
+            path.unlink(missing_ok=True)
+            raise
