@@ -29,6 +29,8 @@ CONVENTION = "slice-range1"
 class QualityRow:
     """One method on one series."""
 
+    data: str
+    """Name of the folder it was found in."""
     series: str
     """Name of the series."""
     method: str
@@ -82,6 +84,7 @@ def judge(
                         results[model.spec.name] = _run(lr, opened)
                 rows += [
                     QualityRow(
+                        data=root.name,
                         series=volume.name,
                         method=method,
                         upscale=upscale,
@@ -98,8 +101,37 @@ def _run(lr: FloatArray, backend: Backend) -> FloatArray:
         return np.concatenate([opened.run(one[None, None])[0] for one in lr])
 
 
+def means(rows: list[QualityRow]) -> list[QualityRow]:
+    """Average over the slices of each data set: one row a data set, upscale and method."""
+    groups: dict[tuple[str, int, str], list[QualityRow]] = {}
+    for row in rows:
+        groups.setdefault((row.data, row.upscale, row.method), []).append(row)
+    return [
+        QualityRow(
+            data=data,
+            series=f"all {len(group)} of {data}",
+            method=method,
+            upscale=upscale,
+            n_slices=sum(row.n_slices for row in group),
+            quality=Quality(
+                **{
+                    name: float(
+                        np.average(
+                            [getattr(row.quality, name) for row in group],
+                            weights=[row.n_slices for row in group],
+                        )
+                    )
+                    for name in ("mae", "psnr_db", "ssim")
+                }
+            ),
+        )
+        for (data, upscale, method), group in groups.items()
+    ]
+
+
 def as_text(rows: list[QualityRow]) -> str:
-    """Return a Markdown table, baselines first, with the gain over zero-fill."""
+    """Return a Markdown table, series and means, with the gain over zero-fill."""
+    rows = [*rows, *means(rows)]
     lines = [
         f"Convention: {CONVENTION}; LR = magnitude of the inverse FFT of the k-space centre.",
         "",

@@ -373,16 +373,28 @@ def evaluate(
     ] = None,
     backend: BackendName = "ort-cpu",
     threads: Threads = 0,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw the first model's middle slice as PNG.")
+    ] = None,
+    cards: Annotated[
+        bool, typer.Option("--cards", help="Store the result in each model file and its card.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge models beside zero-fill and bicubic on HR images they never saw."""
+    from kspacesr_rt.bench.cards import write_card
+    from kspacesr_rt.bench.picture import comparison
     from kspacesr_rt.bench.quality import as_text, judge
+    from kspacesr_rt.files import replace_file
     from kspacesr_rt.model_file import load_model, resolve_model, shipped_models
 
-    models = [
-        load_model(resolve_model(name, upscale=None)) for name in model or list(shipped_models())
-    ]
+    paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
+    models = [load_model(path) for path in paths]
     rows = judge(data, models, backend=backend, threads=threads)
+    for path in paths if cards else ():
+        write_card(path, rows)
+    if picture is not None:
+        replace_file(picture, comparison(data[0], models[0], backend=backend, threads=threads))
     if as_json:
         _echo_json([dataclasses.asdict(row) for row in rows])
     else:

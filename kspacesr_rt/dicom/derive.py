@@ -193,9 +193,7 @@ def _tell_where_it_comes_from(
 ) -> None:
     earlier = derived.get("DerivationDescription")
     derived.DerivationDescription = provenance.derivation_text(str(earlier or ""), derivation)
-    _append(
-        derived, "DerivationCodeSequence", provenance.code_item(provenance.SPATIAL_RESAMPLING)
-    )
+    _append(derived, "DerivationCodeSequence", provenance.code_item(provenance.SPATIAL_RESAMPLING))
     derived.SourceImageSequence = Sequence([provenance.source_image_item(source)])
     derived.ReferencedSeriesSequence = provenance.referenced_series(
         derived.get("ReferencedSeriesSequence") or (), source
@@ -259,7 +257,8 @@ def _set_pixels(derived: Dataset, source: Dataset, stored: IntArray) -> None:
 
 def _transfer_syntax(source: Dataset) -> UID | None:
     meta: Dataset = getattr(source, "file_meta", Dataset())
-    return meta.get("TransferSyntaxUID")
+    syntax: UID | None = meta.get("TransferSyntaxUID")
+    return syntax
 
 
 def _file_meta(derived: Dataset) -> FileMetaDataset:
@@ -268,6 +267,6 @@ def _file_meta(derived: Dataset) -> FileMetaDataset:
     meta.MediaStorageSOPClassUID = derived.SOPClassUID
     meta.MediaStorageSOPInstanceUID = derived.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta

@@ -54,7 +54,7 @@ class Header:
     pixel_tag: int | None
     """Tag of the pixel data element (integer, float or double), or None without one."""
     pixel_bytes: int
-    """Bytes of pixel data that the file really holds: the value, or all fragments together."""
+    """Bytes of pixel data: of the value as far as the file holds it, or of all its fragments."""
     encapsulated: bool
     """Whether the pixel data has undefined length, that is, comes in fragments."""
     complete: bool
@@ -151,22 +151,14 @@ def _pixel_element(file: BinaryIO, dataset: FileDataset) -> tuple[int | None, in
 
 def _fragments(file: BinaryIO) -> tuple[int, bool]:
     """Return the bytes in the fragments of encapsulated pixel data, and whether it ends well."""
-    end = _size(file)
     total = -1  # the first item is the offset table, not a fragment
     while len(start := file.read(8)) == 8:
         group, element, length = struct.unpack("<HHL", start)
         tag = group << 16 | element
         if tag == _SEQUENCE_END:
             return max(total, 0), True
-        if tag != _ITEM or length > end - file.tell():
+        if tag != _ITEM:
             break
         total = 0 if total < 0 else total + length
-        file.seek(length, os.SEEK_CUR)
+        file.seek(length, os.SEEK_CUR)  # past the end of a cut file, where nothing more is read
     return max(total, 0), False
-
-
-def _size(file: BinaryIO) -> int:
-    here = file.tell()
-    size = file.seek(0, os.SEEK_END)
-    file.seek(here)
-    return size

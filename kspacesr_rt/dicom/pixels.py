@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -175,10 +175,15 @@ def _swap_words(element: Any) -> None:
 def _stored_values(dataset: FileDataset) -> npt.NDArray[np.int32]:
     """Return the stored integers, ``(y, x)``, unused bits removed."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    _require_codec(syntax)
+    decoder = _decoder(syntax)
     try:
         with quiet_pydicom():
-            array = dataset.pixel_array
+            # Unused bits are ours to correct: pydicom takes High Bit to be Bits Stored - 1.
+            array, _ = decoder.as_array(
+                dataset,
+                raw=True,
+                correct_unused_bits=False,  # type: ignore[arg-type]  # pydicom types the dict of all
+            )
     except Exception as exc:  # a decoder's error can be anything, and quotes what it likes
         raise SliceFailed("decode", f"its {syntax.name} pixel data cannot be decoded") from exc
     if array.shape != (dataset.Rows, dataset.Columns):
@@ -194,15 +199,15 @@ def _stored_values(dataset: FileDataset) -> npt.NDArray[np.int32]:
     return stored
 
 
-def _require_codec(syntax: UID) -> None:
+def _decoder(syntax: UID) -> Decoder:
     try:
-        available = get_decoder(syntax).is_available
+        decoder = get_decoder(syntax)
     except NotImplementedError as exc:
         raise SliceFailed("codec", f"{syntax.name} is not supported") from exc
-    if available:
+    if decoder.is_available:
         if importlib.util.find_spec("gdcm"):
             _silence_gdcm()
-        return
+        return decoder
     if syntax in JPEG2000TransferSyntaxes or "High-Throughput" in syntax.name:
         package = "pylibjpeg pylibjpeg-openjpeg"
     else:

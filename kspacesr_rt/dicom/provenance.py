@@ -146,13 +146,10 @@ def _instance_item(source: Dataset) -> Dataset:
 
 def derivation_text(earlier: str, derivation: Derivation) -> str:
     """Return Derivation Description: what it said before, then this step, in ASCII."""
-    weights = derivation.weights_sha256
-    origin = f"weights sha256:{weights[:12]}" if weights else "no learned weights"
-    ours = (
-        f"k-space super-resolution x{derivation.upscale}, model {derivation.model}, "
-        f"{derivation.backend}, {TOOL_NAME} {derivation.tool_version}, {origin}; "
-        "detail is predicted, not measured; research use only"
-    )
+    ours = f"{_step(derivation)}, {TOOL_NAME} {derivation.tool_version}"
+    if weights := derivation.weights_sha256:
+        ours += f", weights sha256:{weights[:12]}; detail is predicted, not measured"
+    ours += "; research use only"
     ours = ours.encode("ascii", "replace").decode()[:ST_MAX]
     kept = earlier.strip()[: max(ST_MAX - len(ours) - 2, 0)]
     return f"{kept}; {ours}" if kept else ours
@@ -167,10 +164,14 @@ def equipment_item(derivation: Derivation, moment: datetime) -> Dataset:
     item.SoftwareVersions = _ascii(derivation.tool_version)
     item.DeviceUID = device_uid(derivation)
     item.ContributionDateTime = f"{moment:%Y%m%d%H%M%S.%f%z}"
-    item.ContributionDescription = _ascii(
-        f"k-space super-resolution x{derivation.upscale}, {derivation.model}, {derivation.backend}"
-    )
+    item.ContributionDescription = _ascii(_step(derivation), ST_MAX)
     return item
+
+
+def _step(derivation: Derivation) -> str:
+    model, backend = derivation.model, derivation.backend
+    engine = backend if model == backend else f"{model} on {backend}"
+    return f"k-space super-resolution x{derivation.upscale}, {engine}"
 
 
 def _ascii(text: str, limit: int = 64) -> str:

@@ -1,4 +1,4 @@
-"""What of a source header speaks of the source instance only, and must not survive in a derived one.
+"""Drop from a header what speaks of the source instance only.
 
 Overlays, curves and icons show the old matrix; signatures, encrypted attributes and offset tables
 speak of the old bytes; retrieval, storage and procedure-step references of the old instance.

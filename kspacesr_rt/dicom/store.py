@@ -86,21 +86,22 @@ def _require_only_ours(folder: Path) -> None:
         )
 
 
-def _foreign(folder: Path) -> Iterator[os.DirEntry[str]]:
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            if not OUR_UID.fullmatch(entry.name):
-                yield entry
-                continue
-            yield from (inner for inner in os.scandir(entry) if not _is_ours(inner, _is_slice_name))
-        elif not _is_ours(entry, _OURS_AT_TOP.fullmatch):
-            yield entry
+def _foreign(folder: Path) -> Iterator[Path]:
+    """Yield what no run of this tool has put into an output folder."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or not path.is_dir():
+            if not _is_ours(path, _OURS_AT_TOP.fullmatch):
+                yield path
+        elif OUR_UID.fullmatch(path.name):
+            yield from (inner for inner in path.iterdir() if not _is_ours(inner, _is_slice_name))
+        else:
+            yield path
 
 
-def _is_ours(entry: os.DirEntry[str], is_name: Callable[[str], object]) -> bool:
-    leftover = _TEMPORARY.fullmatch(entry.name)
-    name = leftover["name"] if leftover else entry.name
-    return bool(entry.is_file(follow_symlinks=False) and is_name(name))
+def _is_ours(path: Path, is_name: Callable[[str], object]) -> bool:
+    leftover = _TEMPORARY.fullmatch(path.name)
+    name = leftover["name"] if leftover else path.name
+    return path.is_file() and not path.is_symlink() and bool(is_name(name))
 
 
 def _is_slice_name(name: str) -> bool:

@@ -68,14 +68,17 @@ UNIT_TOLERANCE: Final = 0.01
 """Allowed error of the direction cosines: some scanners write them with two decimals."""
 
 _PHASE_WORDS: Final = frozenset(
-    ["P", "R", "I", "PHASE", "REAL", "IMAGINARY", "VELOCITY"] + ["PHASE MAP", "VELOCITY MAP", "PHASE SUBTRACT"]
+    {"P", "R", "I", "PHASE", "REAL", "IMAGINARY", "VELOCITY"}
+    | {"PHASE MAP", "VELOCITY MAP", "PHASE SUBTRACT"}
 )
 _PHILIPS_COMPONENT: Final = re.compile(r"[PRI] ")
 """``P_FFE``, ``R_IR``, ``I_SE`` (underscores read as blanks): phase, real, imaginary."""
 _MAP_WORDS: Final = frozenset(
-    ["ADC", "FA", "COLFA", "TENSOR", "MIP", "MINIP", "SUB", "SUBTRACTION", "CBF", "CBV", "MTT", "TTP", "TMAX", "FIELDMAP"]
-    + ["PROJECTION IMAGE", "MODULUS SUBTRACT", "MAX IP", "MIN IP"]
+    {"ADC", "FA", "COLFA", "TENSOR", "CBF", "CBV", "MTT", "TTP", "TMAX", "FIELDMAP"}
+    | {"MIP", "MINIP", "MAX IP", "MIN IP", "PROJECTION IMAGE"}
+    | {"SUB", "SUBTRACTION", "MODULUS SUBTRACT"}
 )
+"""Beside these, every word that ends in MAP."""
 _REQUIRED: Final = (
     "SOPInstanceUID",
     "SeriesInstanceUID",

@@ -61,7 +61,7 @@ REMOVED = (
 
 
 def deidentified(source: Dataset, number: int) -> Dataset:
-    """Return slice `number` of the sample: the source's image and acquisition, nobody's identity."""
+    """Return slice `number` of the sample: its image and acquisition, nobody's identity."""
     kept = Dataset(
         {
             element.tag: element

@@ -1,0 +1,75 @@
+"""A picture of one slice: what came in, what the baseline and the model made of it, the truth."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from kspacesr_rt.backends import BackendOptions, open_backend
+from kspacesr_rt.binding import bind
+from kspacesr_rt.errors import NoMRImageError
+from kspacesr_rt.interpolation import zero_fill
+from kspacesr_rt.kspace import degrade, divisible_crop
+from kspacesr_rt.metrics import tissue_slices
+from kspacesr_rt.model_file import ModelFile
+from kspacesr_rt.preview import WINDOW_PERCENTILE, sheet, to_grey
+from kspacesr_rt.train.volumes import read_volumes
+
+ERROR_GAIN = 5.0
+"""Error panels show this many times the contrast of the images."""
+
+
+def comparison(
+    data: Path, model: ModelFile, *, backend: str = "ort-cpu", threads: int = 0
+) -> bytes:
+    """Draw LR, zero-fill, SR and HR of the middle slice, and the errors of the middle two.
+
+    Parameters
+    ----------
+    data
+        HR images; the first series is taken.
+    model
+        What makes SR.
+    backend, threads
+        What runs it.
+
+    Returns
+    -------
+        A PNG: two rows of three panels in one window; the error panels are amplified.
+
+    Raises
+    ------
+    NoMRImageError
+        If no slice holds tissue.
+    """
+    volume = next(iter(read_volumes(data)))
+    kept = np.flatnonzero(tissue_slices(volume.slices))
+    if not len(kept):
+        raise NoMRImageError(f"{volume.name}: no slice holds tissue")
+    upscale = model.spec.upscale
+    hr = divisible_crop(volume.slices[kept[len(kept) // 2]], upscale)
+    lr = degrade(hr, upscale).astype(np.float32)
+    bound = bind(model, (lr.shape[0], lr.shape[1]))
+    with open_backend(backend, bound, BackendOptions(threads=threads)) as opened:
+        sr = np.maximum(opened.run(lr[None, None])[0, 0], 0.0)
+    interpolated = np.maximum(zero_fill(lr, upscale), 0.0)
+    top = float(np.percentile(hr, WINDOW_PERCENTILE))
+    nearest = np.repeat(np.repeat(lr, upscale, axis=0), upscale, axis=1)
+    images = [
+        [
+            (f"LR {lr.shape[0]} x {lr.shape[1]}", nearest),
+            ("zero-fill", interpolated),
+            (f"SR ({model.spec.name})", sr),
+        ],
+        [
+            (f"HR {hr.shape[0]} x {hr.shape[1]}", hr),
+            (f"|zero-fill - HR| x{ERROR_GAIN:.0f}", np.abs(interpolated - hr) * ERROR_GAIN),
+            (f"|SR - HR| x{ERROR_GAIN:.0f}", np.abs(sr - hr) * ERROR_GAIN),
+        ],
+    ]
+    buffer = io.BytesIO()
+    rows = [[(label, to_grey(image, 0.0, top)) for label, image in row] for row in images]
+    sheet(rows).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

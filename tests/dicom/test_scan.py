@@ -1,0 +1,183 @@
+"""A folder becomes series in an order that depends on the patient, not on file names."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from kspacesr_rt.dicom import scan_folder
+from kspacesr_rt.errors import InputError
+
+
+def reasons(scan):
+    return {item.path.name: (item.outcome, item.reason) for item in scan.left_out}
+
+
+def test_slices_are_ordered_by_space_then_time(mr, save, tmp_path):
+    """File names, instance numbers and the order on disk say nothing about where a slice lies."""
+    places = {"c": (5.0, 1, 1), "a": (5.0, 2, 2), "d": (-5.0, 1, 3), "b": (-5.0, 2, 4)}
+    for name, (z, temporal, number) in places.items():
+        save(
+            mr(
+                SOPInstanceUID=f"1.2.{number}",
+                ImagePositionPatient=[0, 0, z],
+                TemporalPositionIdentifier=temporal,
+                InstanceNumber=10 - number,
+            ),
+            name,
+        )
+    (series,) = scan_folder(tmp_path / "in").series
+    assert [item.path.name for item in series.slices] == ["d", "b", "c", "a"]
+
+
+def test_position_is_measured_along_the_normal(mr, save, tmp_path):
+    """Sorting a sagittal stack by z would leave it in any order."""
+    for number, x in enumerate([3.0, -1.0, 1.0]):
+        save(
+            mr(
+                SOPInstanceUID=f"1.2.{number}",
+                ImagePositionPatient=[x, 0, 0],
+                ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
+            ),
+            str(number),
+        )
+    (series,) = scan_folder(tmp_path / "in").series
+    positions = [item.order[0] for item in series.slices]
+    assert positions == sorted(positions)
+    assert sorted(abs(p) for p in positions) == [1.0, 1.0, 3.0]
+
+
+def test_echo_trigger_and_instance_break_ties(mr, save, tmp_path):
+    """Multi-echo and gated slices of one place keep their sequence."""
+    rows = {"e": (2, 0.0, 1), "d": (1, 9.0, 1), "c": (1, 5.0, 7), "b": (1, 5.0, 6)}
+    for name, (echo, trigger, number) in rows.items():
+        save(
+            mr(
+                SOPInstanceUID=f"1.2.{ord(name)}",
+                EchoNumbers=echo,
+                TriggerTime=trigger,
+                InstanceNumber=number,
+            ),
+            name,
+        )
+    (series,) = scan_folder(tmp_path / "in").series
+    assert [item.path.name for item in series.slices] == ["b", "c", "d", "e"]
+
+
+def test_series_do_not_depend_on_names(mr, save, tmp_path):
+    """Two runs over copies of a study in other folders must agree."""
+    for folder in ("one", "two"):
+        names = ["x", "y", "z"] if folder == "one" else ["z", "x", "y"]
+        for name, number in zip(names, (1, 2, 3), strict=True):
+            ds = mr(SOPInstanceUID=f"1.2.{number}", SeriesInstanceUID=f"1.{4 - number}")
+            save(ds, f"{folder}/{name}")
+    one, two = (scan_folder(tmp_path / "in" / name).series for name in ("one", "two"))
+    assert [item.uid for item in one] == [item.uid for item in two] == ["1.1", "1.2", "1.3"]
+
+
+def test_content_decides_not_the_name(mr, save, tmp_path):
+    """Scanners write .IMA, CDs write IM000001, and a .dcm can be a text."""
+    save(mr(SOPInstanceUID="1.2.1"), "deep/er/IM000001")
+    save(mr(SOPInstanceUID="1.2.2"), "other/IM000001")
+    save(mr(SOPInstanceUID="1.2.3"), "a.txt")
+    (tmp_path / "in" / "b.dcm").write_text("hello")
+    scan = scan_folder(tmp_path / "in")
+    assert scan.n_slices == 3
+    assert reasons(scan) == {"b.dcm": ("skipped", "not-dicom")}
+
+
+def test_one_file_is_a_root_too(mr, save):
+    """`kspacesr-rt infer slice.dcm` is the first thing anybody tries."""
+    assert scan_folder(save(mr())).n_slices == 1
+
+
+def test_a_root_that_does_not_exist_is_an_input_error(tmp_path):
+    """A typing error must not end as `no MR image found`."""
+    with pytest.raises(InputError, match="does not exist") as caught:
+        scan_folder(tmp_path / "nowhere")
+    assert caught.value.hint == "name a folder of DICOM files"
+
+
+def test_special_files_are_never_opened(mr, save, tmp_path, monkeypatch):
+    """Reading a FIFO waits for ever."""
+    folder = save(mr()).parent
+    os.mkfifo(folder / "fifo")
+    (folder / "dangling").symlink_to(folder / "nothing")
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    (folder / "link").symlink_to(folder / "slice.dcm")
+    monkeypatch.chdir(folder)  # a socket's path may be 107 bytes long
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        opened = []
+        original = Path.open
+        monkeypatch.setattr(
+            Path, "open", lambda self, *a, **k: opened.append(self.name) or original(self, *a, **k)
+        )
+        scan = scan_folder(folder)
+    assert opened == ["slice.dcm"]
+    expected = ("skipped", "special-file")
+    assert reasons(scan) == dict.fromkeys(["dangling", "fifo", "link", "loop", "socket"], expected)
+    assert scan.n_slices == 1
+
+
+def test_a_fifo_as_root_is_left_out(tmp_path):
+    """The rule holds for what the user names, too."""
+    os.mkfifo(tmp_path / "fifo")
+    assert reasons(scan_folder(tmp_path / "fifo")) == {"fifo": ("skipped", "special-file")}
+
+
+def test_an_unreadable_file_fails(mr, save, tmp_path, monkeypatch):
+    """It may be a slice: leaving it out silently would leave a hole in the stack."""
+    folder = save(mr()).parent
+    save(mr(SOPInstanceUID="1.2.9"), "locked.dcm")
+    original = Path.open
+
+    def refuse(self, *args, **kwargs):
+        if self.name == "locked.dcm":
+            raise PermissionError(13, "Permission denied")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    scan = scan_folder(folder)
+    assert reasons(scan) == {"locked.dcm": ("failed", "unreadable")}
+    assert scan.left_out[0].message == "cannot be read: Permission denied"
+
+
+def test_an_identical_copy_is_processed_once(mr, save, tmp_path):
+    """Archives hold a slice twice, in two transfer syntaxes; the pixels decide."""
+    save(mr(), "a.dcm")
+    save(mr(), "b.dcm", syntax=ExplicitVRBigEndian)
+    save(mr(), "c.dcm", syntax=ImplicitVRLittleEndian)
+    scan = scan_folder(tmp_path / "in")
+    assert [item.path.name for item in scan.series[0].slices] == ["a.dcm"]
+    assert reasons(scan) == dict.fromkeys(["b.dcm", "c.dcm"], ("skipped", "duplicate"))
+
+
+def test_two_images_under_one_uid_both_fail(mr, save, tmp_path):
+    """Nobody can tell which one is right."""
+    pixels = np.arange(480, dtype=np.uint16).reshape(20, 24)
+    save(mr(pixels), "a.dcm")
+    save(mr(pixels + 1), "b.dcm")
+    save(mr(pixels, SOPInstanceUID="1.9"), "c.dcm")
+    scan = scan_folder(tmp_path / "in")
+    assert reasons(scan) == dict.fromkeys(["a.dcm", "b.dcm"], ("failed", "duplicate-conflict"))
+    assert scan.n_slices == 1
+
+
+def test_mixed_matrices_are_told(mr, save, tmp_path):
+    """Every slice is processed by itself, but a viewer will not stack them."""
+    save(mr(), "a")
+    save(mr(np.zeros((8, 8), np.uint16), SOPInstanceUID="1.9"), "b")
+    (series,) = scan_folder(tmp_path / "in").series
+    assert series.warnings == ("slices differ in matrix",)
+
+
+def test_scanning_changes_nothing(mr, save, tmp_path):
+    """Input folders are archives."""
+    path = save(mr())
+    before = (path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir()))
+    scan_folder(path.parent)
+    assert (path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir())) == before

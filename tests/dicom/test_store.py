@@ -1,0 +1,281 @@
+"""An output is absent or complete, and nothing of anybody's is ever overwritten."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from kspacesr_rt.dicom import derive, output_path, prepare_output, store, write_atomically
+from kspacesr_rt.dicom.uids import stable_uid
+from kspacesr_rt.errors import OutputError
+
+
+@pytest.fixture
+def derived(mr, save, load, run):
+    return derive(load(save(mr())), np.full((40, 48), 9, np.float32), run())
+
+
+@pytest.fixture
+def target(derived, tmp_path):
+    return output_path(tmp_path / "out", derived)
+
+
+def everything(folder):
+    return sorted(path for path in Path(folder).rglob("*") if not path.is_dir())
+
+
+def test_a_slice_is_written_whole(derived, target):
+    """And nothing stands beside it."""
+    write_atomically(derived, target)
+    assert everything(target.parents[1]) == [target]
+    assert set(dcmread(target).pixel_array.ravel()) == {9}
+
+
+def test_names_come_from_the_new_uids(derived, target, tmp_path):
+    """Input names carry patients' names."""
+    assert target == tmp_path / "out" / derived.SeriesInstanceUID / f"{derived.SOPInstanceUID}.dcm"
+
+
+def test_the_umask_decides_who_may_read(derived, target):
+    """Mkstemp's 0600 would lock the PACS gateway out."""
+    old = os.umask(0o027)
+    try:
+        write_atomically(derived, target)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+@pytest.fixture(params=[True, False], ids=["links", "no-links"])
+def links(request, monkeypatch):
+    if not request.param:
+
+        def refuse(self, target):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    return request.param
+
+
+@pytest.mark.usefixtures("links")
+def test_an_existing_file_is_never_replaced(derived, target):
+    """Not even by an equal one; with and without hard links."""
+    target.parent.mkdir(parents=True)
+    target.write_text("precious")
+    with pytest.raises(OutputError, match="exists already") as caught:
+        write_atomically(derived, target)
+    assert caught.value.hint == "remove it, or choose another folder"
+    assert everything(target.parents[1]) == [target]
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.usefixtures("links")
+def test_writing_works_with_and_without_hard_links(derived, target):
+    """FAT and SMB shares have none."""
+    write_atomically(derived, target)
+    assert everything(target.parents[1]) == [target]
+    assert dcmread(target).SOPInstanceUID == derived.SOPInstanceUID
+
+
+def test_a_failed_rename_leaves_no_empty_claim(derived, target, monkeypatch):
+    """An empty .dcm under the final name would be taken for a result."""
+
+    def refuse(self, *_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OutputError, match="Operation not permitted"):
+        write_atomically(derived, target)
+    assert everything(target.parents[1]) == []
+
+
+def test_a_full_disk_leaves_nothing(derived, target, monkeypatch):
+    """Pydicom alone leaves the first 200 kB under the final name."""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_atomically(derived, target)
+    assert everything(target.parents[1]) == []
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_a_file_that_does_not_read_back_leaves_nothing(share, derived, target, monkeypatch):
+    """Some file systems report a full disk to nobody."""
+    original = store._write_new
+    monkeypatch.setattr(
+        store,
+        "_write_new",
+        lambda path, content: original(path, content[: int(len(content) * share)]),
+    )
+    with pytest.raises(OutputError, match="read"):
+        write_atomically(derived, target)
+    assert everything(target.parents[1]) == []
+
+
+def test_another_instance_in_its_place_is_noticed(derived, target, monkeypatch):
+    """The right length is not enough."""
+    original = store._write_new
+    uid = str(derived.SOPInstanceUID).encode()
+    monkeypatch.setattr(
+        store,
+        "_write_new",
+        lambda path, content: original(path, content.replace(uid, b"1" * len(uid))),
+    )
+    with pytest.raises(OutputError, match="reads back differently"):
+        write_atomically(derived, target)
+    assert everything(target.parents[1]) == []
+
+
+def test_an_interrupt_leaves_nothing(derived, target, monkeypatch):
+    """Ctrl-C ends a run, not the tidiness of the folder."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "_verify", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(derived, target)
+    assert everything(target.parents[1]) == []
+
+
+def test_the_temporary_file_is_no_dcm_in_the_same_folder(derived, target, monkeypatch):
+    """Hot folders and routers grab *.dcm; /tmp may be another disk and readable by others."""
+    seen = []
+    original = store._verify
+    monkeypatch.setattr(
+        store, "_verify", lambda path, *rest: (seen.append(path), original(path, *rest))
+    )
+    write_atomically(derived, target)
+    (temporary,) = seen
+    assert temporary.parent == target.parent
+    assert temporary.suffix == ".part"
+
+
+def test_a_folder_that_cannot_be_made_is_an_output_error(derived, tmp_path):
+    """A file where the series folder should be."""
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_atomically(derived, tmp_path / "out" / "1" / "1.dcm")
+
+
+def snapshot(folder):
+    return {str(p): p.read_bytes() for p in everything(folder)}
+
+
+def ours(folder):
+    series = folder / stable_uid("s")
+    series.mkdir(parents=True)
+    (series / f"{stable_uid('i')}.dcm").write_bytes(b"x")
+    (series / f".{stable_uid('j')}.dcm.0123abcd.part").write_bytes(b"x")
+    (folder / "report.json").write_text("{}")
+    (folder / "preview-1.png").write_bytes(b"x")
+    return series
+
+
+def test_a_new_folder_is_made_and_an_empty_one_taken(tmp_path):
+    """The two usual cases."""
+    (tmp_path / "in").mkdir()
+    prepare_output(tmp_path / "in", tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    prepare_output(tmp_path / "in", tmp_path / "a" / "b")
+
+
+def test_our_own_outputs_may_stay(tmp_path):
+    """A run is resumed by giving the same command again."""
+    (tmp_path / "in").mkdir()
+    ours(tmp_path / "out")
+    before = snapshot(tmp_path)
+    prepare_output(tmp_path / "in", tmp_path / "out")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("root_in", "root_out", "message"),
+    [
+        ("in", "in", "is the input itself"),
+        ("in", "in/sub/out", "lies inside the input"),
+        ("in/sub", "in", "contains the input"),
+        ("in", "link", "is the input itself"),
+        ("in", "link/out", "lies inside the input"),
+        ("in/sub/file", "in/sub", "contains the input"),
+        ("in", "x/../in", "is the input itself"),
+    ],
+)
+def test_input_and_output_are_kept_apart(root_in, root_out, message, tmp_path):
+    """By what they are, not by how they are spelled; and nothing is touched."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "file").write_text("x")
+    (tmp_path / "link").symlink_to("in")
+    before = snapshot(tmp_path), sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=message) as caught:
+        prepare_output(tmp_path / root_in, tmp_path / root_out)
+    assert caught.value.hint == "choose a new folder outside the input"
+    assert (snapshot(tmp_path), sorted(tmp_path.rglob("*"))) == before
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "notes.txt",
+        "IM0001.dcm",
+        ".hidden",
+        "2.25.7/other.txt",
+        "2.25.7/1.2.840.dcm",
+        "2.25.7/deeper/2.25.8.dcm",
+        "1.2.840/2.25.8.dcm",
+        "2.25.007/2.25.8.dcm",
+        "sub/report.json",
+    ],
+)
+def test_a_folder_with_anything_else_is_refused(foreign, tmp_path):
+    """A mistyped -o must not mix results into somebody's study."""
+    (tmp_path / "in").mkdir()
+    ours(tmp_path / "out")
+    path = tmp_path / "out" / foreign
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x")
+    before = snapshot(tmp_path)
+    with pytest.raises(OutputError, match="not outputs of this tool") as caught:
+        prepare_output(tmp_path / "in", tmp_path / "out")
+    assert caught.value.hint == "choose a new or empty folder"
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [stable_uid("s"), "report.json"])
+def test_a_link_with_one_of_our_names_is_refused(name, tmp_path):
+    """Writing through it would write elsewhere."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("") if name == "report.json" else elsewhere.mkdir()
+    (tmp_path / "out" / name).symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="not outputs of this tool"):
+        prepare_output(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_file_as_output_is_refused(tmp_path):
+    """-o result.dcm is a natural mistake."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(OutputError, match="not a folder"):
+        prepare_output(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_made_says_why(tmp_path, monkeypatch):
+    """Read-only shares are common."""
+    (tmp_path / "in").mkdir()
+
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
+        prepare_output(tmp_path / "in", tmp_path / "out")

@@ -1,0 +1,61 @@
+"""Contact sheets: what a person looks at must show what was computed."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kspacesr_rt.errors import ShapeError
+from kspacesr_rt.interpolation import zero_fill
+from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.preview import LABEL_HEIGHT, PreviewSlice, contact_sheet, panels, sheet, to_grey
+
+
+def slice_of(matrix=(40, 30), upscale=2):
+    lr = brain_phantom(matrix) * 700
+    return PreviewSlice(lr=lr, sr=zero_fill(lr, upscale))
+
+
+def test_a_sheet_has_a_row_a_slice_and_four_panels():
+    """Source, zero-fill, SR and difference, all at the SR matrix."""
+    png = contact_sheet([slice_of(), slice_of()])
+    image = Image.open(io.BytesIO(png))
+    assert image.format == "PNG"
+    assert image.size == (4 * 60, 2 * (80 + LABEL_HEIGHT))
+
+
+def test_all_panels_share_one_window():
+    """Two panels of different contrast would show a difference that is not there."""
+    named = panels(slice_of())
+    zero_filled, sr = named[1][1], named[2][1]
+    assert np.array_equal(zero_filled, sr)
+    assert named[0][1].max() == 255
+
+
+def test_the_difference_panel_is_grey_where_nothing_was_added():
+    """Grey is equal, brighter was added, darker was taken away."""
+    one = slice_of()
+    assert set(np.unique(panels(one)[3][1])) <= {127, 128}
+    brighter = PreviewSlice(lr=one.lr, sr=one.sr + 20.0)
+    assert panels(brighter)[3][1].min() > 128
+
+
+def test_large_panels_are_reduced():
+    """A 4096 x 4096 result must not make a poster."""
+    image = sheet([[("big", np.zeros((1100, 1100), np.uint8))]])
+    assert max(image.size) <= 512 + LABEL_HEIGHT
+
+
+def test_window_edges_and_empty_slices():
+    """The window maps to black and white exactly; an all-zero slice is black, not an error."""
+    assert to_grey(np.array([0.0, 10.0]), 0.0, 10.0).tolist() == [0, 255]
+    assert to_grey(np.array([-5.0, 50.0]), 0.0, 10.0).tolist() == [0, 255]
+    empty = np.zeros((16, 16), np.float32)
+    assert contact_sheet([PreviewSlice(lr=empty, sr=np.zeros((32, 32), np.float32))])
+
+
+def test_nothing_to_show_is_refused():
+    """An empty sheet would be an unreadable picture."""
+    with pytest.raises(ShapeError, match="at least one panel"):
+        contact_sheet([])

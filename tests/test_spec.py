@@ -1,0 +1,251 @@
+"""The contract between export and runtime: read back whole, or refused with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kspacesr_rt.errors import ModelSpecError
+from kspacesr_rt.spec import METADATA_KEY, OP_DOMAIN, RESEARCH_USE, SCHEMA, ModelSpec, Provenance
+
+FULL = ModelSpec(
+    name="x2-fast",
+    architecture="dc-residual",
+    upscale=2,
+    width=32,
+    blocks=8,
+    bias=True,
+    matrix=(160, 123),
+    lowering="gemm",
+    data_consistency="hard",
+    opset=20,
+    adversarial=True,
+    quality={"evaluation": {"psnr_db": 33.25, "ssim": 0.9625}},
+    parity={"backend": "ort-cpu", "cases": [{"case": "phantom", "rim_error": 1e-4}]},
+    provenance=Provenance(
+        checkpoint_sha256="c" * 64,
+        weights_sha256="d" * 64,
+        created="2026-11-22T10:00:00+00:00",
+        versions={"torch": "2.13.0", "onnx": "1.23.2"},
+        training="480 slices of “Gehirn”, 12 000 steps",
+        licence="CC0-1.0",
+        attribution="A. Müller",
+    ),
+)
+
+
+def document(**changes: object) -> dict[str, object]:
+    """Return FULL as the JSON object a file holds, with some fields replaced."""
+    return json.loads(FULL.to_json()) | changes
+
+
+def read(values: object) -> ModelSpec:
+    return ModelSpec.from_json(json.dumps(values), origin="some.onnx")
+
+
+def test_a_full_specification_comes_back_equal():
+    """Whatever export says of a model is what the runtime acts on, down to the last field."""
+    assert ModelSpec.from_json(FULL.to_json()) == FULL
+
+
+@given(
+    name=st.text(min_size=1),
+    upscale=st.integers(1, 16),
+    matrix=st.tuples(st.integers(0, 4096), st.integers(0, 4096)),
+    bias=st.booleans(),
+    output=st.sampled_from(["real", "magnitude"]),
+    consistency=st.sampled_from(["none", "additive", "hard"]),
+    quality=st.dictionaries(st.text(), st.dictionaries(st.text(), st.floats(allow_nan=False))),
+)
+def test_every_valid_specification_comes_back_equal(
+    name, upscale, matrix, bias, output, consistency, quality
+):
+    """Names in any script, any matrix and any measured number survive the metadata string."""
+    spec = ModelSpec(
+        name=name,
+        architecture="seed-kspace",
+        upscale=upscale,
+        matrix=matrix,
+        bias=bias,
+        output=output,
+        data_consistency=consistency,
+        quality=quality,
+    )
+    assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+def test_the_stored_form_is_one_line_with_a_schema_number():
+    """ONNX metadata hold strings; a second reader must find the schema without our code."""
+    text = FULL.to_json()
+    assert "\n" not in text
+    assert json.loads(text)["schema"] == SCHEMA == 1
+    assert METADATA_KEY.startswith(f"{OP_DOMAIN}.")
+
+
+def test_a_specification_says_what_it_is_not_for():
+    """The research-use sentence is part of the contract, not of the documentation."""
+    assert "Not a medical device" in RESEARCH_USE
+    assert document()["intended_use"] == RESEARCH_USE
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", "\x00\xff", "[1, 2"])
+def test_text_that_is_not_json_is_refused(text):
+    """A damaged string in the metadata is named as such, with the file it came from."""
+    with pytest.raises(ModelSpecError, match=r"^some\.onnx: the model specification is not JSON: "):
+        ModelSpec.from_json(text, origin="some.onnx")
+
+
+@pytest.mark.parametrize("values", [[], 3, None, "text", {}, {"schema": "1"}, {"schema": None}])
+def test_json_that_is_no_specification_is_refused(values):
+    """JSON of another kind has no schema number, so nothing in it can be trusted."""
+    with pytest.raises(ModelSpecError) as caught:
+        read(values)
+    assert str(caught.value) == "some.onnx: the model specification has no schema number"
+
+
+def test_a_newer_schema_is_refused_with_the_upgrade_command():
+    """A model from next year's version must not run by guessing what its fields mean."""
+    with pytest.raises(ModelSpecError) as caught:
+        read(document(schema=SCHEMA + 1))
+    assert str(caught.value) == (
+        "some.onnx: specification schema 2 is newer than 1, the newest this version understands"
+    )
+    assert caught.value.hint == "pip install --upgrade kspacesr-rt"
+
+
+def test_a_newer_schema_is_refused_before_its_fields_are_looked_at():
+    """The reason given is 'newer', not the unknown field that a newer schema naturally has."""
+    with pytest.raises(ModelSpecError, match="is newer than"):
+        read({"schema": 99, "brand_new": True})
+
+
+@pytest.mark.parametrize("schema", [0, -1, True])
+def test_a_schema_that_never_existed_is_refused(schema):
+    """Schema numbers start at 1; anything below is damage."""
+    with pytest.raises(ModelSpecError, match="schema"):
+        read(document(schema=schema))
+
+
+@pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(ModelSpec)])
+def test_a_missing_field_is_refused_by_name(name):
+    """A missing field is never guessed: a default could silently be another model."""
+    values = document()
+    del values[name]
+    with pytest.raises(ModelSpecError) as caught:
+        read(values)
+    assert str(caught.value) == f"some.onnx: the specification lacks {name}"
+
+
+def test_a_missing_provenance_field_is_refused_by_name():
+    """Provenance is part of the contract: a digest that is not there cannot be checked."""
+    values = document()
+    del values["provenance"]["weights_sha256"]
+    with pytest.raises(ModelSpecError) as caught:
+        read(values)
+    assert str(caught.value) == "some.onnx: provenance: the specification lacks weights_sha256"
+
+
+def test_unknown_fields_are_refused_by_name():
+    """A field we do not know may change what the model computes."""
+    with pytest.raises(ModelSpecError) as caught:
+        read(document(window="hann", phase=True))
+    assert str(caught.value) == (
+        "some.onnx: the specification has fields this version does not understand: phase, window"
+    )
+
+
+def test_unknown_provenance_fields_are_refused():
+    """The same rule one level down; this is also where a patient's name would be smuggled in."""
+    values = document()
+    values["provenance"]["patient"] = "Doe^Jane"
+    with pytest.raises(ModelSpecError, match="does not understand: patient"):
+        read(values)
+
+
+@pytest.mark.parametrize("provenance", [None, [], "text", 3])
+def test_provenance_of_another_type_is_refused(provenance):
+    """A list where an object is expected is damage, not a traceback."""
+    with pytest.raises(ModelSpecError) as caught:
+        read(document(provenance=provenance))
+    found = type(provenance).__name__
+    assert str(caught.value) == f"some.onnx: provenance: expected a JSON object, found {found}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("architecture", "unet", "architecture 'unet' is not one of seed-kspace, seed-image, dc-"),
+        ("data_consistency", "soft", "data_consistency 'soft' is not one of none, additive, hard"),
+        ("lowering", "conv", "lowering 'conv' is not one of gemm, dft, none"),
+        ("output", "phase", "output 'phase' is not one of real, magnitude"),
+        ("precision", "fp16", "precision 'fp16' is not one of fp32"),
+        ("fft_convention", "corner", "fft_convention 'corner' is not one of centred"),
+        ("fft_norm", "backward", "fft_norm 'backward' is not one of ortho"),
+        ("normaliser", "min-max", "normaliser 'min-max' is not one of slice-max, none"),
+        ("name", "", "name is empty"),
+        ("upscale", 0, "upscale 0 is outside 1 to 16"),
+        ("upscale", 17, "upscale 17 is outside 1 to 16"),
+        ("image_channels", 2, "image_channels 2 is neither 1 nor 3"),
+        ("matrix", [160], "matrix (160,) is not (rows, columns)"),
+        ("matrix", [160, 160, 1], "matrix (160, 160, 1) is not (rows, columns)"),
+        ("matrix", [160, -1], "matrix (160, -1) is not (rows, columns)"),
+    ],
+)
+def test_impossible_values_are_refused_with_the_reason(field, value, reason):
+    """Every instance that exists is valid, so the code behind the border need not ask again."""
+    with pytest.raises(ModelSpecError) as caught:
+        read(document(**{field: value}))
+    assert str(caught.value).startswith(f"some.onnx: impossible model specification: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("upscale", "2"),
+        ("upscale", None),
+        ("upscale", 2.5),
+        ("matrix", 160),
+        ("matrix", None),
+        ("matrix", ["a", "b"]),
+        ("matrix", [160.5, 160]),
+        ("architecture", ["dc-residual"]),
+        ("parity", []),
+        ("quality", None),
+        ("width", "32"),
+        ("name", 5),
+    ],
+)
+def test_values_of_the_wrong_type_are_refused(field, value):
+    """What passes here is later used as a number or a mapping, far from the file's name."""
+    with pytest.raises(ModelSpecError, match=r"^some\.onnx: "):
+        read(document(**{field: value}))
+
+
+def test_all_problems_are_said_at_once():
+    """Whoever writes a converter should not meet the errors one run at a time."""
+    with pytest.raises(ModelSpecError) as caught:
+        ModelSpec(name="", architecture="dc-residual", upscale=0)
+    assert str(caught.value) == (
+        "impossible model specification: name is empty; upscale 0 is outside 1 to 16"
+    )
+
+
+def test_an_image_domain_seed_network_cannot_promise_data_consistency():
+    """Its output goes through a tanh: a 'hard' in its specification would be a false promise."""
+    with pytest.raises(ModelSpecError, match="image-domain seed network has no data consistency"):
+        ModelSpec(name="n", architecture="seed-image", upscale=4, data_consistency="hard")
+
+
+def test_a_specification_cannot_be_edited():
+    """Binding makes a new one; nobody changes a model's contract in passing."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FULL.upscale = 4
+
+
+def test_the_sr_matrix_is_the_lr_matrix_times_upscale():
+    """Rows stay rows: for a non-square matrix a swap would be visible at once."""
+    assert dataclasses.replace(FULL, upscale=4).sr_matrix((67, 90)) == (268, 360)
