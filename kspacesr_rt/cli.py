@@ -383,6 +383,7 @@ def evaluate(
 ) -> None:
     """Judge models beside zero-fill and bicubic on HR images they never saw."""
     from kspacesr_rt.bench.cards import write_card
+    from kspacesr_rt.bench.environment import environment
     from kspacesr_rt.bench.picture import comparison
     from kspacesr_rt.bench.quality import as_text, judge
     from kspacesr_rt.files import replace_file
@@ -396,7 +397,9 @@ def evaluate(
     if picture is not None:
         replace_file(picture, comparison(data[0], models[0], backend=backend, threads=threads))
     if as_json:
-        _echo_json([dataclasses.asdict(row) for row in rows])
+        _echo_json(
+            {"environment": environment(), "rows": [dataclasses.asdict(row) for row in rows]}
+        )
     else:
         typer.echo(as_text(rows))
 

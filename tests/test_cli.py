@@ -191,10 +191,10 @@ def test_evaluate_prints_a_table_with_its_convention(run, one_slice):
     result = run("evaluate", one_slice, "--model", "x2-fast", "--threads", 1)
     assert result.exit_code == 0
     assert "Convention: slice-range1" in result.stdout
-    rows = json.loads(
+    result = json.loads(
         run("evaluate", one_slice, "--model", "x2-fast", "--threads", 1, "--json").stdout
     )
-    quality = {row["method"]: row["quality"] for row in rows}
+    quality = {row["method"]: row["quality"] for row in result["rows"]}
     assert quality["x2-fast"]["psnr_db"] > quality["zero-fill"]["psnr_db"] + 0.5
     assert quality["x2-fast"]["ssim"] > quality["zero-fill"]["ssim"]
 

@@ -114,12 +114,22 @@ def test_the_known_answer_of_an_exported_file_verifies(exported):
 
 def test_json_is_one_line_with_the_parity_record(checkpoint_file, tmp_path):
     """A build script reads the numbers without parsing a table."""
-    result = invoke("export", checkpoint_file, "-o", tmp_path / "m.onnx", "--json", "--fft", "dft")
+    result = invoke("export", checkpoint_file, "-o", tmp_path / "m.onnx", "--json")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("\n") == 1
     document = json.loads(result.stdout)
     assert document["path"] == str(tmp_path / "m.onnx")
     assert document["parity"]["failures"] == []
+
+
+def test_the_dft_lowering_passes_where_it_is_as_good_as_its_kernel(checkpoint_file, tmp_path):
+    """`--fft dft` is an offered option: an honest model must be exportable with it.
+
+    ONNX Runtime's DFT kernel is good to 5e-5 (RUNTIMES.md, D1): a tolerance below that refuses
+    every model on some matrix.
+    """
+    result = invoke("export", checkpoint_file, "-o", tmp_path / "m.onnx", "--fft", "dft", "-q")
+    assert (result.exit_code, result.stderr) == (0, "")
     assert load_model(tmp_path / "m.onnx").spec.lowering == "dft"
 
 
@@ -272,12 +282,13 @@ def judged(result: np.ndarray, one: Case, reference: np.ndarray) -> list[str]:
 
 
 def test_equal_results_agree_perfectly():
-    """Bitwise equality is infinite PSNR and nothing else; JSON gets a number for it."""
+    """Bitwise equality is an infinite PSNR and zero everywhere else, and passes."""
     one = case()
-    agreement = compare(one, one.hr, one.hr)
+    agreement = compare(one, reference_for(one), reference_for(one))
     assert agreement.psnr_between_db == math.inf
     assert agreement.centre_error == agreement.rim_error == agreement.max_error == 0.0
-    assert failures_of(agreement, EXACT) == [] or math.isnan(agreement.delta_psnr_db)
+    assert agreement.delta_psnr_db == agreement.delta_ssim == agreement.delta_mae_share == 0.0
+    assert failures_of(agreement, EXACT) == []
 
 
 def reference_for(one: Case) -> np.ndarray:
@@ -300,14 +311,14 @@ def test_an_error_only_in_the_rim_is_judged_by_the_rims_own_energy(share, caught
 
     The rim here is faint (1e-4 of the image), so the image's PSNR alone would let it pass.
     """
-    one = case()
-    zero_filled = kspace.zero_fill_image(one.lr.astype(np.float64), 2)
-    full = kspace.fft2c(one.hr.astype(np.float64))
-    rim = full - kspace.centre_fill(kspace.centre_crop(full, (20, 25)), full.shape)
-    rim *= 1e-4 * np.linalg.norm(full) / np.linalg.norm(rim)
-    reference = (zero_filled + kspace.ifft2c(rim)).real
-    # The zero-filled LR magnitude is real only up to its Nyquist line, so measure from there.
-    wrong = reference + share * kspace.ifft2c(rim).real
+    matrix = (21, 25)  # odd: the Nyquist line of an even axis would belong to centre and rim
+    one = case(matrix=matrix)
+    zero_filled = kspace.zero_fill_image(one.lr.astype(np.float64), 2).real
+    noise = kspace.fft2c(np.random.default_rng(0).standard_normal(one.hr.shape))
+    rim = noise - kspace.centre_fill(kspace.centre_crop(noise, matrix), noise.shape)
+    faint = kspace.ifft2c(rim).real
+    faint *= 1e-4 * np.linalg.norm(zero_filled) / np.linalg.norm(faint)
+    reference, wrong = zero_filled + faint, zero_filled + (1.0 + share) * faint
     agreement = compare(one, reference, wrong)
     assert agreement.centre_error < EXACT.centre_error
     assert agreement.psnr_between_db > EXACT.psnr_between_db

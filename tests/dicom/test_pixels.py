@@ -159,9 +159,20 @@ def test_padding_is_found_and_cannot_ring(mr, save, load):
 
 def test_padding_can_be_a_range(mr, save, load):
     """Pixel Padding Range Limit marks an interval."""
-    stored = noise("<u2", 12)
-    decoded = load(save(mr(stored, PixelPaddingValue=10, PixelPaddingRangeLimit=400)))
-    np.testing.assert_array_equal(decoded.padding, (stored >= 10) & (stored <= 400))
+    stored = noise("<i2", 10).clip(0)
+    stored[:3] = -2000
+    stored[3:5] = -1500
+    stored[5] = -1499
+    decoded = load(save(mr(stored, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1500)))
+    np.testing.assert_array_equal(decoded.padding, stored <= -1500)
+
+
+def test_a_padding_value_among_the_signal_is_no_padding(mr, save, load):
+    """GE writes 0 as padding value, and 0 wherever it is dark."""
+    stored = noise("<i2", 10).clip(0)
+    decoded = load(save(mr(stored, PixelPaddingValue=0)))
+    assert decoded.padding is None
+    np.testing.assert_array_equal(decoded.values, stored)
 
 
 def test_without_padded_pixels_there_is_no_mask(mr, save, load):

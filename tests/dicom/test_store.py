@@ -180,11 +180,12 @@ def ours(folder):
     return series
 
 
-def test_a_new_folder_is_made_and_an_empty_one_taken(tmp_path):
-    """The two usual cases."""
+def test_a_new_and_an_empty_folder_are_taken(tmp_path):
+    """The two usual cases; a run that finds no MR image must leave no folder behind."""
     (tmp_path / "in").mkdir()
     prepare_output(tmp_path / "in", tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a" / "b").mkdir(parents=True)
     prepare_output(tmp_path / "in", tmp_path / "a" / "b")
 
 
@@ -269,13 +270,32 @@ def test_a_file_as_output_is_refused(tmp_path):
         prepare_output(tmp_path / "in", tmp_path / "out")
 
 
-def test_a_folder_that_cannot_be_made_says_why(tmp_path, monkeypatch):
-    """Read-only shares are common."""
+@pytest.mark.parametrize("place", ["out", "new/out"])
+def test_a_place_that_may_not_be_written_is_refused(place, tmp_path, monkeypatch):
+    """Read-only shares are common; hours of computing must not come first."""
     (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(OutputError, match="may not be written"):
+        prepare_output(tmp_path / "in", tmp_path / place)
 
-    def refuse(self, *args, **kwargs):
+
+def test_a_place_below_a_file_is_refused(tmp_path):
+    """No folder can be made there."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="may not be written"):
+        prepare_output(tmp_path / "in", tmp_path / "file" / "out")
+
+
+def test_a_folder_that_cannot_be_listed_says_why(tmp_path, monkeypatch):
+    """Whether it holds somebody's files cannot be told."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+
+    def refuse(self):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(OutputError, match="Permission denied"):
         prepare_output(tmp_path / "in", tmp_path / "out")

@@ -1,0 +1,105 @@
+"""Write README's tables from the committed result files.
+
+Run: ``python -m kspacesr_rt.bench.readme README.md bench/results``
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from kspacesr_rt.bench.quality import CONVENTION, QualityRow, means
+from kspacesr_rt.files import replace_file
+from kspacesr_rt.metrics import Quality
+
+QUALITY_FILE, LATENCY_FILE = "quality.json", "latency.json"
+
+
+def _origin(environment: dict[str, Any], file: str) -> str:
+    packages = environment["packages"]
+    return (
+        f"{environment['date']}, {environment['cores']} cores ({environment['cpu']}), commit "
+        f"{environment['commit']}, onnxruntime {packages['onnxruntime']}, "
+        f"`bench/results/{file}`"
+    )
+
+
+def quality_table(result: dict[str, Any]) -> str:
+    """Return the means of `kspacesr-rt evaluate --json` as Markdown."""
+    rows = [QualityRow(**{**row, "quality": Quality(**row["quality"])}) for row in result["rows"]]
+    averages = means(rows)
+    base = {(row.data, row.upscale): row.quality for row in averages if row.method == "zero-fill"}
+    lines = [
+        "Image quality on series that no model was trained on: `validation` is T2, FLAIR and T1 "
+        "of one more patient of the training scanner, `evaluation` other scanners and contrasts "
+        f"(proton density, T1 with contrast agent). Convention `{CONVENTION}`: HR scaled by its "
+        "series' maximum, data range 1, mean over slices with tissue, clipped at 0; LR is the "
+        "magnitude of the inverse FFT of the k-space centre.",
+        "",
+        "| data | slices | upscale | method | MAE | PSNR dB | SSIM | gain dB | gain SSIM |",
+        "| --- | --: | --: | --- | --: | --: | --: | --: | --: |",
+    ]
+    for row in sorted(averages, key=lambda row: (row.data != "validation", row.upscale)):
+        own, reference = row.quality, base[row.data, row.upscale]
+        lines.append(
+            f"| {row.data} | {row.n_slices} | x{row.upscale} | {row.method} | {own.mae:.5f} | "
+            f"{own.psnr_db:.2f} | {own.ssim:.4f} | {own.psnr_db - reference.psnr_db:+.2f} | "
+            f"{own.ssim - reference.ssim:+.4f} |"
+        )
+    origin = _origin(result["environment"], QUALITY_FILE)
+    return "\n".join([*lines, "", f"(`kspacesr-rt evaluate DATA --json`; {origin})"])
+
+
+def latency_table(result: dict[str, Any]) -> str:
+    """Return a pytest-benchmark file as ratios to PyTorch eager in the same run."""
+    medians: dict[tuple[str, str, str], float] = {}
+    for one in result["benchmarks"]:
+        suite = one["fullname"].split("::")[0].rsplit("/", 1)[-1]
+        extra = one["extra_info"]
+        contestant = extra.get("backend") or extra["contestant"]
+        medians[suite, one["group"], contestant] = one["stats"]["median"]
+    wording = {
+        ("test_latency.py", "ort-cpu"): "`ort-cpu`, one slice (128 or 64 to 256), `run` alone",
+        ("test_pipeline.py", "infer"): "`infer`, the sample's 20 slices, DICOM in to DICOM out",
+    }
+    lines = [
+        "Time relative to PyTorch eager on the same slices, fp32, one thread, medians of one run; "
+        "below 1 is faster.",
+        "",
+        "| what | x2-fast | x4-fast |",
+        "| --- | --: | --: |",
+    ]
+    for (suite, contestant), text in wording.items():
+        ratios = [
+            medians[suite, group, contestant] / medians[suite, group, "torch-eager"]
+            for group in ("x2-fast", "x4-fast")
+        ]
+        lines.append(f"| {text} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    origin = _origin(result["environment"], LATENCY_FILE)
+    return "\n".join([*lines, "", f"(`pytest bench/suites`; {origin})"])
+
+
+def with_tables(readme: str, results: Path) -> str:
+    """Return the README's text with its tables as the result files have them."""
+    tables = {
+        "quality": quality_table(json.loads((results / QUALITY_FILE).read_text())),
+        "latency": latency_table(json.loads((results / LATENCY_FILE).read_text())),
+    }
+    for name, table in tables.items():
+        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        readme = re.sub(
+            pattern, lambda found, t=table: f"{found[1]}{t}\n{found[2]}", readme, flags=re.DOTALL
+        )
+    return readme
+
+
+def main(readme: Path, results: Path) -> None:
+    """Rewrite a README in place."""
+    replace_file(readme, with_tables(readme.read_text(), results).encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
