@@ -91,13 +91,14 @@ def _transform(
     values: dict[str, Any], grids: _Grids, lowering: Lowering, inverse: bool
 ) -> Constants:
     if lowering == "gemm":
-        rows, columns = (
-            centred_dft(source, target, inverse=inverse)
-            for source, target in zip(grids.source, grids.target, strict=True)
-        )
+        pairs = list(zip(grids.source, grids.target, strict=True))
+        # A square matrix needs one DFT, not two.
+        dfts = {
+            pair: centred_dft(*pair, inverse=inverse, dtype=np.complex64) for pair in set(pairs)
+        }
         return {
-            "left": left_factor(rows, values["input_channels"]),
-            "right": right_factor(columns, values["channels"]),
+            "left": left_factor(dfts[pairs[0]], values["input_channels"]),
+            "right": right_factor(dfts[pairs[1]], values["channels"]),
         }
     return _dft_constants(grids, inverse)
 
@@ -218,20 +219,26 @@ def rebind(proto: onnx.ModelProto, spec: ModelSpec) -> None:
     kept = [item for item in graph.initializer if item.name not in stale]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    shared: dict[tuple[str, bytes], str] = {}
+    named: dict[tuple[str, ...], list[str]] = {}
     for node in graph.node:
         if node.domain != OP_DOMAIN:
             continue
-        names = []
-        for key, array in layer_constants(node, spec.matrix, spec.lowering).items():
-            content = (str(array.shape), array.tobytes())
-            if content not in shared:
-                shared[content] = f"{node.name}.{key}"
-                graph.initializer.append(numpy_helper.from_array(array, shared[content]))
-            names.append(shared[content])
+        # Layers of the same operator and attributes share their constants.
+        alike = (node.op_type, *(item.SerializeToString().hex() for item in node.attribute))
+        if alike not in named:
+            constants = layer_constants(node, spec.matrix, spec.lowering)
+            named[alike] = [f"{node.name}.{key}" for key in constants]
+            for name, array in zip(named[alike], constants.values(), strict=True):
+                # Filled in place: a large matrix's constants are copied once, not three times.
+                graph.initializer.add(
+                    name=name,
+                    data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+                    dims=array.shape,
+                    raw_data=np.ascontiguousarray(array).tobytes(),
+                )
         data_input = node.input[0]
         del node.input[:]
-        node.input.extend([data_input, *names])
+        node.input.extend([data_input, *named[alike]])
     _set_shape(graph.input[0], spec.matrix)
     _set_shape(graph.output[0], spec.sr_matrix(spec.matrix))
 

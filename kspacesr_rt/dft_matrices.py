@@ -8,12 +8,15 @@ written as real block matrices acting on stacked real and imaginary parts.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from kspacesr_rt.errors import ShapeError
 from kspacesr_rt.kspace import ComplexArray, FloatArray
 
 
-def centred_dft(n_from: int, n_to: int, *, inverse: bool) -> ComplexArray:
+def centred_dft(
+    n_from: int, n_to: int, *, inverse: bool, dtype: npt.DTypeLike = np.complex128
+) -> ComplexArray:
     """Return the matrix of a 1-D centred orthonormal DFT between two grids.
 
     Parameters
@@ -23,10 +26,12 @@ def centred_dft(n_from: int, n_to: int, *, inverse: bool) -> ComplexArray:
         inverse ones may zero-fill (``n_to >= n_from``).
     inverse
         False: image to k-space; True: k-space to image.
+    dtype
+        complex128, or complex64 for values rounded once, at the end.
 
     Returns
     -------
-        Shape ``(n_to, n_from)``, complex128.
+        Shape ``(n_to, n_from)``.
 
     Raises
     ------
@@ -45,11 +50,12 @@ def centred_dft(n_from: int, n_to: int, *, inverse: bool) -> ComplexArray:
             f"a {'inverse' if inverse else 'forward'} transform does not {verb}: "
             f"{n_from} to {n_to} samples"
         )
-    index_from = np.arange(n_from, dtype=np.int64) - n_from // 2
-    index_to = np.arange(n_to, dtype=np.int64) - n_to // 2
+    # 32 bits hold every product: |index| is at most half of 8192.
+    index_from = np.arange(n_from, dtype=np.int32) - n_from // 2
+    index_to = np.arange(n_to, dtype=np.int32) - n_to // 2
     sign = 1.0 if inverse else -1.0
     turns = np.exp(sign * 2j * np.pi * np.arange(length) / length) / np.sqrt(length)
-    matrix: ComplexArray = turns[np.outer(index_to, index_from) % length]
+    matrix: ComplexArray = turns.astype(dtype)[np.outer(index_to, index_from) % length]
     return matrix
 
 
@@ -67,11 +73,14 @@ def left_factor(matrix: ComplexArray, input_channels: int) -> FloatArray:
     -------
         Shape ``(2 * n_to, input_channels * n_from)``, float32.
     """
-    real, imaginary = matrix.real, matrix.imag
-    columns = [np.vstack([real, imaginary])]
+    n_to, n_from = matrix.shape
+    factor = np.empty((2 * n_to, input_channels * n_from), dtype=np.float32)
+    factor[:n_to, :n_from] = matrix.real
+    factor[n_to:, :n_from] = matrix.imag
     if input_channels == 2:
-        columns.append(np.vstack([-imaginary, real]))
-    return np.hstack(columns).astype(np.float32)
+        factor[:n_to, n_from:] = -matrix.imag
+        factor[n_to:, n_from:] = matrix.real
+    return factor
 
 
 def right_factor(matrix: ComplexArray, output_channels: int) -> FloatArray:
@@ -88,8 +97,11 @@ def right_factor(matrix: ComplexArray, output_channels: int) -> FloatArray:
     -------
         Shape ``(2 * n_from, output_channels * n_to)``, float32.
     """
-    real, imaginary = matrix.real.T, matrix.imag.T
-    columns = [np.vstack([real, -imaginary])]
+    n_to, n_from = matrix.shape
+    factor = np.empty((2 * n_from, output_channels * n_to), dtype=np.float32)
+    factor[:n_from, :n_to] = matrix.real.T
+    factor[n_from:, :n_to] = -matrix.imag.T
     if output_channels == 2:
-        columns.append(np.vstack([imaginary, real]))
-    return np.hstack(columns).astype(np.float32)
+        factor[:n_from, n_to:] = matrix.imag.T
+        factor[n_from:, n_to:] = matrix.real.T
+    return factor

@@ -79,7 +79,7 @@ def test_name_and_data_consistency_can_be_overridden(make_generator, tmp_path):
 @pytest.mark.parametrize("upscale", [2, 4])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_the_seeds_own_weights_load(tmp_path, channels, upscale, bias, wrapping):
-    """As the seed saves them: bare, from DataParallel, inside a dict, or converted to safetensors."""
+    """As people have them: bare, from DataParallel, inside a dict, converted to safetensors."""
     weights = seed_weights(channels, upscale, 6, bias)
     path = tmp_path / "netG_epoch_20.pth"
     if wrapping == "safetensors":

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 from kspacesr_rt import kspace
+from kspacesr_rt.binding import layer_constants
 from kspacesr_rt.dft_matrices import centred_dft, left_factor, right_factor
 from kspacesr_rt.errors import ShapeError
+from kspacesr_rt.spec import OP_DOMAIN
 
 SIZES = (80, 96, 160, 255, 256, 319, 320, 512)
 """Matrices that scanners deliver, with odd neighbours."""
@@ -104,6 +107,22 @@ def test_phases_are_reduced_exactly_so_that_fp32_constants_are_correctly_rounded
         half_ulp = 0.5 * np.spacing(np.abs(exact).astype(np.float32)).astype(np.longdouble)
         # 1e-16: where cosine or sine is 0, float64's pi leaves 6e-17, and no fp32 sum can see it.
         assert (np.abs(part - exact) <= half_ulp * 1.0001 + 1e-16).all()
+
+
+@pytest.mark.parametrize("n", [81, 400])
+def test_the_constants_of_a_bound_model_are_the_correctly_rounded_ones(n):
+    """However binding saves time and memory, what it stores is the float64 value rounded once."""
+    node = helper.make_node(
+        "FFT2c", ["x"], ["y"], domain=OP_DOMAIN, input_upscale=1, output_upscale=1,
+        input_channels=1, channels=2,
+    )  # fmt: skip
+    constants = layer_constants(node, (n, n + 1), "gemm")
+    rows, columns = (centred_dft(size, size, inverse=False) for size in (n, n + 1))
+    left = np.vstack([rows.real, rows.imag]).astype(np.float32)
+    real, imaginary = columns.real.T, columns.imag.T
+    right = np.block([[real, imaginary], [-imaginary, real]]).astype(np.float32)
+    assert np.array_equal(constants["left"], left)
+    assert np.array_equal(constants["right"], right)
 
 
 @pytest.mark.parametrize("output_channels", [1, 2])

@@ -219,7 +219,7 @@ def test_units_do_not_matter(make_generator, architecture, gain):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_without_bias_the_residual_generator_is_homogeneous_by_itself(make_generator, bias):
-    """Scaling a series scales its result even with the normalisation taken out; a bias breaks it."""
+    """Scaling a series scales its result even without the normalisation; a bias breaks it."""
     generator, _ = make_generator("dc-residual", 2, bias=bias)
 
     class NoNormalisation(nn.Module):
@@ -400,7 +400,7 @@ def test_half_precision_is_widened_before_a_transform():
 
 
 def test_the_slice_maximum_is_taken_of_magnitudes_slice_by_slice():
-    """Signed input (a phase-corrected real image) is scaled by its size, not by its largest value."""
+    """Signed input (a phase-corrected image) is scaled by its size, not by its largest value."""
     image = torch.tensor([[1.0, -5.0], [2.0, 3.0], [0.0, 0.0]]).reshape(3, 1, 1, 2)
     maximum = layers.SliceMaximum()(image)
     assert maximum.shape == (3, 1, 1, 1)

@@ -31,7 +31,7 @@ EXPORT_HINT = "export it with: kspacesr-rt export CHECKPOINT -o MODEL.onnx"
 
 @pytest.fixture
 def proto(model) -> onnx.ModelProto:
-    """A copy of the tiny model's graph, to damage."""
+    """Copy the tiny model's graph, to damage it."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model.proto)
     return copy
@@ -331,7 +331,7 @@ def test_another_input_is_refused(proto):
 
 
 def test_a_second_output_is_refused(proto):
-    """Two outputs: which one is the image?"""
+    """With two outputs nobody knows which one is the image."""
     proto.graph.output.append(proto.graph.output[0])
     refused(
         proto,

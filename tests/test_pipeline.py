@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pydicom
@@ -78,6 +79,40 @@ def test_every_slice_becomes_one_of_a_derived_series(study, out):
         assert dataset.ImageType[0] == "DERIVED"
     original = pydicom.dcmread(next(study.iterdir()))
     assert float(derived[0].PixelSpacing[0]) == pytest.approx(float(original.PixelSpacing[0]) / 2)
+
+
+def test_simpleitk_reads_the_series_at_half_the_spacing_in_the_same_place(study, out):
+    """An independent reader sees one volume: same corner, same direction, same extent."""
+    itk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+    infer(study, out, InferOptions(threads=1))
+
+    def volume(folder):
+        return itk.ReadImage(itk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+
+    source, derived = volume(study), volume(outputs(out)[0].parent)
+    assert derived.GetSize() == (512, 512, 4)
+    expected = [source.GetSpacing()[0] / 2, source.GetSpacing()[1] / 2, source.GetSpacing()[2]]
+    assert derived.GetSpacing() == pytest.approx(expected)
+    assert derived.GetOrigin() == pytest.approx(source.GetOrigin())
+    assert derived.GetDirection() == pytest.approx(source.GetDirection())
+    assert itk.GetArrayFromImage(derived)[:, ::2, ::2] == pytest.approx(
+        itk.GetArrayFromImage(source), abs=0.15 * itk.GetArrayFromImage(source).max()
+    )
+
+
+@pytest.mark.skipif(shutil.which("dcmdump") is None, reason="dcmtk's dcmdump is not installed")
+def test_dcmtk_reads_every_output_without_a_word_of_complaint(study, out):
+    """The strictest reader at hand: warnings count."""
+    infer(study, out, InferOptions(threads=1))
+    for path in outputs(out):
+        dumped = subprocess.run(
+            ["dcmdump", "+P", "Rows", "+P", "PixelSpacing", str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert dumped.stderr == ""
+        assert "US 512" in dumped.stdout
 
 
 def test_the_model_adds_detail_that_zero_fill_does_not(study, out, tmp_path):

@@ -1,0 +1,577 @@
+"""Training really trains, can be stopped and repeated, and says what is wrong with its input."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from kspacesr_rt import kspace
+from kspacesr_rt.cli import app
+from kspacesr_rt.errors import CheckpointError, InputError, TrainingDataError
+from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.train.checkpoint import load_checkpoint, read_document, save_checkpoint
+from kspacesr_rt.train.generators import build_generator
+from kspacesr_rt.train.loop import TrainingOptions, measure_spectrum, train
+from kspacesr_rt.train.pairs import (
+    Augmentation,
+    PairSampler,
+    TrainingSeries,
+    load_training_series,
+    prepare_series,
+)
+from kspacesr_rt.train.recipe import read_recipe
+from kspacesr_rt.train.run import train_from_folders, validation_slices
+from kspacesr_rt.train.volumes import (
+    Volume,
+    measured_support,
+    read_volumes,
+    supported,
+    training_planes,
+)
+
+ARCHITECTURES = ("seed-kspace", "seed-image", "dc-residual")
+AS_IS = Augmentation(matrix_shrink=1.0, noise_share=0.0)
+"""Only flips and transposes, so that a short run's loss is comparable."""
+TINY = TrainingOptions(
+    name="tiny",
+    width=4,
+    blocks=1,
+    steps=12,
+    batch=2,
+    validate_every=6,
+    matrix=32,
+    augmentation=AS_IS,
+)
+
+
+def phantoms(n: int = 3, matrix: tuple[int, int] = (96, 88)) -> np.ndarray:
+    return np.stack([brain_phantom(matrix, seed=seed) for seed in range(n)]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Make a folder as people have them: one series as .npy, one as NIfTI, one as DICOM."""
+    root = tmp_path_factory.mktemp("data")
+    np.save(root / "phantom.npy", phantoms() * 1000.0)
+    volume = phantoms(4, (80, 96)).transpose(1, 2, 0) * 300.0
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([1.0, 1.0, 6.0, 1.0])), root / "p.nii.gz")
+    (root / "dicom").mkdir()
+    for path in sorted(sample_folder().glob("*.dcm"))[8:11]:
+        shutil.copy(path, root / "dicom")
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def series() -> list[TrainingSeries]:
+    return [prepare_series(Volume(name="phantom", slices=phantoms()))]
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def weights_of(path) -> dict[str, torch.Tensor]:
+    return read_document(path)["state_dict"]
+
+
+def same_weights(first, second) -> bool:
+    ours, theirs = weights_of(first), weights_of(second)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("upscale", [2, 4])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_on_a_folder_lowers_the_loss(folder, tmp_path, architecture, upscale):
+    """DICOM, NIfTI and .npy in one folder; the checkpoint is better than the weights it began with.
+
+    Judged on fixed pairs of that folder: the loss of single batches depends on the slices drawn.
+    """
+    output = tmp_path / "run.pt"
+    steps = 60 if architecture == "dc-residual" else 20  # it starts at zero-fill, a hard baseline
+    options = dataclasses.replace(
+        TINY, architecture=architecture, upscale=upscale, width=8, steps=steps, lr=3e-3,
+        loss="mse", validate_every=steps // 2, matrix=64 // upscale,
+    )  # fmt: skip
+    seen = []
+    spec = train_from_folders(
+        [folder], output, options, validation=[folder / "phantom.npy"], on_progress=seen.append
+    )
+    assert [one.step for one in seen] == list(range(1, steps + 1))
+    assert [one.step for one in seen if one.validation is not None] == [steps // 2, steps]
+    assert seen[-1].as_text().startswith("loss 0.")
+    loaded = load_checkpoint(output)
+    assert loaded.spec == spec
+    assert (spec.architecture, spec.upscale, spec.name) == (architecture, upscale, "tiny")
+    torch.manual_seed(options.random_state)
+    untrained = build_generator(spec)
+    for name in ("h_lr", "h_hr"):
+        if hasattr(untrained, name):
+            getattr(untrained, name).spectrum.copy_(getattr(loaded.generator, name).spectrum)
+    sampler = PairSampler(
+        load_training_series([folder]), upscale=upscale, batch=2, augmentation=AS_IS,
+        rng=np.random.default_rng(99),
+    )  # fmt: skip
+    pairs = [[torch.from_numpy(array) for array in sampler.draw()] for _ in range(6)]
+
+    def loss(generator: torch.nn.Module) -> float:
+        with torch.inference_mode():
+            return sum(float((generator.eval()(lr) - hr).square().mean()) for lr, hr in pairs)
+
+    assert loss(loaded.generator) < loss(untrained)
+    rows = rows_of(output.with_suffix(".csv"))
+    assert [row["step"] for row in rows] == [str(steps // 2), str(steps)]
+    assert rows[0].keys() == {"step", "loss", "mae", "psnr_db", "ssim", "seconds"}
+    assert all(float(row["psnr_db"]) > 5.0 for row in rows)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.csv", "run.pt"]
+
+
+def test_a_run_without_validation_leaves_those_columns_empty(series, tmp_path):
+    """A zero would be read as a quality."""
+    train(TINY, series, tmp_path / "run.pt")
+    rows = rows_of(tmp_path / "run.csv")
+    assert [(row["step"], row["psnr_db"], row["ssim"]) for row in rows] == [
+        ("6", "", ""),
+        ("12", "", ""),
+    ]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_run_that_is_resumed_ends_at_the_same_weights(series, tmp_path, architecture):
+    """Bit for bit on a CPU: a night's run that was interrupted need not be started again."""
+    options = dataclasses.replace(TINY, architecture=architecture, augmentation=Augmentation())
+    whole, broken = tmp_path / "whole.pt", tmp_path / "broken.pt"
+    train(options, series, whole)
+
+    def stop(progress):
+        if progress.step == 8:  # two steps after the checkpoint
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, series, broken, on_progress=stop)
+    assert read_document(broken)["training"]["step"] == 6
+    assert not same_weights(whole, broken)
+    steps = []
+    train(options, series, broken, resume=True, on_progress=lambda state: steps.append(state.step))
+    assert steps == list(range(7, 13))
+    assert same_weights(whole, broken)
+    rows = rows_of(broken.with_suffix(".csv"))
+    assert [row["step"] for row in rows] == ["6", "12"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(series, tmp_path):
+    """A model card that names seed, data and options can be checked by anyone."""
+    paths = [tmp_path / f"{name}.pt" for name in ("first", "again", "other")]
+    for path, seed in zip(paths, (7, 7, 8), strict=True):
+        train(dataclasses.replace(TINY, random_state=seed), series, path)
+    assert same_weights(paths[0], paths[1])
+    assert not same_weights(paths[0], paths[2])
+
+
+@pytest.mark.parametrize(
+    "change", [{"width": 8}, {"upscale": 4}, {"architecture": "seed-image"}, {"name": "other"}]
+)
+def test_resuming_another_run_is_refused(series, tmp_path, change):
+    """Half of one run and half of another is no run that anybody could repeat."""
+    train(TINY, series, tmp_path / "run.pt")
+    before = (tmp_path / "run.pt").read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        train(dataclasses.replace(TINY, **change), series, tmp_path / "run.pt", resume=True)
+    assert str(caught.value) == (
+        f"{tmp_path / 'run.pt'}: this checkpoint belongs to another run and cannot be resumed"
+    )
+    assert caught.value.hint == ("repeat the options it was trained with, or write to another file")
+    assert (tmp_path / "run.pt").read_bytes() == before
+
+
+def test_resuming_from_bare_weights_or_nothing_is_refused(series, tmp_path):
+    """Without the optimiser's state it would be a new run under an old name."""
+    save_checkpoint(tmp_path / "bare.pt", TINY.spec(), build_generator(TINY.spec()).state_dict())
+    with pytest.raises(CheckpointError, match="belongs to another run and cannot be resumed"):
+        train(TINY, series, tmp_path / "bare.pt", resume=True)
+    with pytest.raises(CheckpointError, match=r"none\.pt: not a readable checkpoint"):
+        train(TINY, series, tmp_path / "none.pt", resume=True)
+
+
+def test_the_checkpoint_holds_the_averaged_weights(series, tmp_path):
+    """The average of the last steps is what is judged and exported; the live weights resume."""
+    train(dataclasses.replace(TINY, architecture="seed-image"), series, tmp_path / "run.pt")
+    document = read_document(tmp_path / "run.pt")
+    live, averaged = document["training"]["generator"], document["state_dict"]
+    assert live.keys() == averaged.keys()
+    assert not torch.equal(live["network.block1.0.weight"], averaged["network.block1.0.weight"])
+
+
+def test_bfloat16_training_keeps_float32_weights(series, tmp_path):
+    """bf16 is for the CNN's speed; what is stored and exported is fp32."""
+    train(dataclasses.replace(TINY, precision="bf16"), series, tmp_path / "run.pt")
+    assert {value.dtype for value in weights_of(tmp_path / "run.pt").values()} == {torch.float32}
+
+
+def test_a_seed_network_gets_the_spectra_of_its_data(series, tmp_path):
+    """h_LR and h_HR are measured once and travel with the weights; ones mean 'not measured'."""
+    options = dataclasses.replace(TINY, architecture="seed-kspace", upscale=2, matrix=40)
+    train(options, series, tmp_path / "run.pt")
+    weights = weights_of(tmp_path / "run.pt")
+    for key, size, upscale in (("h_lr", 40, 2), ("h_hr", 80, 1)):
+        stored = weights[f"{key}.spectrum"].numpy()
+        assert stored.shape == (size, size)
+        np.testing.assert_allclose(stored, measure_spectrum(series, upscale, size), rtol=1e-6)
+
+
+@pytest.mark.parametrize("upscale", [1, 2, 4])
+def test_the_measured_spectrum_is_the_mean_magnitude_of_kspace(upscale):
+    """For one slice it is that slice's |k-space|, scaled as the generator scales its input.
+
+    The generator divides by the LR maximum and multiplies by `upscale`.
+    """
+    hr = phantoms(1, (64, 64))
+    one = [TrainingSeries(name="one", slices=hr.astype(np.float16))]
+    hr = one[0].slices[0].astype(np.float64)
+    spectrum = np.fft.fftshift(np.fft.fft2(hr, norm="ortho"))  # a magnitude ignores the origin
+    if upscale > 1:
+        size, start = 64 // upscale, 32 - 32 // upscale
+        block = np.fft.ifftshift(spectrum[start : start + size, start : start + size])
+        image = np.abs(np.fft.ifft2(block, norm="ortho"))
+        spectrum = np.fft.fftshift(np.fft.fft2(image / image.max() * upscale, norm="ortho"))
+    measured = measure_spectrum(one, upscale, 64 // upscale)
+    assert measured.dtype == np.float32
+    np.testing.assert_allclose(measured, np.abs(spectrum), rtol=2e-3, atol=2e-5)
+
+
+def test_an_unreadable_folder_leaves_no_checkpoint(tmp_path):
+    """The output is written by training, not by trying to."""
+    (tmp_path / "data").mkdir()
+    with pytest.raises(TrainingDataError):
+        train_from_folders([tmp_path / "data"], tmp_path / "run.pt", TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_lr_is_the_magnitude_of_the_cropped_kspace_of_hr(series, upscale):
+    """What a shorter scan of the same FOV stores in a DICOM; written out with numpy.fft alone."""
+    sampler = PairSampler(
+        series, upscale=upscale, batch=3, augmentation=Augmentation(), rng=np.random.default_rng(1)
+    )
+    for _ in range(8):
+        lr, hr = sampler.draw()
+        assert lr.dtype == hr.dtype == np.float32
+        n, one, rows, columns = lr.shape
+        assert (n, one) == (3, 1)
+        assert hr.shape == (3, 1, rows * upscale, columns * upscale)
+        image = np.fft.ifftshift(hr.astype(float), axes=(2, 3))
+        spectrum = np.fft.fftshift(np.fft.fft2(image), axes=(2, 3))
+        top = rows * upscale // 2 - rows // 2
+        left = columns * upscale // 2 - columns // 2
+        block = spectrum[..., top : top + rows, left : left + columns]
+        image = np.fft.ifft2(np.fft.ifftshift(block, axes=(2, 3))) / upscale**2
+        expected = np.abs(np.fft.fftshift(image, axes=(2, 3)))
+        np.testing.assert_allclose(lr, expected, atol=2e-5)
+        assert (lr >= 0).all()
+        assert (hr >= 0).all()
+
+
+def test_pairs_are_varied_and_repeatable(series):
+    """Flips, transposes, matrices and noise; the same random state, the same pairs."""
+
+    def draw(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        sampler = PairSampler(series, upscale=2, batch=1, augmentation=Augmentation(),
+                              rng=np.random.default_rng(seed))  # fmt: skip
+        return [sampler.draw() for _ in range(12)]
+
+    first, again, other = draw(0), draw(0), draw(1)
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
+    assert any(a[0].shape != b[0].shape for a, b in zip(first, other, strict=True))
+    assert len({lr.shape for lr, _ in first}) > 3
+
+
+def test_series_are_scaled_and_trimmed_to_the_tissue():
+    """Air around the head teaches nothing and costs time; every series weighs the same."""
+    slices = np.zeros((4, 160, 140), np.float32)
+    slices[1:3, 20:116, 30:118] = phantoms(2) * 5000.0
+    prepared = prepare_series(Volume(name="head", slices=slices))
+    n, rows, columns = prepared.slices.shape
+    assert n == 2  # the empty slices are gone
+    assert rows < 125
+    assert columns < 120
+    assert (rows % 4, columns % 4) == (0, 0)
+    assert prepared.slices.dtype == np.float16
+    assert float(prepared.slices.max()) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0])
+def test_a_series_without_tissue_or_too_small_is_left_out(gain):
+    """Nothing is better than a slice of air, or of so few samples that it has no edges."""
+    small = Volume(name="small", slices=phantoms(2, (48, 48)) * np.float32(gain))
+    assert prepare_series(small) is None
+
+
+# --- the measured band ----------------------------------------------------------------------------
+
+
+def band_limited(matrix=(128, 128), inner=(80, 96), n=5) -> np.ndarray:
+    """Make a series that a scanner interpolated: zero-filled from `inner` to `matrix`, with noise.
+
+    The pedestal keeps it positive: folding the ringing of the phantom's hard edges at zero would
+    spread energy over the rim, only 5 dB below the last measured samples.
+    """
+    rng = np.random.default_rng(0)
+    spectrum = kspace.centre_crop(kspace.fft2c(phantoms(n, matrix).astype(float)), inner)
+    noise = rng.standard_normal((n, *inner)) + 1j * rng.standard_normal((n, *inner))
+    image = kspace.ifft2c(kspace.centre_fill(spectrum + 0.005 * noise, matrix))
+    return (image.real + 0.5).clip(0.0).astype(np.float32)
+
+
+def test_an_interpolated_series_is_cropped_to_what_was_measured():
+    """Training on an empty rim teaches the network that there is nothing to predict."""
+    volume = Volume(name="interpolated", slices=band_limited(), spacing_mm=(5.0, 1.0, 1.0))
+    rows, columns = measured_support(volume.slices)
+    assert rows == pytest.approx(80 / 128, abs=0.04)
+    assert columns == pytest.approx(96 / 128, abs=0.04)
+    cropped = supported(volume)
+    assert (cropped.matrix[0] % 2, cropped.matrix[1] % 2) == (0, 0)
+    assert abs(cropped.matrix[0] - 80) <= 4
+    assert abs(cropped.matrix[1] - 96) <= 4
+    fov = [n * mm for n, mm in zip(cropped.matrix, cropped.spacing_mm[1:], strict=True)]
+    assert fov == pytest.approx([128.0, 128.0])
+    # Intensities stay: the same object, seen with fewer samples.
+    assert cropped.slices.mean() == pytest.approx(volume.slices.mean(), rel=0.01)
+
+
+def test_no_pair_has_an_empty_rim():
+    """The promise itself, on what the network is given: the outermost frequencies hold signal."""
+    prepared = prepare_series(Volume(name="interpolated", slices=band_limited()))
+    sampler = PairSampler(
+        [prepared], upscale=2, batch=5, augmentation=AS_IS, rng=np.random.default_rng(0)
+    )
+    for _ in range(4):
+        _, hr = sampler.draw()
+        power = np.mean(np.abs(kspace.fft2c(hr[:, 0].astype(float))) ** 2, axis=0)
+        for profile in (power.mean(axis=1), power.mean(axis=0)):
+            edge, middle = profile[1:4].mean(), profile[len(profile) // 4]
+            assert 10 * np.log10(middle / edge) < 15.0
+
+
+def test_a_fully_measured_series_is_kept_as_it_is():
+    """Cropping it would throw away exactly the rim that the network is to learn."""
+    rng = np.random.default_rng(0)
+    noisy = phantoms(5, (128, 112)) + 0.02 * rng.standard_normal((5, 128, 112)).astype(np.float32)
+    volume = Volume(name="measured", slices=np.abs(noisy).astype(np.float32))
+    assert supported(volume) is volume
+
+
+def test_an_isotropic_volume_gives_three_planes_and_a_stack_gives_one():
+    """A 3-D scan is sharp in every direction; a 2-D one has thick slices across."""
+    slices = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
+    planes = training_planes(Volume(name="v", slices=slices, spacing_mm=(1.0, 1.1, 0.9)))
+    assert [plane.slices.shape for plane in planes] == [(4, 5, 6), (5, 4, 6), (6, 4, 5)]
+    assert planes[1].spacing_mm == (1.1, 1.0, 0.9)
+    assert planes[2].spacing_mm == (0.9, 1.0, 1.1)
+    assert np.array_equal(planes[1].slices[2], slices[:, 2, :])
+    assert np.array_equal(planes[2].slices[3], slices[:, :, 3])
+    for spacing in (None, (5.0, 1.0, 1.0)):
+        assert len(training_planes(Volume(name="v", slices=slices, spacing_mm=spacing))) == 1
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_every_format_of_the_folder_is_read(folder):
+    """Three series, their slices along the first axis, in real-world values."""
+    volumes = {volume.name: volume for volume in read_volumes(folder)}
+    assert len(volumes) == 3
+    array, nifti = volumes["phantom.npy"], volumes["p.nii.gz"]
+    dicom = next(volume for name, volume in volumes.items() if name.startswith("dicom"))
+    np.testing.assert_allclose(array.slices, phantoms() * 1000.0, rtol=1e-6)
+    np.testing.assert_allclose(nifti.slices, phantoms(4, (80, 96)) * 300.0, rtol=1e-6)
+    assert nifti.spacing_mm == (6.0, 1.0, 1.0)
+    assert dicom.slices.shape == (3, 256, 256)
+    assert all(volume.slices.dtype == np.float32 for volume in volumes.values())
+    assert len(load_training_series([folder])) == 3
+
+
+@pytest.mark.parametrize(("spacing", "axis"), [((6, 1, 1), 0), ((1, 6, 1), 1), ((1, 1, 6), 2)])
+def test_a_niftis_slices_lie_across_its_widest_spacing(tmp_path, spacing, axis):
+    """NIfTI does not say which axis is the slice; the thick one is."""
+    data = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([*spacing, 1.0])), tmp_path / "v.nii")
+    (volume,) = read_volumes(tmp_path / "v.nii")
+    assert np.array_equal(volume.slices, np.moveaxis(data, axis, 0))
+
+
+def test_a_single_slice_is_a_series_of_one(tmp_path):
+    """A two-dimensional array is one slice, not a stack of lines."""
+    np.save(tmp_path / "one.npy", phantoms(1)[0])
+    (volume,) = read_volumes(tmp_path)
+    assert volume.slices.shape == (1, 96, 88)
+    assert len(validation_slices([tmp_path])) == 1
+
+
+def test_a_complex_array_is_read_as_its_magnitude(tmp_path):
+    """A reconstruction saved with its phase: dropping the imaginary part would invert edges."""
+    image = phantoms(2)
+    np.save(tmp_path / "c.npy", image * np.exp(2.0j))
+    (volume,) = read_volumes(tmp_path)
+    np.testing.assert_allclose(volume.slices, image, rtol=1e-5, atol=1e-6)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    """With what was looked for, and what to do."""
+    with pytest.raises(TrainingDataError) as caught:
+        load_training_series([tmp_path])
+    assert str(caught.value) == f"{tmp_path}: no DICOM, NIfTI, NRRD or .npy image found"
+    assert caught.value.hint == "name a folder that holds magnitude images"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("suffix", [".npy", ".nii"])
+def test_data_that_is_not_finite_is_refused_by_name(tmp_path, value, suffix):
+    """One NaN pixel becomes a NaN slice in k-space, and a NaN network one step later."""
+    data = phantoms()
+    data[1, 40, 40] = value
+    path = tmp_path / f"bad{suffix}"
+    if suffix == ".npy":
+        np.save(path, data)
+    else:
+        nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), path)
+    with pytest.raises(TrainingDataError) as caught:
+        load_training_series([tmp_path])
+    assert str(caught.value) == f"bad{suffix}: holds NaN or infinity"
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 2, 2, 2, 2)])
+def test_an_array_that_is_no_stack_of_slices_is_refused(tmp_path, shape):
+    """The shape is said, because it is what the user has to change."""
+    np.save(tmp_path / "a.npy", np.ones(shape))
+    with pytest.raises(TrainingDataError) as caught:
+        list(read_volumes(tmp_path))
+    assert str(caught.value) == f"a.npy: expected 2 to 4 axes, found shape {shape}"
+
+
+def test_only_air_is_refused(tmp_path):
+    """Readable, but nothing in it to learn from."""
+    np.save(tmp_path / "air.npy", np.zeros((3, 96, 96)))
+    with pytest.raises(TrainingDataError) as caught:
+        load_training_series([tmp_path])
+    assert str(caught.value) == "no slice holds enough tissue to train on"
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((0, 64, 64)), np.zeros((3, 0, 64)), np.array(["text", "more"]), np.array(None)],
+    ids=["no-slices", "no-rows", "strings", "object"],
+)
+def test_an_array_of_nothing_is_refused(tmp_path, array):
+    """An export that went wrong upstream: its file is named, and nothing crashes."""
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(TrainingDataError):
+        load_training_series([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.nii", "a.nii.gz", "a.nrrd"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x93NUMPY\x01\x00", bytes(400), b"NRRD0004\n"]
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, name, content):
+    """A truncated download is named; the run does not start on the rest without a word."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TrainingDataError, match=r"^a\."):
+        list(read_volumes(tmp_path))
+
+
+# --- recipes and options --------------------------------------------------------------------------
+
+
+def test_the_command_line_overrides_the_recipe(tmp_path):
+    """A recipe repeats a run; one option on the command line varies it."""
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('name = "r"\nsteps = 50\nlr = 0.01\n[augmentation]\nnoise_share = 0.5\n')
+    options = read_recipe(recipe, {"steps": 7, "width": None})
+    assert (options.name, options.steps, options.lr, options.width) == ("r", 7, 0.01, 32)
+    assert options.augmentation == Augmentation(noise_share=0.5)
+    assert read_recipe(None, {}) == TrainingOptions()
+
+
+def test_a_recipe_that_is_no_toml_is_refused(tmp_path):
+    """With the file and what the parser says."""
+    (tmp_path / "r.toml").write_text("steps = ")
+    with pytest.raises(InputError, match=r"r\.toml: not a readable recipe: Invalid value"):
+        read_recipe(tmp_path / "r.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "known"),
+    [
+        ("step = 3", "recipe: unknown option step", "steps"),
+        ("[augmentation]\nrotate = 1", "recipe, [augmentation]: unknown option rotate", "noise_"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path, text, message, known):
+    """A misspelt option that is ignored is a run that was not asked for."""
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_recipe(tmp_path / "r.toml", {})
+    assert str(caught.value) == message
+    assert caught.value.hint.startswith("known: ")
+    assert known in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['steps = "many"', "steps = 0", "steps = 2.5", "batch = -1", 'loss = "huber"', 'lr = "fast"',
+     'precision = "fp16"', "augmentation = 3", 'augmentation = "none"', 'upscale = "2"'],
+)  # fmt: skip
+def test_impossible_options_are_refused(tmp_path, text):
+    """Before any data is read: a typo must not cost the minutes that reading takes."""
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(InputError):
+        read_recipe(tmp_path / "r.toml", {})
+
+
+def test_an_unknown_loss_lists_the_known_ones():
+    """The same from Python, where no recipe is involved."""
+    with pytest.raises(InputError) as caught:
+        TrainingOptions(loss="huber")
+    assert str(caught.value) == "loss 'huber' is not one of l1, mse"
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_trains_and_says_what_it_wrote(tmp_path):
+    """From a folder and a few options to a checkpoint that export takes."""
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "p.npy", phantoms())
+    output = tmp_path / "run.pt"
+    result = CliRunner().invoke(
+        app,
+        ["train", str(tmp_path / "data"), "-o", str(output), "--steps", "3", "--width", "4",
+         "--blocks", "1", "--name", "cli", "--matrix", "32", "--upscale", "4"],
+    )  # fmt: skip
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{output}: cli, dc-residual, x4\n"
+    assert load_checkpoint(output).spec.matrix == (32, 32)
+
+
+def test_the_command_exits_2_on_an_empty_folder(tmp_path):
+    """An input error with its hint, not an internal one."""
+    result = CliRunner().invoke(app, ["train", str(tmp_path), "-o", str(tmp_path / "r.pt")])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {tmp_path}: no DICOM, NIfTI, NRRD or .npy image found\n"
+        "hint: name a folder that holds magnitude images\n"
+    )
