@@ -89,9 +89,10 @@ def with_tables(readme: str, results: Path) -> str:
         "latency": latency_table(json.loads((results / LATENCY_FILE).read_text())),
     }
     for name, table in tables.items():
-        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        opening = f"<!-- table: {name} -->\n"
+        pattern = rf"{opening}.*?(?=<!-- end -->)"
         readme = re.sub(
-            pattern, lambda found, t=table: f"{found[1]}{t}\n{found[2]}", readme, flags=re.DOTALL
+            pattern, f"{opening}{table}\n".replace("\\", r"\\"), readme, flags=re.DOTALL
         )
     return readme
 

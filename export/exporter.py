@@ -23,7 +23,14 @@ from kspacesr_rt.export.lowering import lower
 from kspacesr_rt.export.parity import ParityReport, Run, check, gate_cases, require_parity
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, upscaled
-from kspacesr_rt.model_file import KNOWN_ANSWER_KEY, KnownAnswer, ModelFile, weights_digest
+from kspacesr_rt.model_file import (
+    KNOWN_ANSWER_KEY,
+    KnownAnswer,
+    ModelFile,
+    graph_digest,
+    parse_model,
+    weights_digest,
+)
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.spec import METADATA_KEY, DataConsistency, Lowering, ModelSpec
 from kspacesr_rt.train.checkpoint import Checkpoint, load_checkpoint
@@ -112,13 +119,14 @@ def export_model(
     loaded = load_checkpoint(checkpoint, name=name, data_consistency=data_consistency)
     proto = lower(loaded.generator, loaded.spec, lowering)
     reference = torch_runner(loaded.generator)
-    spec = _stamped(loaded, proto, lowering)
+    spec = _stamped(loaded, lowering)
     candidate = ModelFile(name=output.name, proto=proto, spec=spec, size_bytes=0)
     report = check(
         gate_cases(spec.upscale, spec.matrix),
         reference,
         backend_runner(candidate, backend),
         backend=backend,
+        lowering=lowering,
     )
     if report_file is not None:
         replace_file(report_file, json.dumps(report.to_dict(), indent=1).encode())
@@ -126,7 +134,8 @@ def export_model(
     spec = dataclasses.replace(spec, parity=report.to_dict())
     content = finished(proto, spec, known_answer(reference, spec.upscale))
     replace_file(output, content)
-    return Exported(path=output, spec=spec, report=report, size_bytes=len(content))
+    written = parse_model(content, name=output.name)
+    return Exported(path=output, spec=written.spec, report=report, size_bytes=len(content))
 
 
 def known_answer(reference: Run, upscale: int) -> KnownAnswer:
@@ -137,9 +146,13 @@ def known_answer(reference: Run, upscale: int) -> KnownAnswer:
 
 
 def finished(proto: onnx.ModelProto, spec: ModelSpec, answer: KnownAnswer) -> bytes:
-    """Return the file's content: the graph with its specification and self-test."""
+    """Return the file's content: the graph with its specification, digests and self-test."""
     stamped = onnx.ModelProto()
     stamped.CopyFrom(proto)
+    provenance = dataclasses.replace(
+        spec.provenance, weights_sha256=weights_digest(proto), graph_sha256=graph_digest(proto)
+    )
+    spec = dataclasses.replace(spec, provenance=provenance)
     onnx.helper.set_model_props(
         stamped, {METADATA_KEY: spec.to_json(), KNOWN_ANSWER_KEY: answer.to_json()}
     )
@@ -147,7 +160,7 @@ def finished(proto: onnx.ModelProto, spec: ModelSpec, answer: KnownAnswer) -> by
     return content
 
 
-def _stamped(loaded: Checkpoint, proto: onnx.ModelProto, lowering: Lowering) -> ModelSpec:
+def _stamped(loaded: Checkpoint, lowering: Lowering) -> ModelSpec:
     versions = {
         **loaded.spec.provenance.versions,
         "kspacesr-rt": __version__,
@@ -158,7 +171,6 @@ def _stamped(loaded: Checkpoint, proto: onnx.ModelProto, lowering: Lowering) -> 
     provenance = dataclasses.replace(
         loaded.spec.provenance,
         checkpoint_sha256=loaded.sha256,
-        weights_sha256=weights_digest(proto),
         created=_now().isoformat(timespec="seconds"),
         versions=versions,
     )

@@ -203,8 +203,7 @@ def bind(model: ModelFile, matrix: Matrix) -> BoundModel:
     spec = dataclasses.replace(model.spec, matrix=(matrix[0], matrix[1]))
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    if spec.matrix != model.spec.matrix:
-        rebind(proto, spec)
+    rebind(proto, spec)  # at the stored matrix too: constants in a file are not trusted
     return BoundModel(spec=spec, proto=proto)
 
 

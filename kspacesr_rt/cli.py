@@ -136,7 +136,7 @@ def _progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int, str],
 
 
 def _echo_json(value: Any) -> None:
-    typer.echo(json.dumps(value, sort_keys=True))
+    typer.echo(json.dumps(value, sort_keys=True, allow_nan=False))
 
 
 @app.command()
@@ -355,7 +355,7 @@ def verify(
         load_model(resolve_model(model, upscale=None)), backend, BackendOptions(threads=threads)
     )
     if as_json:
-        _echo_json({**dataclasses.asdict(result), "passed": result.passed})
+        _echo_json(result.to_dict())
     else:
         typer.echo(
             f"{result.model} on {result.backend}: {result.psnr_between_db:.1f} dB against the "

@@ -47,7 +47,7 @@ def centred_dft(
     if (n_to < n_from) if inverse else (n_to > n_from):
         verb = "crop" if inverse else "zero-fill"
         raise ShapeError(
-            f"a {'inverse' if inverse else 'forward'} transform does not {verb}: "
+            f"{'an inverse' if inverse else 'a forward'} transform does not {verb}: "
             f"{n_from} to {n_to} samples"
         )
     # 32 bits hold every product: |index| is at most half of 8192.

@@ -37,12 +37,15 @@ CONVENTIONS = {
 SSIM_WINDOW = 7
 """Edge of the uniform window in samples: scikit-image's default."""
 SSIM_K1, SSIM_K2 = 0.01, 0.03
-"""Stabilising constants as shares of the data range: Wang et al. 2004, doi:10.1109/TIP.2003.819861."""
+"""Stabilisers as shares of the data range: Wang et al. 2004, doi:10.1109/TIP.2003.819861."""
 SEED_SSIM_RANGE = 2.0
 """What scikit-image assumed of a float image when the seed was measured."""
 TISSUE_SHARE = 0.01
 """Mean of a slice over the maximum of its series above which it holds tissue. Measured on 29 MR
 series: empty or nearly empty slices stay below 0.007, the emptiest useful ones reach 0.015."""
+
+JSON_INFINITE = 999.0
+"""What stands for an infinite PSNR (bitwise equality) or error in JSON, which has no infinity."""
 
 _Wide = npt.NDArray[np.float64]
 
@@ -146,6 +149,13 @@ def psnr_between(a: FloatArray, b: FloatArray, data_range: float) -> float:
     return (
         float("inf") if error == 0.0 else float(10 * np.log10(_positive(data_range) ** 2 / error))
     )
+
+
+def json_number(value: float) -> float | None:
+    """Return a figure as strict JSON can hold it: infinity becomes `JSON_INFINITE`, NaN null."""
+    if np.isnan(value):
+        return None
+    return float(np.clip(value, -JSON_INFINITE, JSON_INFINITE))
 
 
 def relative_error(a: Array, b: Array) -> float:

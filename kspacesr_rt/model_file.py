@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,6 +27,25 @@ from kspacesr_rt.spec import METADATA_KEY, OP_DOMAIN, ModelSpec
 
 KNOWN_ANSWER_KEY = "kspacesr_rt.known_answer"
 INPUT_NAME, OUTPUT_NAME = "lr", "sr"
+DAMAGED_HINT = "the file was damaged or edited: export it again"
+MALFORMED = (
+    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
+    onnx.checker.ValidationError,
+)
+"""What protobuf and NumPy raise on a file whose bytes parse but make no sense. A flipped bit can
+hit any field, so the whole reading of an untrusted file is caught, and only that."""
+
+_INT, _TENSOR = onnx.AttributeProto.INT, onnx.AttributeProto.TENSOR
+_GRIDS = {"input_upscale": _INT, "output_upscale": _INT}
+_TRANSFORM = {**_GRIDS, "input_channels": _INT, "channels": _INT}
+LAYER_ATTRIBUTES = {
+    "FFT2c": _TRANSFORM,
+    "IFFT2c": _TRANSFORM,
+    "CentreCrop": _GRIDS,
+    "CentreFill": _GRIDS,
+    "MeanSpectrum": {**_GRIDS, "divide": _INT, "spectrum": _TENSOR},
+}
+"""The operators of our domain: attribute to type, all of them required."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,9 +137,15 @@ class ModelFile:
         if text is None:
             raise ModelFileError(f"{self.name} carries no known answer to verify against")
         try:
-            return KnownAnswer.from_json(text)
+            answer = KnownAnswer.from_json(text)
         except (ValueError, KeyError, TypeError, zlib.error) as exc:
             raise ModelFileError(f"{self.name}: the stored known answer is damaged") from exc
+        shapes = (answer.lr.ndim, answer.sr.shape)
+        if answer.lr.ndim != 2 or answer.sr.shape != self.spec.sr_matrix(answer.lr.shape[:2]):
+            raise ModelFileError(f"{self.name}: the stored known answer has shapes {shapes}")
+        if not (np.isfinite(answer.sr).all() and answer.sr.any()):
+            raise ModelFileError(f"{self.name}: the stored known answer holds nothing to compare")
+        return answer
 
 
 def _metadata(proto: onnx.ModelProto) -> dict[str, str]:
@@ -137,23 +163,62 @@ def bound_constants(proto: onnx.ModelProto) -> set[str]:
 
 
 def weights_digest(proto: onnx.ModelProto) -> str:
-    """Return the SHA-256 over all weights: names, shapes, values, and stored spectra.
+    """Return the SHA-256 over all weights: names, shapes, values, slopes and stored spectra.
 
     Constants that follow from the matrix are left out, so a model keeps its digest when it is
     bound to another matrix or lowered differently.
     """
     derived = bound_constants(proto)
-    tensors = {item.name: item for item in proto.graph.initializer if item.name not in derived}
+    arrays = {
+        item.name: numpy_helper.to_array(item)
+        for item in proto.graph.initializer
+        if item.name not in derived
+    }
     for node in proto.graph.node:
         for attribute in node.attribute:
-            if node.domain == OP_DOMAIN and attribute.type == onnx.AttributeProto.TENSOR:
-                tensors[f"{node.name}.{attribute.name}"] = attribute.t
+            name = f"{node.name}.{attribute.name}"
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                arrays[name] = numpy_helper.to_array(attribute.t)
+            elif attribute.type == onnx.AttributeProto.FLOAT:
+                arrays[name] = np.asarray(attribute.f, dtype=np.float32)
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        values = numpy_helper.to_array(tensors[name])
+    for name in sorted(arrays):
+        values = arrays[name]
         digest.update(f"{name}{values.dtype.str}{values.shape}".encode())
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
+
+
+def graph_digest(proto: onnx.ModelProto) -> str:
+    """Return the SHA-256 over what is computed: nodes, wiring, attributes, function bodies.
+
+    Values of tensors belong to `weights_digest`; names of constants that follow from the matrix
+    are left out, so binding keeps the digest. Another lowering has other bodies and another digest.
+    """
+    derived = bound_constants(proto)
+    lines = [_node_text(node, derived) for node in proto.graph.node]
+    for body in sorted(proto.functions, key=lambda body: str(body.name)):
+        lines.append([body.domain, body.name, list(body.input), list(body.output)])
+        lines += [_node_text(node, set()) for node in body.node]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+
+def _node_text(node: onnx.NodeProto, derived: set[str]) -> list[object]:
+    attributes = sorted(
+        [
+            item.name,
+            item.type,
+            item.ref_attr_name,
+            item.i,
+            item.f,
+            item.s.hex(),
+            list(item.ints),
+            list(item.floats),
+        ]
+        for item in node.attribute
+    )
+    inputs = [name for name in node.input if name not in derived]
+    return [node.domain, node.op_type, node.name, inputs, list(node.output), attributes]
 
 
 def shipped_models() -> dict[str, Path]:
@@ -223,6 +288,18 @@ def parse_model(content: bytes, *, name: str) -> ModelFile:
             f"{name}: not an ONNX file, or a truncated one",
             hint="copy the file again, or export it: kspacesr-rt export CHECKPOINT -o MODEL.onnx",
         ) from exc
+    try:
+        spec = _read_checked(proto, name)
+    except InputError:
+        raise
+    except MALFORMED as exc:
+        raise ModelFileError(
+            f"{name}: a damaged ONNX file ({type(exc).__name__})", hint=DAMAGED_HINT
+        ) from exc
+    return ModelFile(name=name, proto=proto, spec=spec, size_bytes=len(content))
+
+
+def _read_checked(proto: onnx.ModelProto, name: str) -> ModelSpec:
     text = _metadata(proto).get(METADATA_KEY)
     if text is None:
         raise ModelFileError(
@@ -232,21 +309,44 @@ def parse_model(content: bytes, *, name: str) -> ModelFile:
         )
     spec = ModelSpec.from_json(text, origin=name)
     _refuse_foreign_content(proto, name)
-    if weights_digest(proto) != spec.provenance.weights_sha256:
+    _require_layers(proto, name)
+    stored = spec.provenance
+    if (weights_digest(proto), graph_digest(proto)) != (stored.weights_sha256, stored.graph_sha256):
         raise ModelFileError(
-            f"{name}: its weights differ from the digest stored at export",
-            hint="the file was damaged or edited: export it again",
+            f"{name}: its weights or its graph differ from the digest stored at export",
+            hint=DAMAGED_HINT,
         )
-    return ModelFile(name=name, proto=proto, spec=spec, size_bytes=len(content))
+    return spec
+
+
+def _require_layers(proto: onnx.ModelProto, name: str) -> None:
+    """Check what binding relies on: attributes of our layers, and four axes in and out."""
+    for node in proto.graph.node:
+        wanted = LAYER_ATTRIBUTES.get(node.op_type) if node.domain == OP_DOMAIN else {}
+        if wanted is None or (not node.input and node.domain == OP_DOMAIN):
+            raise ModelFileError(
+                f"{name}: operator '{OP_DOMAIN}::{node.op_type}' is unknown to this version, "
+                "or has no input"
+            )
+        found = {item.name: item.type for item in node.attribute}
+        if node.domain == OP_DOMAIN and found != wanted:
+            raise ModelFileError(f"{name}: layer '{node.name}' has not the attributes it needs")
+    for value in (*proto.graph.input, *proto.graph.output):
+        if len(value.type.tensor_type.shape.dim) != 4:
+            raise ModelFileError(f"{name}: '{value.name}' has not the axes (n, 1, y, x)")
 
 
 def _refuse_foreign_content(proto: onnx.ModelProto, name: str) -> None:
-    if any(item.data_location == onnx.TensorProto.EXTERNAL for item in proto.graph.initializer):
+    nodes = list(_all_nodes(proto))
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    tensors = [*proto.graph.initializer, *(item.t for item in attributes)]
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
         raise ModelFileError(f"{name}: keeps weights in another file, which is refused")
-    nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
-    foreign = sorted({node.domain for node in nodes} - {"", OP_DOMAIN})
+    foreign = sorted({str(node.domain) for node in nodes} - {"", OP_DOMAIN})
     if foreign:
         raise ModelFileError(f"{name}: uses operators of foreign domains: {', '.join(foreign)}")
+    if any(item.HasField("g") or item.graphs for item in attributes):
+        raise ModelFileError(f"{name}: has a graph inside a node, which no export writes")
     inputs = [item.name for item in proto.graph.input]
     outputs = [item.name for item in proto.graph.output]
     if inputs != [INPUT_NAME] or outputs != [OUTPUT_NAME]:
@@ -254,3 +354,14 @@ def _refuse_foreign_content(proto: onnx.ModelProto, name: str) -> None:
             f"{name}: expected one input '{INPUT_NAME}' and one output '{OUTPUT_NAME}', "
             f"found {inputs} and {outputs}"
         )
+
+
+def _all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node there is: of the graph, of function bodies, of graphs inside nodes."""
+    waiting = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            inner = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+            waiting += [child for graph in inner for child in graph.node]

@@ -67,7 +67,8 @@ def brain_phantom(matrix: Matrix, seed: int = 0) -> npt.NDArray[np.float32]:
     tissue = np.maximum(tissue, 0.0)  # the ventricles' sum is 0 but for rounding
     bias = 1.0 - BIAS_SHARE * (0.5 * x**2 + 0.5 * y**2 + 0.2 * x * y)
     image = tissue * (1.0 + TEXTURE_SHARE * _texture(y, x, seed)) * bias
-    return (image / image.max()).astype(np.float32)
+    scaled: npt.NDArray[np.float32] = (image / image.max()).astype(np.float32)
+    return scaled
 
 
 def analytic_image(matrix: Matrix) -> FloatArray:

@@ -39,6 +39,8 @@ class Provenance:
     """SHA-256 of the checkpoint file that was exported; empty in a checkpoint itself."""
     weights_sha256: str = ""
     """SHA-256 over the names, shapes and values of the stored weights, in name order."""
+    graph_sha256: str = ""
+    """SHA-256 over nodes, wiring and function bodies; changes with the lowering."""
     created: str = ""
     """UTC time of the export, ISO 8601."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -49,6 +51,10 @@ class Provenance:
     """Licence of the weights."""
     attribution: str = ""
     """Whom to credit for the data."""
+
+    def __post_init__(self) -> None:
+        """Reject values of the wrong type."""
+        _require_types(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +106,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         """Reject values that no model can have."""
+        _require_types(self)
         problems = [
             f"{name} {value!r} is not one of {', '.join(allowed)}"
             for name, value, allowed in (
@@ -151,7 +158,8 @@ class ModelSpec:
             values = json.loads(text)
         except ValueError as exc:
             raise ModelSpecError(f"{origin}: the model specification is not JSON: {exc}") from exc
-        if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if type(schema) is not int or schema < 1:
             raise ModelSpecError(f"{origin}: the model specification has no schema number")
         if values["schema"] > SCHEMA:
             raise ModelSpecError(
@@ -163,7 +171,8 @@ class ModelSpec:
         _require_fields(cls, values, origin)
         _require_fields(Provenance, values["provenance"], f"{origin}: provenance")
         try:
-            values["matrix"] = tuple(values["matrix"])
+            if isinstance(values["matrix"], list):
+                values["matrix"] = tuple(values["matrix"])
             values["provenance"] = Provenance(**values["provenance"])
             return cls(**values)
         except (TypeError, ValueError) as exc:
@@ -172,6 +181,37 @@ class ModelSpec:
     def sr_matrix(self, matrix: Matrix) -> Matrix:
         """Return the SR matrix for a LR matrix."""
         return matrix[0] * self.upscale, matrix[1] * self.upscale
+
+
+_PLAIN_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "MatrixTuple": (tuple,),
+    "dict[str, Any]": (dict,),
+    "dict[str, str]": (dict,),
+    "dict[str, dict[str, float]]": (dict,),
+    "Provenance": (Provenance,),
+}
+"""Annotation to type; the remaining ones are literals, checked by their values."""
+
+
+def _require_types(instance: ModelSpec | Provenance) -> None:
+    for item in dataclasses.fields(instance):
+        value = getattr(instance, item.name)
+        wanted = _PLAIN_TYPES.get(str(item.type), (str,))
+        # bool is an int to Python, but no count of anything.
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            raise ModelSpecError(
+                f"impossible model specification: {item.name} is {value!r}, expected {item.type}"
+            )
+        inner = value.values() if isinstance(value, dict) else ()
+        if "dict[str, float]" in str(item.type) and not all(isinstance(one, dict) for one in inner):
+            raise ModelSpecError(f"impossible model specification: {item.name} is {value!r}")
+        if isinstance(value, tuple) and not all(type(length) is int for length in value):
+            raise ModelSpecError(
+                f"impossible model specification: {item.name} {value} is not made of integers"
+            )
 
 
 def _require_fields(cls: type, values: Any, origin: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from kspacesr_rt.backends import BackendOptions, open_backend
 from kspacesr_rt.binding import bind
 from kspacesr_rt.errors import ParityError
-from kspacesr_rt.metrics import psnr_between
+from kspacesr_rt.metrics import json_number, psnr_between
 from kspacesr_rt.model_file import ModelFile
 
 EXACT_DB = 100.0
@@ -30,6 +31,17 @@ class Verification:
     """Largest difference over the answer's maximum."""
     required_db: float
     """What `psnr_between_db` must reach."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for strict JSON."""
+        return {
+            "model": self.model,
+            "backend": self.backend,
+            "psnr_between_db": json_number(self.psnr_between_db),
+            "max_error": json_number(self.max_error),
+            "required_db": self.required_db,
+            "passed": self.passed,
+        }
 
     @property
     def passed(self) -> bool:

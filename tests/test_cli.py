@@ -132,7 +132,7 @@ def damaged(kind, tmp_path):
         ("truncated", "truncated"),
         ("foreign", "carries no 'kspacesr_rt.model_spec' metadata"),
         ("newer", "specification schema 99 is newer than 1"),
-        ("edited", "its weights differ from the digest stored at export"),
+        ("edited", "its weights or its graph differ from the digest stored at export"),
     ],
 )
 @pytest.mark.parametrize("command", ["infer", "inspect", "verify"])

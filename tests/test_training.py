@@ -224,14 +224,16 @@ def test_a_seed_network_gets_the_spectra_of_its_data(series, tmp_path):
     options = dataclasses.replace(TINY, architecture="seed-kspace", upscale=2, matrix=40)
     train(options, series, tmp_path / "run.pt")
     weights = weights_of(tmp_path / "run.pt")
-    for key, size, upscale in (("h_lr", 40, 2), ("h_hr", 80, 1)):
+    for key, size, of_lr in (("h_lr", 40, True), ("h_hr", 80, False)):
         stored = weights[f"{key}.spectrum"].numpy()
         assert stored.shape == (size, size)
-        np.testing.assert_allclose(stored, measure_spectrum(series, upscale, size), rtol=1e-6)
+        expected = measure_spectrum(series, 2, size, of_lr=of_lr)
+        np.testing.assert_allclose(stored, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("upscale", [1, 2, 4])
-def test_the_measured_spectrum_is_the_mean_magnitude_of_kspace(upscale):
+@pytest.mark.parametrize("of_lr", [True, False])
+@pytest.mark.parametrize("upscale", [2, 4])
+def test_the_measured_spectrum_is_the_mean_magnitude_of_kspace(upscale, of_lr):
     """For one slice it is that slice's |k-space|, scaled as the generator scales its input.
 
     The generator divides by the LR maximum and multiplies by `upscale`.
@@ -240,12 +242,13 @@ def test_the_measured_spectrum_is_the_mean_magnitude_of_kspace(upscale):
     one = [TrainingSeries(name="one", slices=hr.astype(np.float16))]
     hr = one[0].slices[0].astype(np.float64)
     spectrum = np.fft.fftshift(np.fft.fft2(hr, norm="ortho"))  # a magnitude ignores the origin
-    if upscale > 1:
-        size, start = 64 // upscale, 32 - 32 // upscale
-        block = np.fft.ifftshift(spectrum[start : start + size, start : start + size])
-        image = np.abs(np.fft.ifft2(block, norm="ortho"))
-        spectrum = np.fft.fftshift(np.fft.fft2(image / image.max() * upscale, norm="ortho"))
-    measured = measure_spectrum(one, upscale, 64 // upscale)
+    size, start = 64 // upscale, 32 - 32 // upscale
+    block = np.fft.ifftshift(spectrum[start : start + size, start : start + size])
+    lr = np.abs(np.fft.ifft2(block, norm="ortho")) / upscale
+    if of_lr:
+        spectrum = np.fft.fftshift(np.fft.fft2(lr * upscale, norm="ortho"))
+    spectrum = spectrum / lr.max()
+    measured = measure_spectrum(one, upscale, len(spectrum), of_lr=of_lr)
     assert measured.dtype == np.float32
     np.testing.assert_allclose(measured, np.abs(spectrum), rtol=2e-3, atol=2e-5)
 

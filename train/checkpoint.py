@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pickle
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,12 @@ SEED_MATRIX = {2: 160, 4: 80}
 """LR samples per axis the seed was trained with, by upscale (320 x 320 HR)."""
 
 StateDict = dict[str, Tensor]
+
+UNREADABLE = (
+    *(OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, struct.error),
+    *(LookupError, AttributeError, TypeError, AssertionError),
+)
+"""What `torch.load` raises on files of other kinds and on truncated ones, format by format."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +94,7 @@ def read_document(path: Path) -> dict[str, Any]:
             except SafetensorError as exc:
                 raise CheckpointError(f"{path}: not a readable safetensors file: {exc}") from exc
         document = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as exc:
+    except UNREADABLE as exc:
         reason = str(exc).split("\n", 1)[0]
         raise CheckpointError(
             f"{path}: not a readable checkpoint: {reason}",
@@ -128,9 +136,9 @@ def load_checkpoint(
                 hint="pip install --upgrade kspacesr-rt",
             )
         spec = ModelSpec.from_json(str(document.get("spec")), origin=path.name)
-        weights = document.get("state_dict", {})
+        weights = _tensors(document.get("state_dict"), path)
     else:
-        weights = _tensors(document, path)
+        weights = _tensors(document.get("state_dict", document), path)
         spec = infer_seed_spec(weights, name=path.stem)
         weights = {f"network.{key}": value for key, value in weights.items()}
     if data_consistency is not None:
@@ -138,7 +146,13 @@ def load_checkpoint(
     if name is not None:
         spec = dataclasses.replace(spec, name=name)
     generator = build_generator(spec)
-    problems = generator.load_state_dict(_with_spectra(weights, generator), strict=False)
+    try:
+        problems = generator.load_state_dict(_with_spectra(weights, generator), strict=False)
+    except RuntimeError as exc:
+        reason = str(exc).split("\n\t", 1)[-1].split("\n", 1)[0]
+        raise CheckpointError(
+            f"{path}: weights do not fit '{spec.architecture}': {reason}"
+        ) from exc
     if problems.missing_keys or problems.unexpected_keys:
         raise CheckpointError(
             f"{path}: weights do not fit '{spec.architecture}': "
@@ -153,9 +167,10 @@ def load_checkpoint(
     )
 
 
-def _tensors(document: dict[str, Any], path: Path) -> StateDict:
-    inner = document.get("state_dict", document)
-    weights = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
+def _tensors(stored: object, path: Path) -> StateDict:
+    """Return the tensors of a mapping, without the prefix that DataParallel adds."""
+    mapping = stored if isinstance(stored, Mapping) else {}
+    weights = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
     weights = {key.removeprefix("module."): value for key, value in weights.items()}
     if not weights:
         raise CheckpointError(f"{path}: holds no tensors")

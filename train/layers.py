@@ -140,6 +140,9 @@ class MeanSpectrum(nn.Module):
         True for h_LR in front of the network, False for h_HR behind it.
     """
 
+    spectrum: Tensor
+    """Shape ``(size, size)``, positive, DC at ``size // 2``; a buffer, so it is saved."""
+
     def __init__(self, size: int, *, divide: bool) -> None:
         super().__init__()
         self.divide = divide

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,6 +34,14 @@ GRADIENT_NORM = 1.0
 WARM_UP_STEPS = 200
 SPECTRUM_SLICES = 64
 """Slices whose spectra are averaged for h_LR and h_HR."""
+
+
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+}
+"""Annotation to type; the remaining ones are strings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,10 +91,27 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Reject what cannot be trained."""
+        for item in dataclasses.fields(self):
+            value, wanted = getattr(self, item.name), _OPTION_TYPES.get(str(item.type), (str,))
+            if item.name != "augmentation" and (
+                not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
+            ):
+                raise InputError(f"option {item.name} is {value!r}, expected {item.type}")
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"precision '{self.precision}' is not one of fp32, bf16")
+        if not (self.lr > 0.0 and 0.0 <= self.ema < 1.0):
+            raise InputError("lr must be above 0, and ema at least 0 and below 1")
         if self.loss not in LOSSES:
             raise InputError(f"loss '{self.loss}' is not one of {', '.join(LOSSES)}")
         if min(self.steps, self.batch, self.validate_every, self.width, self.matrix) < 1:
             raise InputError("steps, batch, validate_every, width and matrix must be at least 1")
+
+    def identity(self) -> str:
+        """Return what a resumed run must have in common with the one it goes on from."""
+        values = dataclasses.asdict(self)
+        for free in ("training", "licence", "attribution", "validate_every"):
+            del values[free]
+        return json.dumps(values, sort_keys=True)
 
     def spec(self) -> ModelSpec:
         """Return the specification of the model that this run trains."""
@@ -130,22 +156,36 @@ class Progress:
         return f"loss {self.loss:.5f}, PSNR {self.validation.psnr_db:.2f} dB"
 
 
-def measure_spectrum(series: list[TrainingSeries], upscale: int, size: int) -> FloatArray:
-    """Average the magnitude spectra of LR slices (or HR ones for `upscale` 1).
+def measure_spectrum(
+    series: list[TrainingSeries], upscale: int, size: int, *, of_lr: bool
+) -> FloatArray:
+    """Average the magnitude spectra of LR slices, or of their HR ones.
+
+    Parameters
+    ----------
+    series
+        What is trained on.
+    upscale
+        HR samples per LR sample and axis.
+    size
+        Samples per axis of the result.
+    of_lr
+        True for h_LR, False for h_HR.
 
     Returns
     -------
-        Shape ``(size, size)``, float32, positive; slices are scaled to a LR maximum of 1 and to
-        the amplitude a measured HR k-space centre has.
+        Shape ``(size, size)``, float32, positive, in the unit the generators work in: the LR
+        slice's maximum is 1, and LR k-space has the amplitude of the centre of HR k-space.
     """
     rng = np.random.default_rng(0)
     total = np.zeros((size, size))
     for _ in range(SPECTRUM_SLICES):
         chosen = series[int(rng.integers(len(series)))]
         one = chosen.slices[int(rng.integers(len(chosen.slices)))].astype(np.float32)
-        one = one / max(float(one.max()), 1e-6)
-        image = degrade(one, upscale) * upscale if upscale > 1 else one
-        spectrum = np.abs(fft2c(image)) + 1e-6
+        hr = divisible_crop(one, upscale)
+        lr = degrade(hr, upscale)
+        image = lr * upscale if of_lr else hr
+        spectrum = np.abs(fft2c(image / max(float(lr.max()), 1e-6))) + 1e-6
         total += resample_spectrum(spectrum, (size, size))
     mean: FloatArray = (total / SPECTRUM_SLICES).astype(np.float32)
     return mean
@@ -209,9 +249,12 @@ def train(
     generator = build_generator(spec)
     for module in generator.modules():
         if isinstance(module, MeanSpectrum):
-            size, factor = module.spectrum.shape[-1], options.upscale if module.divide else 1
-            module.spectrum.copy_(torch.from_numpy(measure_spectrum(series, factor, size)))
-    generator = generator.to(memory_format=torch.channels_last)
+            spectrum = measure_spectrum(
+                series, options.upscale, module.spectrum.shape[-1], of_lr=module.divide
+            )
+            module.spectrum.copy_(torch.from_numpy(spectrum))
+    # torch's stubs leave memory_format out of Module.to.
+    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(generator)
     optimiser = torch.optim.Adam(generator.parameters(), lr=options.lr)
     rng = np.random.default_rng(options.random_state)
@@ -222,11 +265,10 @@ def train(
         augmentation=options.augmentation,
         rng=rng,
     )
-    first = 0
+    first, running = 0, math.nan
     if resume:
-        first = _restore(output, spec, generator, averaged, optimiser, rng)
+        first, running = _restore(output, options, generator, averaged, optimiser, rng)
     loss_of = LOSSES[options.loss]
-    running = math.nan
     started = time.monotonic()
     for step in range(first, options.steps):
         for group in optimiser.param_groups:
@@ -248,7 +290,15 @@ def train(
         if done % options.validate_every == 0 or done == options.steps:
             if validation:
                 quality = validation_quality(averaged, validation, options.upscale)
-            state = _state(generator, optimiser, rng, done)
+            state = {
+                "generator": generator.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "torch_rng": torch.get_rng_state(),
+                "numpy_rng": dict(rng.bit_generator.state),
+                "step": done,
+                "running_loss": running,
+                "options": options.identity(),
+            }
             save_checkpoint(output, spec, averaged.state_dict(), state)
             _append_row(output.with_suffix(".csv"), done, running, quality, started)
         if on_progress is not None:
@@ -271,31 +321,18 @@ def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:
                 kept.copy_(fresh)
 
 
-def _state(
-    generator: nn.Module, optimiser: torch.optim.Optimizer, rng: np.random.Generator, step: int
-) -> dict[str, Any]:
-    return {
-        "generator": generator.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "numpy_rng": dict(rng.bit_generator.state),
-        "step": step,
-    }
-
-
 def _restore(
     path: Path,
-    spec: ModelSpec,
+    options: TrainingOptions,
     generator: nn.Module,
     averaged: nn.Module,
     optimiser: torch.optim.Optimizer,
     rng: np.random.Generator,
-) -> int:
+) -> tuple[int, float]:
+    """Put everything back as it was; return the steps done and the running loss."""
     document = read_document(path)
     training = document.get("training") or {}
-    stored = ModelSpec.from_json(str(document.get("spec")), origin=path.name)
-    same = dataclasses.replace(stored, provenance=spec.provenance) == spec
-    if not same or "step" not in training:
+    if training.get("options") != options.identity():
         raise CheckpointError(
             f"{path}: this checkpoint belongs to another run and cannot be resumed",
             hint="repeat the options it was trained with, or write to another file",
@@ -305,8 +342,7 @@ def _restore(
     optimiser.load_state_dict(training["optimiser"])
     torch.set_rng_state(training["torch_rng"])
     rng.bit_generator.state = training["numpy_rng"]
-    step: int = training["step"]
-    return step
+    return int(training["step"]), float(training["running_loss"])
 
 
 def _append_row(

@@ -37,6 +37,8 @@ def read_recipe(path: Path | None, overrides: Mapping[str, Any]) -> TrainingOpti
             raise InputError(f"{path}: not a readable recipe: {exc}") from exc
     values |= {name: value for name, value in overrides.items() if value is not None}
     augmentation = values.pop("augmentation", {})
+    if not isinstance(augmentation, dict):
+        raise InputError(f"recipe: augmentation is {augmentation!r}, expected a table")
     _require_known(TrainingOptions, values, "recipe")
     _require_known(Augmentation, augmentation, "recipe, [augmentation]")
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kspacesr_rt.errors import SliceError, TrainingDataError
-from kspacesr_rt.kspace import FloatArray, Matrix, fft2c, resample_to
+from kspacesr_rt.kspace import Array, FloatArray, Matrix, fft2c, resample_to
 
 NIFTI_ENDINGS = (".nii", ".nii.gz")
 ISOTROPIC = 1.5
@@ -83,9 +83,9 @@ def _kind(path: Path) -> str | None:
 
 
 def _as_volume(
-    path: Path, data: FloatArray, spacing: tuple[float, ...] | None, slice_axis: int | None
+    path: Path, data: Array, spacing: tuple[float, ...] | None, slice_axis: int | None
 ) -> Volume:
-    """Put the slice axis first; without one, take the axis of the widest spacing."""
+    """Take the magnitude and put the slice axis first: if not given, that of widest spacing."""
     if data.ndim == 4:
         data, spacing = data[..., 0], spacing[:3] if spacing else None
     if data.ndim == 2:
@@ -93,12 +93,17 @@ def _as_volume(
         spacing = (1.0, *spacing) if spacing else None
     if data.ndim != 3:
         raise TrainingDataError(f"{path.name}: expected 2 to 4 axes, found shape {data.shape}")
+    if data.size == 0:
+        raise TrainingDataError(f"{path.name}: holds no samples, its shape is {data.shape}")
+    if data.dtype.kind not in "biufc":
+        raise TrainingDataError(f"{path.name}: holds {data.dtype}, not numbers")
+    data = np.abs(data).astype(np.float32)
     if not np.isfinite(data).all():
         raise TrainingDataError(f"{path.name}: holds NaN or infinity")
     if slice_axis is None:
         flat = spacing is not None and max(spacing) / min(spacing) > ISOTROPIC
         slice_axis = int(np.argmax(spacing)) if flat and spacing else 2
-    data = np.moveaxis(np.abs(data), slice_axis, 0)
+    data = np.moveaxis(data, slice_axis, 0)
     edges = None
     if spacing is not None:
         rest = [length for axis, length in enumerate(spacing) if axis != slice_axis]
@@ -113,7 +118,9 @@ def _read_nifti(path: Path) -> Volume:
 
     try:
         image = nibabel.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)
+        if not isinstance(image, nibabel.spatialimages.SpatialImage):
+            raise TrainingDataError(f"{path.name}: holds no image")
+        data = np.asarray(image.dataobj)
     except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as exc:
         raise TrainingDataError(f"{path.name}: not a readable NIfTI image: {exc}") from exc
     return _as_volume(path, data, tuple(map(float, image.header.get_zooms())), None)
@@ -124,14 +131,14 @@ def _read_nrrd(path: Path) -> Volume:
 
     try:
         data, header = nrrd.read(str(path))
-    except (OSError, ValueError, nrrd.NRRDError) as exc:
+    except (OSError, ValueError, StopIteration, nrrd.NRRDError) as exc:
         raise TrainingDataError(f"{path.name}: not a readable NRRD image: {exc}") from exc
     directions = header.get("space directions")
     spacing = header.get("spacings")
     if directions is not None:
         spacing = np.linalg.norm(np.asarray(directions, dtype=float), axis=1)
     edges = None if spacing is None else tuple(float(edge) for edge in spacing)
-    return _as_volume(path, np.asarray(data, dtype=np.float32), edges, None)
+    return _as_volume(path, np.asarray(data), edges, None)
 
 
 def _read_numpy(path: Path) -> Volume:
@@ -139,7 +146,7 @@ def _read_numpy(path: Path) -> Volume:
         data = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
         raise TrainingDataError(f"{path.name}: not a readable .npy array: {exc}") from exc
-    return _as_volume(path, np.asarray(data, dtype=np.float32), None, 0)
+    return _as_volume(path, np.asarray(data), None, 0)
 
 
 def _read_dicom(root: Path) -> Iterator[Volume]:
