@@ -22,9 +22,9 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.backends import (
     Backend,
     BackendOptions,
-    backend_info,
     baseline_spec,
     open_backend,
+    require_available,
 )
 from kspacesr_rt.dicom import (
     DecodedSlice,
@@ -109,7 +109,7 @@ class _OpenBackends:
     """Backends by LR matrix, opened when first met, the least recently used closed."""
 
     def __init__(self, options: InferOptions) -> None:
-        info = backend_info(options.backend)
+        info = require_available(options.backend)
         self._options = options
         self._model: ModelFile | None = None
         if info.model:
@@ -410,12 +410,7 @@ def infer(
     started = time.perf_counter()
     if not source.exists():
         raise InputError(f"no such file or folder: {source}")
-    info = backend_info(options.backend)
     with _OpenBackends(options) as backends:
-        if (reason := info.why_not()) is not None:
-            from kspacesr_rt.errors import BackendUnavailableError
-
-            raise BackendUnavailableError(reason, hint=info.hint())
         prepare_output(source, output)
         run = _Run(source, output, options, backends, on_progress)
         with run.timed("scan"):

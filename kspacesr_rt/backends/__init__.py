@@ -114,6 +114,22 @@ def backend_info(name: str) -> BackendInfo:
     return BACKENDS[name]
 
 
+def require_available(name: str) -> BackendInfo:
+    """Return a backend's row if it can run here.
+
+    Raises
+    ------
+    InputError
+        If no backend has that name.
+    BackendUnavailableError
+        If its package is missing; the hint says what installs it.
+    """
+    info = backend_info(name)
+    if (reason := info.why_not()) is not None:
+        raise BackendUnavailableError(reason, hint=info.hint())
+    return info
+
+
 def open_backend(
     name: str, model: BoundModel | ModelSpec, options: BackendOptions | None = None
 ) -> Backend:
@@ -135,9 +151,7 @@ def open_backend(
     BackendUnavailableError
         If it cannot run here. No other backend is taken instead.
     """
-    info = backend_info(name)
-    if (reason := info.why_not()) is not None:
-        raise BackendUnavailableError(reason, hint=info.hint())
+    info = require_available(name)
     if info.model == isinstance(model, ModelSpec):
         raise InputError(
             f"backend '{name}' takes {'a bound model' if info.model else 'no model file'}"
