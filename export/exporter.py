@@ -51,6 +51,8 @@ class Exported:
     """What the gate measured."""
     size_bytes: int
     """Size of the file."""
+    notes: tuple[str, ...] = ()
+    """What the checkpoint did not say; see `kspacesr_rt.train.checkpoint.Checkpoint`."""
 
 
 def torch_runner(generator: torch.nn.Module) -> Run:
@@ -135,7 +137,13 @@ def export_model(
     content = finished(proto, spec, known_answer(reference, spec.upscale))
     replace_file(output, content)
     written = parse_model(content, name=output.name)
-    return Exported(path=output, spec=written.spec, report=report, size_bytes=len(content))
+    return Exported(
+        path=output,
+        spec=written.spec,
+        report=report,
+        size_bytes=len(content),
+        notes=loaded.notes,
+    )
 
 
 def known_answer(reference: Run, upscale: int) -> KnownAnswer:

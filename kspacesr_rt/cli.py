@@ -232,6 +232,8 @@ def export(
         force=force,
         report_file=report,
     )
+    for note in exported.notes:
+        typer.echo(f"warning: {note}", err=True)
     if as_json:
         _echo_json({"path": str(exported.path), "parity": exported.report.to_dict()})
     elif not quiet:

@@ -98,10 +98,11 @@ def right_factor(matrix: ComplexArray, output_channels: int) -> FloatArray:
         Shape ``(2 * n_from, output_channels * n_to)``, float32.
     """
     n_to, n_from = matrix.shape
+    transposed = np.ascontiguousarray(matrix.T)  # one strided pass instead of four
     factor = np.empty((2 * n_from, output_channels * n_to), dtype=np.float32)
-    factor[:n_from, :n_to] = matrix.real.T
-    factor[n_from:, :n_to] = -matrix.imag.T
+    factor[:n_from, :n_to] = transposed.real
+    factor[n_from:, :n_to] = -transposed.imag
     if output_channels == 2:
-        factor[:n_from, n_to:] = matrix.imag.T
-        factor[n_from:, n_to:] = matrix.real.T
+        factor[:n_from, n_to:] = transposed.imag
+        factor[n_from:, n_to:] = transposed.real
     return factor

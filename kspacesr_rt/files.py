@@ -24,7 +24,7 @@ def replace_file(path: Path, content: bytes) -> None:
     OutputError
         If the file cannot be written; nothing is left of the attempt.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -114,7 +114,8 @@ def _texture(y: _Wide, x: _Wide, seed: int) -> _Wide:
         )
         total += wave / np.sqrt(cycles)
         weight += 1 / np.sqrt(cycles)
-    return total / weight
+    texture: _Wide = total / weight
+    return texture
 
 
 def _gaussian(centre: float, width: float) -> _Profile:

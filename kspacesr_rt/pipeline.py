@@ -43,6 +43,7 @@ from kspacesr_rt.errors import (
     InputError,
     KspaceSRError,
     NoMRImageError,
+    OutputError,
     ShapeError,
     SliceFailed,
     SliceSkipped,
@@ -412,6 +413,13 @@ def infer(
         raise InputError(f"no such file or folder: {source}")
     with _OpenBackends(options) as backends:
         prepare_output(source, output)
+        if report_file and source.resolve() in (
+            report_file.resolve(),
+            *report_file.resolve().parents,
+        ):
+            raise OutputError(
+                "the report lies inside the input", hint="the input is only read: choose elsewhere"
+            )
         run = _Run(source, output, options, backends, on_progress)
         with run.timed("scan"):
             scan = scan_folder(source, include_derived=options.include_derived)

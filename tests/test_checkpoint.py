@@ -105,10 +105,23 @@ def test_the_seeds_own_weights_load(tmp_path, channels, upscale, bias, wrapping)
     assert state.keys() == weights.keys()
 
 
+def test_bare_kspace_weights_bring_their_spectra(tmp_path):
+    """Trap 6: h_LR and h_HR are part of the model, so a state dict may carry them along."""
+    weights = seed_weights()
+    h_lr, h_hr = torch.rand(48, 48) + 0.5, torch.rand(96, 96) + 0.5
+    torch.save({**weights, "h_LR": h_lr, "h_HR": h_hr}, tmp_path / "a.pth")
+    loaded = load_checkpoint(tmp_path / "a.pth")
+    assert torch.equal(loaded.generator.h_lr.spectrum, h_lr)
+    assert torch.equal(loaded.generator.h_hr.spectrum, h_hr)
+    assert (loaded.spec.matrix, loaded.notes) == ((48, 48), ())
+
+
 def test_bare_kspace_weights_get_neutral_spectra(tmp_path):
     """The seed's checkpoint does not hold h_LR and h_HR; a made-up one would change the result."""
     torch.save(seed_weights(), tmp_path / "w.pth")
-    generator = load_checkpoint(tmp_path / "w.pth").generator
+    loaded = load_checkpoint(tmp_path / "w.pth")
+    assert "holds no mean spectra (tensors 'h_LR' and 'h_HR')" in loaded.notes[0]
+    generator = loaded.generator
     assert generator.h_lr.spectrum.shape == (160, 160)
     assert generator.h_hr.spectrum.shape == (320, 320)
     assert bool((generator.h_lr.spectrum == 1).all())

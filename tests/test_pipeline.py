@@ -272,6 +272,27 @@ def test_an_unsafe_output_is_refused_before_anything_is_touched(study, tmp_path,
     assert tree_digest(tmp_path) == before
 
 
+def test_a_report_inside_the_input_is_refused(study, out):
+    """The input is only read, and a report there would be scanned the next time."""
+    before = tree_digest(study)
+    with pytest.raises(OutputError, match="the report lies inside the input"):
+        infer(study, out, ZERO_FILL, report_file=study / "report.json")
+    assert tree_digest(study) == before
+    assert not out.exists()
+    infer(study, out, ZERO_FILL, report_file=out.parent / "elsewhere.json")
+    assert (out.parent / "elsewhere.json").exists()
+    assert not (out / "report.json").exists()
+
+
+def test_what_a_killed_run_left_behind_does_not_stop_the_next(study, out):
+    """A report or a slice that was being written when the power went is no foreign file."""
+    infer(study, out, ZERO_FILL)
+    (out / ".report.json.0123abcd.part").write_text("{")
+    first = outputs(out)[0]
+    (first.parent / f".{first.name}.0123abcd.part").write_bytes(b"half")
+    assert infer(study, out, ZERO_FILL).count("present") == 4
+
+
 def test_contradicting_options_are_refused(study, out):
     """A model that upscales by 2 does not answer a call for 4, and baselines take no model."""
     with pytest.raises(InputError, match="upscales by 2, --upscale asks for 4"):

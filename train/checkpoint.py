@@ -28,6 +28,13 @@ SCHEMA = 1
 SEED_MATRIX = {2: 160, 4: 80}
 """LR samples per axis the seed was trained with, by upscale (320 x 320 HR)."""
 
+SPECTRUM_KEYS = {"h_LR": "h_lr.spectrum", "h_HR": "h_hr.spectrum"}
+"""Mean spectra in a bare state dict, square and two-dimensional, to our names."""
+NEUTRAL_SPECTRA = (
+    "the checkpoint holds no mean spectra (tensors 'h_LR' and 'h_HR'): taken as 1 everywhere, "
+    "which is wrong for a network that was trained on normalised k-space"
+)
+
 StateDict = dict[str, Tensor]
 
 UNREADABLE = (
@@ -47,6 +54,8 @@ class Checkpoint:
     """In evaluation mode, float32, on the CPU."""
     sha256: str
     """Of the checkpoint file."""
+    notes: tuple[str, ...] = ()
+    """What the file did not say and was taken as stated here; shown to whoever exports it."""
 
 
 def save_checkpoint(
@@ -71,7 +80,7 @@ def save_checkpoint(
         "training": training or {},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.part")
     torch.save(document, partial)
     partial.replace(path)
 
@@ -137,17 +146,20 @@ def load_checkpoint(
             )
         spec = ModelSpec.from_json(str(document.get("spec")), origin=path.name)
         weights = _tensors(document.get("state_dict"), path)
+        notes: tuple[str, ...] = ()
     else:
-        weights = _tensors(document.get("state_dict", document), path)
-        spec = infer_seed_spec(weights, name=path.stem)
-        weights = {f"network.{key}": value for key, value in weights.items()}
+        bare = _tensors(document.get("state_dict", document), path)
+        spectra = {key: bare.pop(name) for name, key in SPECTRUM_KEYS.items() if name in bare}
+        spec = infer_seed_spec(bare, name=path.stem)
+        weights = {f"network.{key}": value for key, value in bare.items()}
+        weights, spec, notes = _with_spectra(weights, spectra, spec)
     if data_consistency is not None:
         spec = dataclasses.replace(spec, data_consistency=data_consistency)
     if name is not None:
         spec = dataclasses.replace(spec, name=name)
     generator = build_generator(spec)
     try:
-        problems = generator.load_state_dict(_with_spectra(weights, generator), strict=False)
+        problems = generator.load_state_dict(weights, strict=False)
     except RuntimeError as exc:
         reason = str(exc).split("\n\t", 1)[-1].split("\n", 1)[0]
         raise CheckpointError(
@@ -164,6 +176,7 @@ def load_checkpoint(
         spec=spec,
         generator=generator.eval().float(),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        notes=notes,
     )
 
 
@@ -177,14 +190,21 @@ def _tensors(stored: object, path: Path) -> StateDict:
     return weights
 
 
-def _with_spectra(weights: StateDict, generator: nn.Module) -> StateDict:
-    """Bare seed weights carry no spectra: keep the generator's neutral ones."""
+def _with_spectra(
+    weights: StateDict, spectra: StateDict, spec: ModelSpec
+) -> tuple[StateDict, ModelSpec, tuple[str, ...]]:
+    """Add the spectra a bare k-space checkpoint brings, or neutral ones and a note that says so."""
+    if spec.architecture != "seed-kspace":
+        return weights, spec, ()
+    if len(spectra) == len(SPECTRUM_KEYS):
+        size = int(spectra["h_lr.spectrum"].shape[0])
+        return {**weights, **spectra}, dataclasses.replace(spec, matrix=(size, size)), ()
+    size = spec.matrix[0]
     neutral = {
-        key: value
-        for key, value in generator.state_dict().items()
-        if key.endswith(".spectrum") and key not in weights
+        "h_lr.spectrum": torch.ones(size, size),
+        "h_hr.spectrum": torch.ones(size * spec.upscale, size * spec.upscale),
     }
-    return {**weights, **neutral}
+    return {**weights, **neutral}, spec, (NEUTRAL_SPECTRA,)
 
 
 def infer_seed_spec(weights: StateDict, *, name: str) -> ModelSpec:
