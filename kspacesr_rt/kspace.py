@@ -35,6 +35,16 @@ def _require_image_axes(array: Array) -> None:
         raise ShapeError(f"expected at least one sample per axis, found shape {array.shape}")
 
 
+def _require_upscale(upscale: int) -> None:
+    if upscale < 1:
+        raise ShapeError(f"expected an upscale of at least 1, found {upscale}")
+
+
+def _require_matrix(matrix: Matrix) -> None:
+    if len(matrix) != 2:
+        raise ShapeError(f"expected a matrix (rows, columns), found {tuple(matrix)}")
+
+
 def _complex_like(array: Array) -> npt.DTypeLike:
     return np.complex128 if array.dtype in (np.float64, np.complex128) else np.complex64
 
@@ -124,6 +134,7 @@ def centre_crop(kspace: Array, matrix: Matrix) -> Array:
         If the target is larger than the source or smaller than one sample.
     """
     _require_image_axes(kspace)
+    _require_matrix(matrix)
     if not all(1 <= to <= have for to, have in zip(matrix, kspace.shape[-2:], strict=True)):
         raise ShapeError(f"cannot crop {kspace.shape[-2:]} to {tuple(matrix)} samples")
     rows, columns = (_window(to, have) for to, have in zip(matrix, kspace.shape[-2:], strict=True))
@@ -150,6 +161,7 @@ def centre_fill(kspace: Array, matrix: Matrix) -> Array:
         If the target is smaller than the source.
     """
     _require_image_axes(kspace)
+    _require_matrix(matrix)
     if not all(to >= have for to, have in zip(matrix, kspace.shape[-2:], strict=True)):
         raise ShapeError(f"cannot fill {kspace.shape[-2:]} up to {tuple(matrix)} samples")
     filled = np.zeros((*kspace.shape[:-2], *matrix), dtype=kspace.dtype)
@@ -184,7 +196,9 @@ def zero_fill_image(image: Array, upscale: int) -> ComplexArray:
     Nyquist line of an even axis between both ends of the spectrum, whereas a magnitude would
     turn undershoot into signal.
     """
-    matrix = upscaled((image.shape[-2], image.shape[-1]), upscale) if image.ndim >= 2 else (0, 0)
+    _require_image_axes(image)
+    _require_upscale(upscale)
+    matrix = upscaled((image.shape[-2], image.shape[-1]), upscale)
     # Orthonormal transforms of two sizes differ by sqrt(M/N) per axis; `upscale` restores units.
     return ifft2c(centre_fill(fft2c(image), matrix)) * upscale
 
@@ -207,6 +221,8 @@ def degrade(image: Array, upscale: int, *, magnitude: bool = True) -> Array:
     -------
         Shape ``(..., y // upscale, x // upscale)``, intensities as in `image`.
     """
+    _require_image_axes(image)
+    _require_upscale(upscale)
     rows, columns = image.shape[-2] // upscale, image.shape[-1] // upscale
     if rows < 1 or columns < 1:
         raise ShapeError(f"{image.shape[-2:]} samples are too few to degrade by {upscale}")
@@ -223,6 +239,8 @@ def divisible_crop(image: Array, divisor: int) -> Array:
         Shape ``(..., y - y % divisor, x - x % divisor)``; the image itself if nothing is cut,
         otherwise the magnitude for a real input, with intensities kept.
     """
+    _require_image_axes(image)
+    _require_upscale(divisor)
     have = (image.shape[-2], image.shape[-1])
     want = (have[0] - have[0] % divisor, have[1] - have[1] % divisor)
     return image if have == want else resample_to(image, want)
@@ -249,6 +267,7 @@ def grid_origin(n: int, upscale: int) -> float:
     upscale 3. Both DC-centred transforms put the image origin at ``n // 2``, hence
     ``n // 2 - (upscale * n // 2) / upscale``.
     """
+    _require_upscale(upscale)
     return n // 2 - (upscale * n // 2) / upscale
 
 
@@ -286,8 +305,10 @@ def measured_residual(sr: FloatArray, lr: FloatArray) -> float:
         (dimensionless). The Nyquist line of an even axis is left out: a real image cannot tell
         its two ends apart, so no real output can hold it exactly.
     """
+    upscale = sr.shape[-1] // lr.shape[-1] if lr.ndim == 2 and lr.size else 0
+    if upscale < 1 or sr.shape != upscaled((lr.shape[0], lr.shape[1]), upscale):
+        raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
     rows, columns = lr.shape
-    upscale = sr.shape[-2] // rows
     measured = fft2c(lr)
     kept = centre_crop(fft2c(sr), (rows, columns)) / upscale
     inner = (slice(1 - rows % 2, None), slice(1 - columns % 2, None))

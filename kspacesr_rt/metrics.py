@@ -8,12 +8,12 @@ every table prints it:
 * ``fastmri-volume``: the data range is the maximum of the HR volume; PSNR and MAE over the whole
   volume, SSIM per slice, then averaged [1]_.
 * ``seed``: as SR_kspace reported it: slices one by one, PSNR and MAE on range 1 but SSIM on range
-  2, scikit-image's default for floats before 0.16, which flatters [2]_.
+  2, scikit-image's default for floats before 0.20, which flatters [2]_.
 
 References
 ----------
 .. [1] Zbontar et al., fastMRI, arXiv:1811.08839, section 4.2, and its ``evaluate.py``
-.. [2] scikit-image 0.15 ``compare_ssim``: ``dmax - dmin`` of a float image is ``1 - (-1)``
+.. [2] scikit-image/scikit-image#6602: a float image was taken to span -1 to 1
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SSIM_K1, SSIM_K2 = 0.01, 0.03
 SEED_SSIM_RANGE = 2.0
 """What scikit-image assumed of a float image when the seed was measured."""
 TISSUE_SHARE = 0.01
-"""Mean of a slice over the maximum of its series above which it holds tissue. Measured on 29 MR
-series: empty or nearly empty slices stay below 0.007, the emptiest useful ones reach 0.015."""
+"""Mean of a slice over the maximum of its series above which it holds tissue. A convention, not a
+gap: thin-tissue slices of 3-D series pass through it continuously."""
 
 JSON_INFINITE = 999.0
 """What stands for an infinite PSNR (bitwise equality) or error in JSON, which has no infinity."""

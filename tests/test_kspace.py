@@ -570,7 +570,7 @@ def test_an_empty_slice_has_the_residual_of_what_was_invented():
         ),
         (
             lambda: kspace.zero_fill_image(np.ones((4, 6)), 0),
-            "cannot fill (4, 6) up to (0, 0) samples",
+            "expected an upscale of at least 1, found 0",
         ),
         (
             lambda: kspace.degrade(np.ones((3, 8)), 4),
@@ -601,3 +601,29 @@ def test_impossible_shapes_are_refused_by_name(call, message):
     assert str(caught.value) == message
     assert isinstance(caught.value, InputError)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kspace.degrade(np.ones(8), 2), "expected at least 2 axes"),
+        (lambda: kspace.divisible_crop(np.ones(8), 2), "expected at least 2 axes"),
+        (lambda: kspace.degrade(np.ones((8, 8)), 0), "expected an upscale of at least 1, found 0"),
+        (lambda: kspace.grid_origin(8, 0), "expected an upscale of at least 1, found 0"),
+        (lambda: kspace.zero_fill_image(np.ones((8, 8)), -1), "an upscale of at least 1, found -1"),
+        (lambda: kspace.centre_crop(np.ones((8, 8)), (4, 4, 4)), "expected a matrix"),
+        (lambda: kspace.centre_fill(np.ones((8, 8)), (16,)), "expected a matrix"),
+        (
+            lambda: kspace.measured_residual(np.ones((8, 12)), np.ones((4, 4))),
+            "expected one SR and one LR slice",
+        ),
+        (
+            lambda: kspace.measured_residual(np.ones(8), np.ones(4)),
+            "expected one SR and one LR slice",
+        ),
+    ],
+)
+def test_impossible_arguments_are_refused_by_text(call, message):
+    """A wrong axis or factor says so, before NumPy says something else or nothing at all."""
+    with pytest.raises(ShapeError, match=message):
+        call()
