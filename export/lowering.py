@@ -3,9 +3,9 @@
 The generator is traced with torch.fx down to modules; each module type has one emitter below. So
 every node has the name of its layer, weights keep their state-dict names, BatchNorm is folded in
 float64, a PReLU of one slope becomes the LeakyRelu it is, and k-space layers stay whole as nodes
-of the ``kspacesr_rt`` domain. `torch.onnx.export` was measured as the alternative: it writes the
-FFT as per-axis DFT ops that only ONNX Runtime's CPU provider can run, and PReLU breaks the blocked
-layout there (27 layout reorders instead of a handful).
+of the ``kspacesr_rt`` domain. `torch.onnx.export` is no alternative: it takes the FFT apart into
+DFT ops, shifts and slices of one size, which no later step can bind to another matrix, and it
+keeps PRelu, which breaks ONNX Runtime's blocked layout.
 """
 
 from __future__ import annotations

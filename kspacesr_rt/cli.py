@@ -270,6 +270,7 @@ def train(
     validate_every: Annotated[int | None, typer.Option(min=1, help="Steps between.")] = None,
     random_state: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an existing checkpoint.")] = False,
     threads: Threads = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -303,6 +304,7 @@ def train(
             options,
             validation=validation,
             resume=resume,
+            force=force,
             threads=threads,
             on_progress=lambda state: update(state.step, state.steps, state.as_text()),
         )

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from kspacesr_rt import kspace
 from kspacesr_rt.cli import app
-from kspacesr_rt.errors import CheckpointError, InputError, TrainingDataError
+from kspacesr_rt.errors import CheckpointError, InputError, OutputError, TrainingDataError
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.train.checkpoint import load_checkpoint, read_document, save_checkpoint
@@ -578,3 +578,17 @@ def test_the_command_exits_2_on_an_empty_folder(tmp_path):
         f"error: {tmp_path}: no DICOM, NIfTI, NRRD or .npy image found\n"
         "hint: name a folder that holds magnitude images\n"
     )
+
+
+def test_hours_of_training_are_not_overwritten_by_a_slip(tmp_path):
+    """Repeating a command must not cost the checkpoint it made; --force and --resume say so."""
+    np.save(tmp_path / "a.npy", phantoms(4, (96, 96)))
+    once = dataclasses.replace(TINY, steps=2, validate_every=1)
+    train_from_folders([tmp_path / "a.npy"], tmp_path / "run.pt", once)
+    before = (tmp_path / "run.pt").read_bytes()
+    with pytest.raises(OutputError, match=r"run\.pt exists") as caught:
+        train_from_folders([tmp_path / "a.npy"], tmp_path / "run.pt", once)
+    assert caught.value.hint == "go on with --resume, or replace it with --force"
+    assert (tmp_path / "run.pt").read_bytes() == before
+    train_from_folders([tmp_path / "a.npy"], tmp_path / "run.pt", once, force=True)
+    assert len((tmp_path / "run.csv").read_text().splitlines()) == 3

@@ -268,6 +268,8 @@ def train(
     first, running = 0, math.nan
     if resume:
         first, running = _restore(output, options, generator, averaged, optimiser, rng)
+    else:
+        output.with_suffix(".csv").unlink(missing_ok=True)
     loss_of = LOSSES[options.loss]
     started = time.monotonic()
     for step in range(first, options.steps):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kspacesr_rt.errors import OutputError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.spec import ModelSpec
 from kspacesr_rt.train.loop import Progress, TrainingOptions, train
@@ -42,6 +43,7 @@ def train_from_folders(
     *,
     validation: list[Path] | None = None,
     resume: bool = False,
+    force: bool = False,
     threads: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ModelSpec:
@@ -59,6 +61,8 @@ def train_from_folders(
         Folders that are only judged on.
     resume
         Go on from `output`.
+    force
+        Start anew although `output` exists.
     threads
         CPU threads of torch; 0 leaves its default.
     on_progress
@@ -70,7 +74,13 @@ def train_from_folders(
         If a folder holds nothing to train on.
     CheckpointError
         If `resume` is asked for and the checkpoint belongs to another run.
+    OutputError
+        If `output` exists and neither `resume` nor `force` is asked for.
     """
+    if output.exists() and not (resume or force):
+        raise OutputError(
+            f"{output} exists", hint="go on with --resume, or replace it with --force"
+        )
     if threads:
         torch.set_num_threads(threads)
     series = load_training_series(data)
