@@ -18,9 +18,14 @@ import typer
 from typer.core import TyperGroup
 
 from kspacesr_rt._version import __version__
-from kspacesr_rt.errors import KspaceSRError
+from kspacesr_rt.errors import BackendUnavailableError, KspaceSRError
 
 EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
+
+
+OPTIONAL_PACKAGES = ("torch", "safetensors", "nibabel", "nrrd")
+"""What a command may need beyond the base install; the extra has the command's name, `bench` for
+`evaluate`."""
 
 
 class _Terminated(BaseException):
@@ -58,6 +63,13 @@ class _Group(TyperGroup):
         except Exception as exc:
             if type(exc).__module__.startswith(("click", "typer")):
                 raise  # usage errors: Typer prints them and exits 2
+            if isinstance(exc, ModuleNotFoundError) and exc.name in OPTIONAL_PACKAGES:
+                command = ctx.invoked_subcommand or ""
+                extra = command if command in ("export", "train") else "bench"
+                typer.echo(f"error: '{command}' needs the package '{exc.name}'", err=True)
+                typer.echo(f"hint: pip install 'kspacesr-rt[{extra}]'", err=True)
+                _trace(debug)
+                raise typer.Exit(BackendUnavailableError.exit_code) from exc
             # The message may quote a patient's values, so only its type is shown unasked.
             typer.echo(f"error: internal error ({type(exc).__name__})", err=True)
             typer.echo("hint: kspacesr-rt --debug ... shows where; please report it", err=True)

@@ -220,3 +220,31 @@ def test_a_signal_ends_the_run_with_its_own_status_and_no_half_files(tmp_path, s
     assert process.returncode == status, stderr
     left = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".dcm"]
     assert left == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"),
+    [
+        (("export", "x2-fast.pt", "-o", "m.onnx"), "torch", "export"),
+        (("train", ".", "-o", "c.pt"), "torch", "train"),
+        (("evaluate", "a.nii"), "nibabel", "bench"),
+    ],
+)
+def test_a_command_without_its_extra_names_the_line_that_installs_it(
+    tmp_path, arguments, package, extra
+):
+    """A base install has no torch: that is exit 3 and a hint, not an internal error."""
+    for name in ("x2-fast.pt", "a.nii"):
+        (tmp_path / name).write_bytes(b"")
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; sys.argv = {['kspacesr-rt', *arguments]!r}\n"
+        "from kspacesr_rt.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines() == [
+        f"error: '{arguments[0]}' needs the package '{package}'",
+        f"hint: pip install 'kspacesr-rt[{extra}]'",
+    ]

@@ -427,7 +427,7 @@ def test_trap_6_the_range_of_kspace_is_as_large_as_stated():
 
 
 def test_trap_6_the_network_sees_a_small_range_whatever_the_unit(make_spec):
-    """Divided by the slice's maximum and by h_LR, k-space lies within a few decades of 1."""
+    """Divided by the slice's maximum and by h_LR, k-space lies around 1."""
     generator = build_generator(make_spec("seed-kspace", 2, matrix=(80, 80))).eval()
     spectrum = mean_spectrum(80, 2, of_lr=True).astype(np.float32)
     generator.h_lr.spectrum.copy_(torch.from_numpy(spectrum))
@@ -441,9 +441,9 @@ def test_trap_6_the_network_sees_a_small_range_whatever_the_unit(make_spec):
     raw, flat, raw_12_bits, flat_12_bits = (np.hypot(one[0, 0], one[0, 1]) for one in seen)
     np.testing.assert_allclose(raw_12_bits, raw, rtol=0, atol=FP32 * raw.max())
     np.testing.assert_allclose(flat_12_bits, flat, rtol=0, atol=FP32 * flat.max())
-    assert raw.max() / np.median(raw) > 100  # before h_LR
-    assert flat.max() / np.median(flat) < 20  # after it
-    assert 0.1 < np.median(flat) < 10
+    assert raw.max() / np.median(raw) > 50  # before h_LR
+    assert flat.max() / np.median(flat) < 5  # after it
+    assert 0.5 < np.median(flat) < 2
     assert flat.max() < raw.max() < LARGEST_FP16
 
 
@@ -453,7 +453,7 @@ def test_trap_6_the_network_sees_a_small_range_whatever_the_unit(make_spec):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("upscale", [2, 4])
 def test_trap_7_complex_lr_scores_higher_than_what_a_dicom_holds(upscale, seed):
-    """Tenths of a dB for free: as much as some papers report as their gain."""
+    """0.1 to 0.4 dB for free on patients, 0.8 to 1.0 on this phantom: a whole gain."""
     hr = head(160, seed)
     n, start = 160 // upscale, 80 - 80 // upscale
     complex_lr = plain_image(plain_kspace(hr)[start : start + n, start : start + n]) / upscale
