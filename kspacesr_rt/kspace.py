@@ -46,7 +46,8 @@ def _require_matrix(matrix: Matrix) -> None:
 
 
 def _complex_like(array: Array) -> npt.DTypeLike:
-    return np.complex128 if array.dtype in (np.float64, np.complex128) else np.complex64
+    single = array.dtype.kind in "biu" or np.result_type(array.dtype, np.complex64) == np.complex64
+    return np.complex64 if single else np.complex128
 
 
 def fft2c(image: Array) -> ComplexArray:
@@ -215,7 +216,8 @@ def degrade(image: Array, upscale: int, *, magnitude: bool = True) -> Array:
         HR samples per LR sample and axis.
     magnitude
         True for what a scanner stores in a DICOM, ``|IFFT(crop)|``; False keeps the complex
-        image, which only raw-data users have and which scores 0.1 to 0.4 dB higher.
+        image, which only raw-data users have and which scores higher: 0.1 to 0.4 dB for zero-fill
+        on patients' images, up to 1 dB on phantoms of sharp edges.
 
     Returns
     -------

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from kspacesr_rt.errors import ShapeError
 from kspacesr_rt.kspace import FloatArray, Matrix
 
 _Wide = npt.NDArray[np.float64]
@@ -99,6 +100,8 @@ _Profile = Callable[[int], tuple[_Wide, _WideComplex]]
 
 def _positions(n: int) -> _Wide:
     """Return where `n` samples lie, in FOVs from the centre: [-1/2, 1/2)."""
+    if n < 1:
+        raise ShapeError(f"expected at least one sample per axis, found {n}")
     return (np.arange(n) - n // 2) / n
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kspacesr_rt.errors import ShapeError
 from kspacesr_rt.kspace import fft2c, ifft2c
 from kspacesr_rt.phantoms import (
     BIAS_SHARE,
@@ -163,3 +164,10 @@ def test_the_head_holds_detail_beyond_the_low_resolution():
     beyond = power.copy()
     beyond[40:120, 40:120] = 0.0
     assert 1e-3 < beyond.sum() / power.sum() < 0.1
+
+
+@pytest.mark.parametrize("draw", [brain_phantom, analytic_image, analytic_kspace])
+def test_an_empty_matrix_is_refused(draw):
+    """An empty array would pass every comparison."""
+    with pytest.raises(ShapeError, match="expected at least one sample per axis, found 0"):
+        draw((0, 3))
