@@ -45,7 +45,7 @@ def test_there_is_one_for_each_upscale():
     assert all(path.stat().st_size < 6e6 for path in shipped_models().values())
 
 
-@pytest.mark.parametrize("matrix", [(128, 128), (67, 90), (64, 255), (101, 64)])
+@pytest.mark.parametrize("matrix", [(128, 128), (67, 90), (64, 255), (101, 64), (1024, 65)])
 def test_onnx_runtime_agrees_with_pytorch_to_100_db(model, matrix):
     """The tier `exact`, on matrices the files were not stored for, bound without torch."""
     upscale = model.spec.upscale
