@@ -39,6 +39,7 @@ def _on_sigterm(signum: int, frame: FrameType | None) -> None:
 class _Group(TyperGroup):
     """Turn known errors into two lines and an exit code, in one place for every command."""
 
+    # The base class takes any context; Typer hands its own commands a typer.Context.
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command."""
         debug = bool(ctx.params.get("debug"))

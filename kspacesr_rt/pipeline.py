@@ -246,7 +246,7 @@ class _Run:
                 file=self._label(left.path),
                 outcome=left.outcome,
                 reason=left.reason,
-                message=left.message,
+                message=_told(left.message, left.hint),
             )
         )
 
@@ -331,7 +331,7 @@ class _Run:
                 file=self._label(source.path),
                 outcome="failed" if isinstance(error, SliceFailed) else "skipped",
                 reason=error.reason,
-                message=str(error) if error.hint is None else f"{error} ({error.hint})",
+                message=_told(str(error), error.hint),
                 sop_instance_uid=source.sop_instance_uid,
                 matrix=source.matrix,
                 warnings=source.warnings,
@@ -345,6 +345,10 @@ class _Run:
 
     def _label(self, path: Path) -> str:
         return file_label(path, self.source, show_path=self.options.show_paths)
+
+
+def _told(message: str, hint: str | None) -> str:
+    return message if hint is None else f"{message} ({hint})"
 
 
 class _Previews:

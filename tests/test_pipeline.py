@@ -1,5 +1,6 @@
 """From a folder to derived series, as a Python user runs it: real files, real bad input."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -325,3 +326,21 @@ def test_a_matrix_no_model_can_be_bound_to_fails_by_name(study, out):
     report = infer(study, out, InferOptions(threads=1))
     assert report.reasons() == [("failed", "matrix", 1)]
     assert report.count("written") == 4
+
+
+def test_the_report_keeps_the_hint_of_a_file_that_was_left_out(study, out, monkeypatch):
+    """`codec` without the line that would install one helps nobody at 2 a.m."""
+    real = pipeline.scan_folder
+
+    def scan_with_a_hint(root, **options):
+        scan = real(root, **options)
+        left = pipeline.LeftOut(
+            path=root / "x", outcome="failed", reason="codec", message="no codec", hint="pip it"
+        )
+        return dataclasses.replace(scan, left_out=(*scan.left_out, left))
+
+    monkeypatch.setattr(pipeline, "scan_folder", scan_with_a_hint)
+    report = infer(study, out, ZERO_FILL)
+    assert [one.message for one in report.slices if one.outcome == "failed"] == [
+        "no codec (pip it)"
+    ]

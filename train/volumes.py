@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kspacesr_rt.dicom import read_slice, scan_folder
 from kspacesr_rt.errors import SliceError, TrainingDataError
 from kspacesr_rt.kspace import Array, FloatArray, Matrix, fft2c, resample_to
 
@@ -150,19 +151,30 @@ def _read_numpy(path: Path) -> Volume:
 
 
 def _read_dicom(root: Path) -> Iterator[Volume]:
-    from kspacesr_rt.dicom import read_slice, scan_folder
-
-    for number, series in enumerate(scan_folder(root).series, start=1):
+    scan = scan_folder(root)
+    for left in scan.left_out:
+        if left.outcome == "failed":
+            raise _broken(left.path, root, left.reason, left.message)
+    for number, series in enumerate(scan.series, start=1):
         by_matrix: dict[Matrix, list[FloatArray]] = {}
         for source in series.slices:
             try:
                 values = read_slice(source).values
-            except SliceError:
-                continue
+            except SliceError as exc:
+                raise _broken(source.path, root, exc.reason, str(exc)) from exc
             by_matrix.setdefault((values.shape[0], values.shape[1]), []).append(np.abs(values))
         for matrix, slices in sorted(by_matrix.items()):
             name = f"dicom series {number} ({matrix[0]}x{matrix[1]})"
             yield Volume(name=name, slices=np.stack(slices).astype(np.float32))
+
+
+def _broken(path: Path, root: Path, reason: str, message: str) -> TrainingDataError:
+    """Make the error for a broken MR slice: leaving it out unasked would change the data set."""
+    name = path.name if path == root else str(path.relative_to(root))
+    return TrainingDataError(
+        f"{name}: a broken DICOM slice ({reason}: {message})",
+        hint="repair it or take it out of the folder",
+    )
 
 
 def measured_support(slices: FloatArray) -> tuple[float, float]:
