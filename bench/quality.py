@@ -9,7 +9,7 @@ How to read it: only differences between rows of one table mean something.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,18 @@ import numpy as np
 
 from kspacesr_rt.backends import BACKENDS, Backend, BackendOptions, baseline_spec, open_backend
 from kspacesr_rt.binding import bind
-from kspacesr_rt.kspace import FloatArray, degrade, divisible_crop
-from kspacesr_rt.metrics import Quality, evaluate, tissue_slices
+from kspacesr_rt.kspace import FloatArray, divisible_crop
+from kspacesr_rt.metrics import CONVENTIONS, Quality, evaluate, tissue_slices
 from kspacesr_rt.model_file import ModelFile
+from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.volumes import read_volumes
 
 CONVENTION = "slice-range1"
+LR_OF = {
+    "kspace-crop": "LR = magnitude of the inverse FFT of the k-space centre",
+    "seed-resize": "LR = bilinear resize of the image, which lies off the k-space grid",
+}
+"""How a table's caption words each degradation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +46,11 @@ class QualityRow:
     n_slices: int
     """Slices with tissue that the means are over."""
     quality: Quality
-    """Means under `CONVENTION`."""
+    """Means over the slices."""
+    convention: str = CONVENTION
+    """Name of the convention of `quality`."""
+    degradation: str = "kspace-crop"
+    """How LR was made, a key of `kspacesr_rt.train.degradation.DEGRADATIONS`."""
 
 
 def judge(
@@ -49,6 +59,8 @@ def judge(
     *,
     backend: str = "ort-cpu",
     threads: int = 0,
+    conventions: Sequence[str] = (CONVENTION,),
+    degradation: str = "kspace-crop",
 ) -> list[QualityRow]:
     """Judge models and, for each of their upscales, the baselines.
 
@@ -60,6 +72,10 @@ def judge(
         What to judge.
     backend, threads
         What runs the models.
+    conventions
+        Names of metric conventions; each gives its own rows.
+    degradation
+        How LR is made, a key of `kspacesr_rt.train.degradation.DEGRADATIONS`.
     """
     options = BackendOptions(threads=threads)
     rows = []
@@ -69,7 +85,7 @@ def judge(
             scaled = kept / volume.slices.max()
             for upscale in sorted({model.spec.upscale for model in models}):
                 hr = divisible_crop(scaled.astype(np.float32), upscale)
-                lr = degrade(hr, upscale).astype(np.float32)
+                lr = DEGRADATIONS[degradation](hr, upscale).astype(np.float32)
                 matrix = (lr.shape[1], lr.shape[2])
                 results = {
                     name: _run(
@@ -89,8 +105,11 @@ def judge(
                         method=method,
                         upscale=upscale,
                         n_slices=len(hr),
-                        quality=evaluate(np.maximum(sr, 0.0), hr, CONVENTION),
+                        quality=evaluate(np.maximum(sr, 0.0), hr, convention),
+                        convention=convention,
+                        degradation=degradation,
                     )
+                    for convention in conventions
                     for method, sr in results.items()
                 ]
     return rows
@@ -102,10 +121,10 @@ def _run(lr: FloatArray, backend: Backend) -> FloatArray:
 
 
 def means(rows: list[QualityRow]) -> list[QualityRow]:
-    """Average over the slices of each data set: one row a data set, upscale and method."""
-    groups: dict[tuple[str, int, str], list[QualityRow]] = {}
+    """Average over the slices of each data set: one row a data set, upscale, method, convention."""
+    groups: dict[tuple[str, int, str, str], list[QualityRow]] = {}
     for row in rows:
-        groups.setdefault((row.data, row.upscale, row.method), []).append(row)
+        groups.setdefault((row.data, row.upscale, row.method, row.convention), []).append(row)
     return [
         QualityRow(
             data=data,
@@ -113,6 +132,8 @@ def means(rows: list[QualityRow]) -> list[QualityRow]:
             method=method,
             upscale=upscale,
             n_slices=sum(row.n_slices for row in group),
+            convention=convention,
+            degradation=group[0].degradation,
             quality=Quality(
                 **{
                     name: float(
@@ -125,15 +146,30 @@ def means(rows: list[QualityRow]) -> list[QualityRow]:
                 }
             ),
         )
-        for (data, upscale, method), group in groups.items()
+        for (data, upscale, method, convention), group in groups.items()
     ]
 
 
-def as_text(rows: list[QualityRow]) -> str:
-    """Return a Markdown table, series and means, with the gain over zero-fill."""
-    rows = [*rows, *means(rows)]
+def as_text(rows: list[QualityRow], *, series: bool = True) -> str:
+    """Return Markdown tables, one a convention: series and means, with the gain over zero-fill.
+
+    Parameters
+    ----------
+    rows
+        Of `judge`.
+    series
+        Whether each series has its own rows; the means are always there.
+    """
+    tables = []
+    for convention in dict.fromkeys(row.convention for row in rows):
+        own = [row for row in rows if row.convention == convention]
+        tables.append(_table([*(own if series else []), *means(own)], convention))
+    return "\n\n".join(tables)
+
+
+def _table(rows: list[QualityRow], convention: str) -> str:
     lines = [
-        f"Convention: {CONVENTION}; LR = magnitude of the inverse FFT of the k-space centre.",
+        f"Convention: {convention}, {CONVENTIONS[convention]}; {LR_OF[rows[0].degradation]}.",
         "",
         "| series | slices | upscale | method | MAE | PSNR dB | SSIM | gain dB | gain SSIM |",
         "| --- | --: | --: | --- | --: | --: | --: | --: | --: |",

@@ -11,6 +11,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, helper
 
 from kspacesr_rt.errors import ExportError
+from kspacesr_rt.export.dynamic_bodies import dynamic_spectrum, dynamic_transform, dynamic_window
 from kspacesr_rt.spec import OP_DOMAIN, Lowering
 
 OPSET = 20
@@ -71,6 +72,33 @@ def _gemm_transform(name: str) -> FunctionProto:
         helper.make_node("Concat", ["lead", "counts", "rest"], ["unflat"], axis=0),
         helper.make_node("Reshape", ["flat", "unflat"], ["columns"]),
         helper.make_node("Transpose", ["columns"], ["y"], perm=[0, 2, 1, 3]),
+    ]
+    return _function(name, ["left", "right"], TRANSFORM_ATTRIBUTES, nodes)
+
+
+def _conv_transform(name: str) -> FunctionProto:
+    """Write the two matrix products as 1x1 convolutions: for GPUs whose TensorRT has no fp32 GEMM.
+
+    An axis that is summed over becomes the channels: ``(n, c*y, 1, x)`` to ``(n, 2*ky, 1, x)``,
+    then ``(n, 2*x, 1, ky)`` to ``(n, channels*kx, 1, ky)``.
+    """
+    nodes = [
+        _ints("stack", [0, -1, 1, 0]),
+        helper.make_node("Reshape", ["x", "stack"], ["stacked"]),
+        helper.make_node("Conv", ["stacked", "left"], ["half"], kernel_shape=[1, 1]),
+        _ints("split", [0, 2, -1, 0]),
+        helper.make_node("Reshape", ["half", "split"], ["parts"]),
+        helper.make_node("Transpose", ["parts"], ["turned"], perm=[0, 1, 3, 2]),
+        helper.make_node("Reshape", ["turned", "stack"], ["joined"]),
+        helper.make_node("Conv", ["joined", "right"], ["flat"], kernel_shape=[1, 1]),
+        _channel_count("count"),
+        _ints("one", [1]),
+        helper.make_node("Reshape", ["count", "one"], ["counts"]),
+        _ints("lead", [0]),
+        _ints("rest", [-1, 0]),
+        helper.make_node("Concat", ["lead", "counts", "rest"], ["unflat"], axis=0),
+        helper.make_node("Reshape", ["flat", "unflat"], ["columns"]),
+        helper.make_node("Transpose", ["columns"], ["y"], perm=[0, 1, 3, 2]),
     ]
     return _function(name, ["left", "right"], TRANSFORM_ATTRIBUTES, nodes)
 
@@ -137,7 +165,8 @@ def function_bodies(lowering: Lowering, used: set[str]) -> list[onnx.FunctionPro
     Parameters
     ----------
     lowering
-        ``gemm``: two matrix products a transform; ``dft``: the standard DFT op.
+        ``gemm``: two matrix products a transform; ``conv``: the same as 1x1 convolutions;
+        ``dft``: the standard DFT op; ``dynamic``: matrices made in the graph.
     used
         Operator names.
 
@@ -148,12 +177,23 @@ def function_bodies(lowering: Lowering, used: set[str]) -> list[onnx.FunctionPro
     """
     if lowering == "gemm":
         transforms = [_gemm_transform("FFT2c"), _gemm_transform("IFFT2c")]
+    elif lowering == "conv":
+        transforms = [_conv_transform("FFT2c"), _conv_transform("IFFT2c")]
+    elif lowering == "dynamic":
+        dynamic = [
+            dynamic_transform("FFT2c", inverse=False),
+            dynamic_transform("IFFT2c", inverse=True),
+            dynamic_window("CentreCrop", fill=False),
+            dynamic_window("CentreFill", fill=True),
+            dynamic_spectrum(),
+        ]
+        return [body for body in dynamic if body.name in used]
     elif lowering == "dft":
         transforms = [
             _dft_transform("FFT2c", inverse=False),
             _dft_transform("IFFT2c", inverse=True),
         ]
     else:
-        raise ExportError(f"FFT lowering '{lowering}' is not one of gemm, dft")
+        raise ExportError(f"FFT lowering '{lowering}' is not one of gemm, conv, dft, dynamic")
     bodies = [*transforms, _centre_crop(), _centre_fill(), _mean_spectrum()]
     return [body for body in bodies if body.name in used]

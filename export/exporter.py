@@ -18,9 +18,16 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.backends import open_backend
 from kspacesr_rt.binding import bind
 from kspacesr_rt.errors import OutputError
-from kspacesr_rt.export.bodies import OPSET
 from kspacesr_rt.export.lowering import lower
-from kspacesr_rt.export.parity import ParityReport, Run, check, gate_cases, require_parity
+from kspacesr_rt.export.parity import (
+    TIER_OF,
+    ParityReport,
+    Run,
+    check,
+    gate_cases,
+    require_parity,
+)
+from kspacesr_rt.export.precision import narrowed, opset_of
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, upscaled
 from kspacesr_rt.model_file import (
@@ -32,7 +39,7 @@ from kspacesr_rt.model_file import (
     weights_digest,
 )
 from kspacesr_rt.phantoms import brain_phantom
-from kspacesr_rt.spec import METADATA_KEY, DataConsistency, Lowering, ModelSpec
+from kspacesr_rt.spec import METADATA_KEY, DataConsistency, Lowering, ModelSpec, Precision
 from kspacesr_rt.train.checkpoint import Checkpoint, load_checkpoint
 
 KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
@@ -82,6 +89,7 @@ def export_model(
     output: Path,
     *,
     lowering: Lowering = "gemm",
+    precision: Precision = "fp32",
     backend: str = "ort-cpu",
     name: str | None = None,
     data_consistency: DataConsistency | None = None,
@@ -98,6 +106,8 @@ def export_model(
         The ``.onnx`` file to write.
     lowering
         What stands in the bodies of the FFT layers.
+    precision
+        What the CNN computes in; it decides the tier that the gate asks for.
     backend
         Which backend the gate runs the model on.
     name, data_consistency
@@ -119,15 +129,18 @@ def export_model(
     if output.exists() and not force:
         raise OutputError(f"{output} exists", hint="replace it with --force")
     loaded = load_checkpoint(checkpoint, name=name, data_consistency=data_consistency)
-    proto = lower(loaded.generator, loaded.spec, lowering)
+    proto = narrowed(lower(loaded.generator, loaded.spec, lowering), precision)
     reference = torch_runner(loaded.generator)
-    spec = _stamped(loaded, lowering)
+    spec = dataclasses.replace(
+        _stamped(loaded, lowering), precision=precision, opset=opset_of(proto)
+    )
     candidate = ModelFile(name=output.name, proto=proto, spec=spec, size_bytes=0)
     report = check(
         gate_cases(spec.upscale, spec.matrix),
         reference,
         backend_runner(candidate, backend),
         backend=backend,
+        tier=TIER_OF[precision],
         lowering=lowering,
     )
     if report_file is not None:
@@ -182,7 +195,7 @@ def _stamped(loaded: Checkpoint, lowering: Lowering) -> ModelSpec:
         created=_now().isoformat(timespec="seconds"),
         versions=versions,
     )
-    return dataclasses.replace(loaded.spec, lowering=lowering, opset=OPSET, provenance=provenance)
+    return dataclasses.replace(loaded.spec, lowering=lowering, provenance=provenance)
 
 
 def _now() -> datetime:

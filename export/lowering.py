@@ -53,6 +53,7 @@ class _GraphWriter:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.used: set[str] = set()
+        self.names: set[str] = set()
 
     def weight(self, name: str, value: Tensor | np.ndarray[Any, Any]) -> str:
         """Store a constant once, under its name."""
@@ -61,8 +62,12 @@ class _GraphWriter:
         return name
 
     def emit(self, op: str, inputs: list[str], node: fx.Node, **attributes: Any) -> None:
-        """Add the node that yields `node`'s value."""
+        """Add the node that yields `node`'s value, named after its layer."""
         name = str(node.target) if node.op == "call_module" else node.name
+        # A layer without weights may be used more than once; torch.fx numbers its uses.
+        if name in self.names:
+            name = node.name
+        self.names.add(name)
         made = helper.make_node(op, inputs, [node.name], name=name, **attributes)
         self.nodes.append(made)
 

@@ -84,22 +84,25 @@ def layer_constants(node: onnx.NodeProto, matrix: Matrix, lowering: Lowering) ->
     compute = _LAYERS.get(node.op_type)
     if compute is None:
         raise ModelFileError(f"operator '{OP_DOMAIN}::{node.op_type}' is unknown to this version")
+    if lowering == "dynamic":
+        return {}  # the body makes them from the shape of its input
     return compute(values, grids, lowering)
 
 
 def _transform(
     values: dict[str, Any], grids: _Grids, lowering: Lowering, inverse: bool
 ) -> Constants:
-    if lowering == "gemm":
+    if lowering in ("gemm", "conv"):
         pairs = list(zip(grids.source, grids.target, strict=True))
         # A square matrix needs one DFT, not two.
         dfts = {
             pair: centred_dft(*pair, inverse=inverse, dtype=np.complex64) for pair in set(pairs)
         }
-        return {
-            "left": left_factor(dfts[pairs[0]], values["input_channels"]),
-            "right": right_factor(dfts[pairs[1]], values["channels"]),
-        }
+        left = left_factor(dfts[pairs[0]], values["input_channels"])
+        right = right_factor(dfts[pairs[1]], values["channels"])
+        if lowering == "conv":  # weights of a 1x1 convolution: (out, in, 1, 1)
+            return {"left": left[..., None, None], "right": right.T[..., None, None]}
+        return {"left": left, "right": right}
     return _dft_constants(grids, inverse)
 
 
@@ -238,8 +241,17 @@ def rebind(proto: onnx.ModelProto, spec: ModelSpec) -> None:
         data_input = node.input[0]
         del node.input[:]
         node.input.extend([data_input, *named[alike]])
-    _set_shape(graph.input[0], spec.matrix)
-    _set_shape(graph.output[0], spec.sr_matrix(spec.matrix))
+    if spec.lowering == "dynamic":  # such a file takes any matrix as it is
+        _open_shape(graph.input[0], "lr")
+        _open_shape(graph.output[0], "sr")
+    else:
+        _set_shape(graph.input[0], spec.matrix)
+        _set_shape(graph.output[0], spec.sr_matrix(spec.matrix))
+
+
+def _open_shape(value: onnx.ValueInfoProto, image: str) -> None:
+    dimensions = value.type.tensor_type.shape.dim
+    dimensions[2].dim_param, dimensions[3].dim_param = f"{image}_rows", f"{image}_columns"
 
 
 def _set_shape(value: onnx.ValueInfoProto, matrix: Matrix) -> None:

@@ -104,7 +104,8 @@ class ModelFile:
         worst = [case["psnr_between_db"] for case in spec.parity.get("cases", [])]
         lines = [
             f"{spec.name}: {spec.architecture}, x{spec.upscale}, {self.size_bytes / 1e6:.1f} MB",
-            f"network      {spec.width} channels, {spec.blocks} blocks, {spec.precision}",
+            f"network      {spec.width} channels, {spec.blocks} blocks in {spec.cascades} "
+            f"cascade{'s' * (spec.cascades > 1)}, {spec.precision}",
             f"stored for   {spec.matrix[0]} x {spec.matrix[1]} (binds to any matrix)",
             f"FFT layers   {spec.fft_convention}, {spec.fft_norm}, lowered as {spec.lowering}, "
             f"opset {spec.opset}",

@@ -21,9 +21,9 @@ OP_DOMAIN = "kspacesr_rt"
 
 Architecture = Literal["seed-kspace", "seed-image", "dc-residual", "none"]
 DataConsistency = Literal["none", "additive", "hard"]
-Lowering = Literal["gemm", "dft", "none"]
+Lowering = Literal["gemm", "conv", "dft", "dynamic", "none"]
 Output = Literal["real", "magnitude"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "fp16", "bf16"]
 MatrixTuple = tuple[int, int]
 
 RESEARCH_USE = (
@@ -70,7 +70,9 @@ class ModelSpec:
     width: int = 0
     """Channels between the layers of the CNN."""
     blocks: int = 0
-    """Residual blocks."""
+    """Residual blocks, over all cascades."""
+    cascades: int = 1
+    """How often data consistency is applied; the blocks are shared out over the cascades."""
     bias: bool = False
     """Whether the convolutions have an additive bias."""
     image_channels: int = 1
@@ -99,6 +101,8 @@ class ModelSpec:
     """Said wherever the model is shown."""
     quality: dict[str, dict[str, float]] = field(default_factory=dict)
     """Measured quality: data set to metric to value, under convention ``slice-range1``."""
+    bounds: dict[str, float] = field(default_factory=dict)
+    """Limits measured on the model card's data, beyond which a slice is flagged."""
     parity: dict[str, Any] = field(default_factory=dict)
     """What the export gate measured against PyTorch; see `kspacesr_rt.export.parity`."""
     provenance: Provenance = field(default_factory=Provenance)
@@ -129,6 +133,8 @@ class ModelSpec:
             problems.append(f"image_channels {self.image_channels} is neither 1 nor 3")
         if len(self.matrix) != 2 or min(self.matrix) < 0:
             problems.append(f"matrix {self.matrix} is not (rows, columns)")
+        if not 1 <= self.cascades <= max(self.blocks, 1):
+            problems.append(f"{self.blocks} blocks do not fill {self.cascades} cascades")
         if self.architecture == "seed-image" and self.data_consistency != "none":
             problems.append("an image-domain seed network has no data consistency")
         if problems:
@@ -190,10 +196,16 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
     "MatrixTuple": (tuple,),
     "dict[str, Any]": (dict,),
     "dict[str, str]": (dict,),
+    "dict[str, float]": (dict,),
     "dict[str, dict[str, float]]": (dict,),
     "Provenance": (Provenance,),
 }
 """Annotation to type; the remaining ones are literals, checked by their values."""
+_DICT_VALUES: dict[str, tuple[type, ...]] = {
+    "dict[str, float]": (float, int),
+    "dict[str, dict[str, float]]": (dict,),
+}
+"""Annotation of a mapping to the types of its values."""
 
 
 def _require_types(instance: ModelSpec | Provenance) -> None:
@@ -206,7 +218,8 @@ def _require_types(instance: ModelSpec | Provenance) -> None:
                 f"impossible model specification: {item.name} is {value!r}, expected {item.type}"
             )
         inner = value.values() if isinstance(value, dict) else ()
-        if "dict[str, float]" in str(item.type) and not all(isinstance(one, dict) for one in inner):
+        kinds = _DICT_VALUES.get(str(item.type), (object,))
+        if not all(isinstance(one, kinds) and not isinstance(one, bool) for one in inner):
             raise ModelSpecError(f"impossible model specification: {item.name} is {value!r}")
         if isinstance(value, tuple) and not all(type(length) is int for length in value):
             raise ModelSpecError(

@@ -24,6 +24,7 @@ RUNTIME_LAYERS = {
     "spec": 2,
     "spectrum": 2,
     "metrics": 2,
+    "added_energy": 2,
     "interpolation": 2,
     "phantoms": 2,
     "dft_matrices": 2,
@@ -41,7 +42,7 @@ RUNTIME_LAYERS = {
     "__main__": 9,
 }
 """runtime: pipeline -> {dicom, binding, backends} -> {kspace, spec, metrics} -> errors."""
-HEAVY = ("torch", "onnxruntime", "openvino", "tensorrt", "nibabel", "nrrd", "pytest")
+HEAVY = ("torch", "onnxruntime", "openvino", "tensorrt", "nibabel", "nrrd", "h5py", "pytest")
 
 
 def modules():

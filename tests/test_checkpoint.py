@@ -290,7 +290,7 @@ def test_weights_that_are_not_finite_are_refused(make_generator, tmp_path, value
     """A run that diverged still writes checkpoints; every image from one would be NaN."""
     generator, spec = make_generator()
     weights = generator.state_dict()
-    weights["head.weight"][0, 0, 0, 0] = value
+    weights["cascades.0.head.weight"][0, 0, 0, 0] = value
     save_checkpoint(tmp_path / "w.pt", spec, weights)
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "w.pt")

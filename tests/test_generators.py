@@ -325,7 +325,7 @@ def test_each_layer_passes_the_right_gradient(layer, shape):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_image_loss_reaches_every_weight_with_the_right_slope(make_generator, architecture):
     """Finite differences through FFT, network and inverse FFT agree with back-propagation."""
-    generator, _ = make_generator(architecture, 2, width=2, blocks=1)
+    generator, _ = make_generator(architecture, 2, width=2, blocks=2)
     generator = generator.double()
     image, target = noise(1, 1, 6, 5).double(), noise(1, 1, 12, 10, seed=1).double()
     parameters = list(generator.parameters())

@@ -150,7 +150,7 @@ def drop_inputs(proto: onnx.ModelProto) -> None:
 
 
 def shorten_a_weight(proto: onnx.ModelProto) -> None:
-    weight = next(item for item in proto.graph.initializer if item.name == "head.weight")
+    weight = next(item for item in proto.graph.initializer if item.name == "cascades.0.head.weight")
     weight.raw_data = weight.raw_data[:-4]
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_structure_is_refused(proto, damage):
 
 def test_a_name_that_is_no_text_is_refused(model_file):
     """A flipped bit in a name: protobuf hands it over as bytes, or refuses it later."""
-    content = model_file.read_bytes().replace(b"head.weight", b"\xffead.weight")
+    content = model_file.read_bytes().replace(b"cascades.0.head.weight", b"\xffead.weight")
     with pytest.raises(InputError):
         parse_model(content, name="m.onnx")
 
@@ -205,10 +205,10 @@ def altered(proto: onnx.ModelProto) -> None:
 
 def test_an_edited_weight_is_refused(proto):
     """One ulp in one weight of one layer: whoever answers for the model must know."""
-    (weight,) = (item for item in proto.graph.initializer if item.name == "head.weight")
+    (weight,) = (item for item in proto.graph.initializer if item.name == "cascades.0.head.weight")
     values = numpy_helper.to_array(weight).copy()
     values.flat[3] = np.nextafter(values.flat[3], np.float32(9))
-    weight.CopyFrom(numpy_helper.from_array(values, "head.weight"))
+    weight.CopyFrom(numpy_helper.from_array(values, "cascades.0.head.weight"))
     altered(proto)
 
 
@@ -237,8 +237,8 @@ def test_an_edited_slope_is_refused(proto):
 
 def test_a_rewired_graph_is_refused(proto):
     """Same weights, another computation: the last block is skipped."""
-    tail = next(node for node in proto.graph.node if node.name == "tail")
-    head = next(node for node in proto.graph.node if node.name == "head")
+    tail = next(node for node in proto.graph.node if node.name == "cascades.1.tail")
+    head = next(node for node in proto.graph.node if node.name == "cascades.0.head")
     tail.input[0] = head.output[0]
     altered(proto)
 
@@ -279,7 +279,7 @@ def refused(proto: onnx.ModelProto, message: str) -> None:
 
 def test_weights_in_another_file_are_refused(proto):
     """A path inside a model could point anywhere on the machine that opens it."""
-    (weight,) = (item for item in proto.graph.initializer if item.name == "head.weight")
+    (weight,) = (item for item in proto.graph.initializer if item.name == "cascades.0.head.weight")
     text = restamped(proto)
     weight.data_location = onnx.TensorProto.EXTERNAL
     weight.external_data.add(key="location", value="../../etc/passwd")

@@ -121,10 +121,12 @@ def test_the_card_says_what_the_file_measures(model):
 
 def test_a_folded_network_cannot_be_rebuilt_silently(model):
     """A wrong reference would prove nothing, so an incomplete one is refused."""
-    weight = next(one for one in model.proto.graph.initializer if one.name == "head.weight")
+    weight = next(
+        one for one in model.proto.graph.initializer if one.name == "cascades.0.head.weight"
+    )
     weight.name = "elsewhere"
     try:
         with pytest.raises(CheckpointError, match="cannot be rebuilt"):
             generator_from_model(model)
     finally:
-        weight.name = "head.weight"
+        weight.name = "cascades.0.head.weight"

@@ -180,9 +180,9 @@ def test_provenance_of_another_type_is_refused(provenance):
     [
         ("architecture", "unet", "architecture 'unet' is not one of seed-kspace, seed-image, dc-"),
         ("data_consistency", "soft", "data_consistency 'soft' is not one of none, additive, hard"),
-        ("lowering", "conv", "lowering 'conv' is not one of gemm, dft, none"),
+        ("lowering", "native", "lowering 'native' is not one of gemm, conv, dft, dynamic, none"),
         ("output", "phase", "output 'phase' is not one of real, magnitude"),
-        ("precision", "fp16", "precision 'fp16' is not one of fp32"),
+        ("precision", "int4", "precision 'int4' is not one of fp32, fp16, bf16"),
         ("fft_convention", "corner", "fft_convention 'corner' is not one of centred"),
         ("fft_norm", "backward", "fft_norm 'backward' is not one of ortho"),
         ("normaliser", "min-max", "normaliser 'min-max' is not one of slice-max, none"),

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from kspacesr_rt import kspace
@@ -19,7 +20,8 @@ from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.train.checkpoint import load_checkpoint, read_document, save_checkpoint
 from kspacesr_rt.train.generators import build_generator
-from kspacesr_rt.train.loop import TrainingOptions, measure_spectrum, train
+from kspacesr_rt.train.loop import COLUMNS, train
+from kspacesr_rt.train.options import TrainingOptions
 from kspacesr_rt.train.pairs import (
     Augmentation,
     PairSampler,
@@ -28,7 +30,9 @@ from kspacesr_rt.train.pairs import (
     prepare_series,
 )
 from kspacesr_rt.train.recipe import read_recipe
-from kspacesr_rt.train.run import train_from_folders, validation_slices
+from kspacesr_rt.train.run import RunSettings, train_from_folders
+from kspacesr_rt.train.spectra import measure_spectrum
+from kspacesr_rt.train.validation import validation_slices
 from kspacesr_rt.train.volumes import (
     Volume,
     measured_support,
@@ -132,7 +136,8 @@ def test_training_on_a_folder_lowers_the_loss(folder, tmp_path, architecture, up
     assert loss(loaded.generator) < loss(untrained)
     rows = rows_of(output.with_suffix(".csv"))
     assert [row["step"] for row in rows] == [str(steps // 2), str(steps)]
-    assert rows[0].keys() == {"step", "loss", "mae", "psnr_db", "ssim", "seconds"}
+    assert tuple(rows[0]) == COLUMNS
+    assert float(rows[0]["image"]) == pytest.approx(float(rows[0]["loss"]))
     assert all(float(row["psnr_db"]) > 5.0 for row in rows)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.csv", "run.pt"]
 
@@ -421,7 +426,7 @@ def test_a_single_slice_is_a_series_of_one(tmp_path):
     np.save(tmp_path / "one.npy", phantoms(1)[0])
     (volume,) = read_volumes(tmp_path)
     assert volume.slices.shape == (1, 96, 88)
-    assert len(validation_slices([tmp_path])) == 1
+    assert len(validation_slices(list(read_volumes(tmp_path)))) == 1
 
 
 def test_a_complex_array_is_read_as_its_magnitude(tmp_path):
@@ -436,7 +441,9 @@ def test_an_empty_folder_is_refused(tmp_path):
     """With what was looked for, and what to do."""
     with pytest.raises(TrainingDataError) as caught:
         load_training_series([tmp_path])
-    assert str(caught.value) == f"{tmp_path}: no DICOM, NIfTI, NRRD or .npy image found"
+    assert (
+        str(caught.value) == f"{tmp_path}: no DICOM, NIfTI, NRRD, .npy or fastMRI .h5 image found"
+    )
     assert caught.value.hint == "name a folder that holds magnitude images"
 
 
@@ -549,7 +556,7 @@ def test_an_unknown_loss_lists_the_known_ones():
     """The same from Python, where no recipe is involved."""
     with pytest.raises(InputError) as caught:
         TrainingOptions(loss="huber")
-    assert str(caught.value) == "loss 'huber' is not one of l1, mse"
+    assert str(caught.value) == "loss 'huber' is not one of l1, mse, psnr, charbonnier, l1-ssim"
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -565,9 +572,130 @@ def test_the_command_trains_and_says_what_it_wrote(tmp_path):
         ["train", str(tmp_path / "data"), "-o", str(output), "--steps", "3", "--width", "4",
          "--blocks", "1", "--name", "cli", "--matrix", "32", "--upscale", "4"],
     )  # fmt: skip
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0
+    assert "96 x 76" in result.stderr  # what was read, on stderr
+    assert "3 steps of 1 x 4 on cpu" in result.stderr
     assert result.stdout == f"{output}: cli, dc-residual, x4\n"
     assert load_checkpoint(output).spec.matrix == (32, 32)
+
+
+@pytest.mark.parametrize("spelling", ["-", "_"])
+def test_the_seeds_command_line_works_as_it_stands(tmp_path, monkeypatch, spelling):
+    """All eleven flags of SR_kspace's train.py, spelt with underscores as there or with hyphens."""
+    from kspacesr_rt.train import run
+
+    seen = {}
+
+    def record(data, output, options, **settings):
+        seen.update(data=data, output=output, options=options)
+        return options.spec()
+
+    monkeypatch.setattr(run, "train_from_folders", record)
+    flags = {
+        "channels": 32, "skip_connection": 0, "bias": 0, "upscale_factor": 4, "epochs": 7,
+        "path_to_data": tmp_path, "lr": 0.002, "batch_size": 16, "random_state": 42,
+        "random_subset": 200, "val_size": 20,
+    }  # fmt: skip
+    words = [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name.replace('_', spelling)}", str(value))
+    ]
+    result = CliRunner().invoke(app, ["train", "--recipe", "seed", *words])
+    assert result.exit_code == 0, result.stderr
+    options = seen["options"]
+    assert seen["data"] == [tmp_path]
+    assert seen["output"].name == "seed-kspace.pt"
+    assert (options.architecture, options.width, options.bias) == ("seed-kspace", 32, False)
+    assert options.data_consistency == "none"  # no skip connection
+    assert (options.upscale, options.spec().matrix) == (4, (80, 80))
+    assert (options.epochs, options.random_subset, options.val_size) == (7, 200, 20)
+    assert (options.lr, options.batch, options.random_state) == (0.002, 16, 42)
+    assert (options.loss, options.adversarial, options.features) == ("mse", 0.001, 0.006)
+    assert options.total_variation == 2e-8
+    resolved = options.resolved(5000)
+    assert (resolved.steps, resolved.validate_every) == (7 * 13, 13)  # 200 slices in 16s
+
+
+def test_epochs_count_slices_and_ranks():
+    """An epoch is every slice once, over all processes; steps are left as they are without it."""
+    options = dataclasses.replace(TINY, epochs=3, batch=4)
+    assert options.resolved(41).steps == 3 * 11
+    assert options.resolved(41, ranks=2).steps == 3 * 6
+    assert TINY.resolved(41) is TINY
+
+
+def test_an_adversarial_run_trains_both_networks_and_resumes(series, tmp_path):
+    """The discriminator and its optimiser are part of the checkpoint, bit for bit."""
+    options = dataclasses.replace(
+        TINY, architecture="seed-kspace", data_consistency="additive", loss="mse",
+        adversarial=0.001, total_variation=2e-8, steps=4, validate_every=2,
+    )  # fmt: skip
+    whole, broken = tmp_path / "whole.pt", tmp_path / "broken.pt"
+    train(options, series, whole)
+
+    def stop(progress):
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, series, broken, on_progress=stop)
+    train(options, series, broken, resume=True)
+    assert same_weights(whole, broken)
+    ours, theirs = (read_document(path)["training"]["discriminator"] for path in (whole, broken))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert load_checkpoint(whole).spec.adversarial
+    rows = rows_of(whole.with_suffix(".csv"))
+    assert 0.0 < float(rows[0]["d_fake"]) < 1.0
+    assert float(rows[1]["adversarial"]) == pytest.approx(1.0 - float(rows[1]["d_fake"]), abs=0.2)
+    assert rows[0]["features"] == ""
+
+
+def test_a_missing_vgg_is_said_and_its_column_stays_empty(series, tmp_path, monkeypatch):
+    """The seed's loss without its feature term is another loss: the log says so."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    notes = []
+    options = dataclasses.replace(TINY, features=0.006, steps=1)
+    train(options, series, tmp_path / "run.pt", on_note=notes.append)
+    assert len(notes) == 1
+    assert notes[0].startswith("VGG16 feature loss is off: ")
+    assert rows_of(tmp_path / "run.csv")[0]["features"] == ""
+
+
+def test_validations_are_drawn(series, tmp_path):
+    """HR, SR and their difference side by side, one picture each time."""
+    slices = validation_slices(series, 3)
+    train(TINY, series, tmp_path / "run.pt", validation=slices, images=True)
+    pictures = sorted((tmp_path / "run-images").iterdir())
+    assert [path.name for path in pictures] == ["step-000006.png", "step-000012.png"]
+    with Image.open(pictures[0]) as picture:
+        rows, columns = slices[1].shape
+        assert picture.size == (3 * (columns - columns % 2), rows - rows % 2)
+        panels = np.split(np.asarray(picture, dtype=float), 3, axis=1)
+    assert panels[0].max() > 200.0  # HR fills the grey scale
+    assert np.abs(panels[0] - panels[1]).mean() < 20.0  # SR looks like it
+    difference = np.clip(5.0 * np.abs(panels[0] - panels[1]), 0.0, 255.0)
+    # Panels are rounded, and SR and HR clipped, before this subtraction; the drawn one is exact.
+    inside = (panels[0] < 255.0) & (panels[1] < 255.0)
+    assert np.abs(panels[2] - difference)[inside].max() <= 6.0
+
+
+def test_patients_are_held_out_whole(tmp_path):
+    """Without a validation folder, a share of the patients is judged on and never trained on."""
+    for patient in range(4):
+        np.save(tmp_path / f"patient{patient:02d}_T2.npy", phantoms(2))
+        np.save(tmp_path / f"patient{patient:02d}_T1.npy", phantoms(2) ** 2)
+    notes = []
+    seen = []
+    train_from_folders(
+        [tmp_path], tmp_path.parent / "held.pt", dataclasses.replace(TINY, held_out=0.25),
+        on_progress=seen.append, on_note=notes.append,
+    )  # fmt: skip
+    assert seen[-1].validation is not None
+    text = "\n".join(notes)
+    assert "zero-fill on the" in text
+    named = {line[:9] for line in text.splitlines() if line.startswith("patient")}
+    assert len(named) == 3
 
 
 def test_the_command_exits_2_on_an_empty_folder(tmp_path):
@@ -575,7 +703,7 @@ def test_the_command_exits_2_on_an_empty_folder(tmp_path):
     result = CliRunner().invoke(app, ["train", str(tmp_path), "-o", str(tmp_path / "r.pt")])
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: {tmp_path}: no DICOM, NIfTI, NRRD or .npy image found\n"
+        f"error: {tmp_path}: no DICOM, NIfTI, NRRD, .npy or fastMRI .h5 image found\n"
         "hint: name a folder that holds magnitude images\n"
     )
 
@@ -590,7 +718,9 @@ def test_hours_of_training_are_not_overwritten_by_a_slip(tmp_path):
         train_from_folders([tmp_path / "a.npy"], tmp_path / "run.pt", once)
     assert caught.value.hint == "go on with --resume, or replace it with --force"
     assert (tmp_path / "run.pt").read_bytes() == before
-    train_from_folders([tmp_path / "a.npy"], tmp_path / "run.pt", once, force=True)
+    train_from_folders(
+        [tmp_path / "a.npy"], tmp_path / "run.pt", once, settings=RunSettings(force=True)
+    )
     assert len((tmp_path / "run.csv").read_text().splitlines()) == 3
 
 

@@ -166,28 +166,61 @@ class PlainBlock(nn.Module):
         return features + self.conv2(self.prelu(self.conv1(features)))
 
 
-class DCResidualGenerator(nn.Module):
-    """An image-domain residual inside hard data consistency.
+class Cascade(nn.Module):
+    """CNN on the LR grid: reads the image so far, refines the features of the cascade before it."""
 
-    k-space -> zero-filled image -> CNN -> k-space -> measured samples put back -> image. The CNN
-    sees the zero-filled image with its ``s * s`` phases as channels of the LR grid, so that it
+    def __init__(self, phases: int, width: int, blocks: int, *, bias: bool, first: bool) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(phases, width, 3, padding=1, bias=bias)
+        self.body = nn.Sequential(*(PlainBlock(width, bias=bias) for _ in range(blocks)))
+        self.tail = nn.Conv2d(width, phases, 3, padding=1, bias=bias)
+        nn.init.normal_(self.tail.weight, std=1e-3)
+        if not first:
+            nn.init.normal_(self.head.weight, std=1e-2)
+
+    def forward(self, phases: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the predicted phases and the features behind them."""
+        read = self.head(phases)
+        shallow = read if features is None else features + read
+        deep = shallow + self.body(shallow)
+        return self.tail(deep), deep
+
+
+class DCResidualGenerator(nn.Module):
+    """An image-domain CNN between k-space layers, with hard data consistency in every cascade.
+
+    k-space -> zero-filled image -> CNN -> k-space -> measured samples put back -> image, once per
+    cascade. The CNN sees the image with its ``s * s`` phases as channels of the LR grid, so that it
     starts from band-limited interpolation and works at LR cost. Its output may hold anything:
-    whatever it says inside the measured band is replaced by what was measured. With ``bias=False``
-    the whole generator is positively homogeneous: scaling a series scales its result.
+    whatever it says inside the measured band is replaced by what was measured. Features pass from
+    cascade to cascade, so that a deeper split costs no memory of what was found. With
+    ``bias=False`` the whole generator is positively homogeneous: scaling a series scales its
+    result.
+
+    References
+    ----------
+    .. [1] cascades with data consistency: Schlemper et al. 2018, doi:10.1109/TMI.2017.2760978
+    .. [2] layers in both domains: KIKI-net, Eo et al. 2018, doi:10.1002/mrm.27201
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        s, width, bias = spec.upscale, spec.width, spec.bias
+        s = spec.upscale
         self.upscale = float(s)
         self.maximum = SliceMaximum()
         self.fft = FFT2c()
         self.zero_fill = IFFT2c(1, s, channels=1)
         self.phases = nn.PixelUnshuffle(s)
-        self.head = nn.Conv2d(s * s, width, 3, padding=1, bias=bias)
-        self.body = nn.Sequential(*(PlainBlock(width, bias=bias) for _ in range(spec.blocks)))
-        self.tail = nn.Conv2d(width, s * s, 3, padding=1, bias=bias)
-        nn.init.normal_(self.tail.weight, std=1e-3)
+        self.cascades = nn.ModuleList(
+            Cascade(
+                s * s,
+                spec.width,
+                spec.blocks // spec.cascades + (number < spec.blocks % spec.cascades),
+                bias=spec.bias,
+                first=number == 0,
+            )
+            for number in range(spec.cascades)
+        )
         self.shuffle = nn.PixelShuffle(s)
         self.predicted_fft = FFT2c(s, 1)
         self.correct = IFFT2c(1, s, channels=1)
@@ -196,12 +229,16 @@ class DCResidualGenerator(nn.Module):
         """Super-resolve ``(n, 1, y, x)``."""
         maximum = self.maximum(image)
         measured = self.fft(image / maximum * self.upscale)
-        shallow = self.head(self.phases(self.zero_fill(measured)))
-        predicted = self.shuffle(self.tail(shallow + self.body(shallow)))
-        # Replacing the centre of F(predicted) by the measured samples, written as a correction:
-        # F(out) = F(predicted) + fill(measured - crop(F(predicted))).
-        missing = measured - self.predicted_fft(predicted)
-        return (predicted + self.correct(missing)) * maximum
+        consistent = self.zero_fill(measured)
+        features: Tensor | None = None
+        for cascade in self.cascades:
+            phases, features = cascade(self.phases(consistent), features)
+            predicted = self.shuffle(phases)
+            # Replacing the centre of F(predicted) by the measured samples, written as a correction:
+            # F(out) = F(predicted) + fill(measured - crop(F(predicted))).
+            missing = measured - self.predicted_fft(predicted)
+            consistent = predicted + self.correct(missing)
+        return consistent * maximum
 
 
 def build_generator(spec: ModelSpec) -> nn.Module:

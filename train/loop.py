@@ -4,136 +4,45 @@ from __future__ import annotations
 
 import copy
 import csv
-import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kspacesr_rt._version import __version__
-from kspacesr_rt.errors import CheckpointError, InputError
-from kspacesr_rt.kspace import FloatArray, degrade, divisible_crop, fft2c
-from kspacesr_rt.metrics import Quality, evaluate
-from kspacesr_rt.spec import Architecture, DataConsistency, ModelSpec, Provenance
-from kspacesr_rt.spectrum import resample_spectrum
+from kspacesr_rt.errors import CheckpointError
+from kspacesr_rt.files import replace_file
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.metrics import Quality
+from kspacesr_rt.spec import ModelSpec
 from kspacesr_rt.train.checkpoint import read_document, save_checkpoint
+from kspacesr_rt.train.discriminator import Discriminator, discriminator_loss
+from kspacesr_rt.train.distributed import Ranks
 from kspacesr_rt.train.generators import build_generator
-from kspacesr_rt.train.layers import MeanSpectrum
-from kspacesr_rt.train.losses import LOSSES
-from kspacesr_rt.train.pairs import Augmentation, PairSampler, TrainingSeries
+from kspacesr_rt.train.interruption import held_signals
+from kspacesr_rt.train.losses import GeneratorLoss, find_vgg_features
+from kspacesr_rt.train.optimisers import build_optimiser
+from kspacesr_rt.train.options import TrainingOptions
+from kspacesr_rt.train.pairs import PairSampler, TrainingSeries
+from kspacesr_rt.train.spectra import fill_spectra
+from kspacesr_rt.train.validation import triptych, validation_quality
 
 GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm: one odd slice must not undo an hour."""
 WARM_UP_STEPS = 200
-SPECTRUM_SLICES = 64
-"""Slices whose spectra are averaged for h_LR and h_HR."""
+SMOOTHING = 0.99
+"""Share of the past in the running means of the log: they reach back about a hundred steps."""
 
-
-_OPTION_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-}
-"""Annotation to type; the remaining ones are strings."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingOptions:
-    """Everything that decides a run, so that a recipe file can repeat it."""
-
-    name: str = "model"
-    """Name of the model."""
-    architecture: Architecture = "dc-residual"
-    """Which generator."""
-    upscale: int = 2
-    """SR samples per LR sample and axis."""
-    width: int = 32
-    """Channels of the CNN."""
-    blocks: int = 8
-    """Residual blocks (the seed's networks always have 5)."""
-    bias: bool = False
-    """Additive bias in the convolutions."""
-    data_consistency: DataConsistency = "hard"
-    """What is done with the measured samples."""
-    matrix: int = 128
-    """LR samples per axis of the spectra, and of the exported file."""
-    loss: str = "l1"
-    """Key of `LOSSES`."""
-    steps: int = 2000
-    """Optimiser steps."""
-    batch: int = 4
-    """Slices a step."""
-    lr: float = 1e-3
-    """Peak learning rate of Adam; warm-up, then half a cosine down to 1 % of it."""
-    ema: float = 0.999
-    """Decay of the averaged weights, which are what the checkpoint holds."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the CNN during training; transforms, loss and weights are always fp32."""
-    validate_every: int = 500
-    """Steps between validations, checkpoints and CSV rows."""
-    random_state: int = 0
-    """Seed of every random choice."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """How HR batches are varied."""
-    training: str = ""
-    """Sentence on the data for the model card."""
-    licence: str = ""
-    """Licence of the weights."""
-    attribution: str = ""
-    """Credit for the data."""
-
-    def __post_init__(self) -> None:
-        """Reject what cannot be trained."""
-        for item in dataclasses.fields(self):
-            value, wanted = getattr(self, item.name), _OPTION_TYPES.get(str(item.type), (str,))
-            if item.name != "augmentation" and (
-                not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
-            ):
-                raise InputError(f"option {item.name} is {value!r}, expected {item.type}")
-        if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"precision '{self.precision}' is not one of fp32, bf16")
-        if not (self.lr > 0.0 and 0.0 <= self.ema < 1.0):
-            raise InputError("lr must be above 0, and ema at least 0 and below 1")
-        if self.loss not in LOSSES:
-            raise InputError(f"loss '{self.loss}' is not one of {', '.join(LOSSES)}")
-        if min(self.steps, self.batch, self.validate_every, self.width, self.matrix) < 1:
-            raise InputError("steps, batch, validate_every, width and matrix must be at least 1")
-
-    def identity(self) -> str:
-        """Return what a resumed run must have in common with the one it goes on from."""
-        values = dataclasses.asdict(self)
-        for free in ("training", "licence", "attribution", "validate_every"):
-            del values[free]
-        return json.dumps(values, sort_keys=True)
-
-    def spec(self) -> ModelSpec:
-        """Return the specification of the model that this run trains."""
-        seed = self.architecture.startswith("seed")
-        consistency = "none" if self.architecture == "seed-image" else self.data_consistency
-        return ModelSpec(
-            name=self.name,
-            architecture=self.architecture,
-            upscale=self.upscale,
-            width=self.width,
-            blocks=5 if seed else self.blocks,
-            bias=self.bias,
-            matrix=(self.matrix, self.matrix),
-            data_consistency=consistency,
-            output="magnitude" if self.architecture == "seed-kspace" else "real",
-            provenance=Provenance(
-                training=self.training,
-                licence=self.licence,
-                attribution=self.attribution,
-                versions={"kspacesr-rt": __version__, "torch": torch.__version__},
-            ),
-        )
+COLUMNS = (
+    *("step", "loss", "image", "adversarial", "features", "total_variation"),
+    *("d_loss", "d_real", "d_fake", "mae", "psnr_db", "ssim", "lr", "seconds"),
+)
+"""Of the CSV beside the checkpoint; a term that is off leaves its column empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,64 +57,14 @@ class Progress:
     """Loss, averaged over about the last hundred steps."""
     validation: Quality | None = None
     """Quality of the averaged weights, on the steps that validate."""
+    latest: Quality | None = None
+    """The last quality that was measured."""
 
     def as_text(self) -> str:
         """Return loss and quality in a few words."""
-        if self.validation is None:
+        if self.latest is None:
             return f"loss {self.loss:.5f}"
-        return f"loss {self.loss:.5f}, PSNR {self.validation.psnr_db:.2f} dB"
-
-
-def measure_spectrum(
-    series: list[TrainingSeries], upscale: int, size: int, *, of_lr: bool
-) -> FloatArray:
-    """Average the magnitude spectra of LR slices, or of their HR ones.
-
-    Parameters
-    ----------
-    series
-        What is trained on.
-    upscale
-        HR samples per LR sample and axis.
-    size
-        Samples per axis of the result.
-    of_lr
-        True for h_LR, False for h_HR.
-
-    Returns
-    -------
-        Shape ``(size, size)``, float32, positive, in the unit the generators work in: the LR
-        slice's maximum is 1, and LR k-space has the amplitude of the centre of HR k-space.
-    """
-    rng = np.random.default_rng(0)
-    total = np.zeros((size, size))
-    for _ in range(SPECTRUM_SLICES):
-        chosen = series[int(rng.integers(len(series)))]
-        one = chosen.slices[int(rng.integers(len(chosen.slices)))].astype(np.float32)
-        hr = divisible_crop(one, upscale)
-        lr = degrade(hr, upscale)
-        image = lr * upscale if of_lr else hr
-        spectrum = np.abs(fft2c(image / max(float(lr.max()), 1e-6))) + 1e-6
-        total += resample_spectrum(spectrum, (size, size))
-    mean: FloatArray = (total / SPECTRUM_SLICES).astype(np.float32)
-    return mean
-
-
-def validation_quality(generator: nn.Module, slices: list[FloatArray], upscale: int) -> Quality:
-    """Judge a generator on HR slices (each scaled to its series' maximum, any matrix)."""
-    qualities = []
-    generator.eval()
-    with torch.inference_mode():
-        for one in slices:
-            hr = divisible_crop(one.astype(np.float32), upscale)
-            lr = torch.from_numpy(degrade(hr, upscale).astype(np.float32))[None, None]
-            sr = generator(lr)[0, 0].clamp_min(0.0).numpy()
-            qualities.append(evaluate(sr[None], hr[None], "slice-range1"))
-    return Quality(
-        mae=float(np.mean([one.mae for one in qualities])),
-        psnr_db=float(np.mean([one.psnr_db for one in qualities])),
-        ssim=float(np.mean([one.ssim for one in qualities])),
-    )
+        return f"loss {self.loss:.5f}, PSNR {self.latest.psnr_db:.2f} dB"
 
 
 def train(
@@ -215,14 +74,18 @@ def train(
     *,
     validation: list[FloatArray] | None = None,
     resume: bool = False,
+    images: bool = False,
+    ranks: Ranks | None = None,
+    vgg_weights: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> ModelSpec:
     """Train a generator and write its checkpoint.
 
     Parameters
     ----------
     options
-        What to train and how.
+        What to train and how; `epochs` already resolved to steps.
     series
         Prepared HR series, see `kspacesr_rt.train.pairs.load_training_series`.
     output
@@ -231,9 +94,18 @@ def train(
     validation
         HR slices with a series maximum of 1, never trained on.
     resume
-        Go on from `output` where it stopped: weights, optimiser, step and random state.
+        Go on from `output` where it stopped: weights, optimisers, step and random states. On one
+        machine and device the result equals that of a run that never stopped, bit for bit.
+    images
+        Also draw a validation slice each time, into a folder beside the checkpoint.
+    ranks
+        This process among several, see `kspacesr_rt.train.distributed.joined`.
+    vgg_weights
+        VGG16 weights for the feature term; default: those in torch's cache.
     on_progress
         Called after every step.
+    on_note
+        Called with a sentence about what the options did not decide, such as a missing loss term.
 
     Returns
     -------
@@ -243,69 +115,237 @@ def train(
     ------
     CheckpointError
         If `resume` is asked for and the checkpoint belongs to another run.
+    KeyboardInterrupt
+        On Ctrl-C, after the step has been finished and the checkpoint written.
     """
-    spec = options.spec()
-    torch.manual_seed(options.random_state)
-    generator = build_generator(spec)
-    for module in generator.modules():
-        if isinstance(module, MeanSpectrum):
-            spectrum = measure_spectrum(
-                series, options.upscale, module.spectrum.shape[-1], of_lr=module.divide
-            )
-            module.spectrum.copy_(torch.from_numpy(spectrum))
-    # torch's stubs leave memory_format out of Module.to.
-    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = copy.deepcopy(generator)
-    optimiser = torch.optim.Adam(generator.parameters(), lr=options.lr)
-    rng = np.random.default_rng(options.random_state)
-    sampler = PairSampler(
-        series,
-        upscale=options.upscale,
-        batch=options.batch,
-        augmentation=options.augmentation,
-        rng=rng,
-    )
-    first, running = 0, math.nan
+    run = _Run(options, series, output, ranks or Ranks(), vgg_weights, on_note)
     if resume:
-        first, running = _restore(output, options, generator, averaged, optimiser, rng)
-    else:
-        output.with_suffix(".csv").unlink(missing_ok=True)
-    loss_of = LOSSES[options.loss]
-    started = time.monotonic()
-    for step in range(first, options.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = options.lr * _schedule(step, options.steps)
-        lr, hr = (torch.from_numpy(array) for array in sampler.draw())
-        generator.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
-            predicted = generator(lr)
-        loss = loss_of(predicted.float(), hr)
-        optimiser.zero_grad(set_to_none=True)
+        run.restore()
+    elif run.ranks.first:
+        run.log.unlink(missing_ok=True)
+    latest = None
+    with held_signals() as stop_asked:
+        while run.step < options.steps:
+            run.advance()
+            stopping = run.ranks.any(stop_asked())
+            due = run.step % options.validate_every == 0 or run.step == options.steps
+            quality = None
+            if due and validation and run.ranks.first:
+                quality = run.judge(validation)
+                latest = quality
+                if images:
+                    run.draw(validation[len(validation) // 2])
+            if due or stopping:
+                run.save(quality)
+            if on_progress is not None and run.ranks.first:
+                on_progress(
+                    Progress(
+                        step=run.step,
+                        steps=options.steps,
+                        loss=run.means["loss"],
+                        validation=quality,
+                        latest=latest,
+                    )
+                )
+            if stopping:
+                break
+    return run.spec
+
+
+class _Run:
+    """Everything that a run carries from step to step."""
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        series: list[TrainingSeries],
+        output: Path,
+        ranks: Ranks,
+        vgg_weights: Path | None,
+        on_note: Callable[[str], None] | None,
+    ) -> None:
+        self.options, self.output, self.ranks = options, output, ranks
+        self.spec = options.spec()
+        self.log = output.with_suffix(".csv")
+        self.device = ranks.device
+        torch.manual_seed(options.random_state)
+        generator = build_generator(self.spec)
+        fill_spectra(generator, series, options.upscale, options.degradation)
+        # torch's stubs leave memory_format out of Module.to.
+        generator.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.generator = generator
+        self.averaged = copy.deepcopy(generator)
+        self.forward: Callable[[Tensor], Tensor] = (
+            torch.compile(generator, dynamic=True) if options.compile else generator
+        )
+        self.optimiser = build_optimiser(options.optimiser, generator, options.lr)
+        self.discriminator: Discriminator | None = None
+        if options.adversarial:
+            self.discriminator = Discriminator().to(self.device)
+            self.d_optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=options.lr)
+        features = None
+        if options.features:
+            features, note = find_vgg_features(vgg_weights)
+            if on_note is not None and ranks.first:
+                on_note(note)
+        self.loss = GeneratorLoss(options.loss, options.loss_weights, features).to(self.device)
+        # Rank 0 draws what a run of one process draws.
+        seed = [options.random_state, ranks.rank] if ranks.rank else options.random_state
+        self.sampler = PairSampler(
+            series,
+            upscale=options.upscale,
+            batch=options.batch,
+            augmentation=options.augmentation,
+            rng=np.random.default_rng(seed),
+            degradation=options.degradation,
+        )
+        self.step = 0
+        self.means: dict[str, float] = {"loss": math.nan}
+        self.seconds = 0.0
+        self._since = time.monotonic()
+
+    def advance(self) -> None:
+        """Do one optimiser step."""
+        options = self.options
+        rate = options.lr * _schedule(self.step, options.steps)
+        optimisers = [self.optimiser, *([self.d_optimiser] if self.discriminator else [])]
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        lr, hr = (torch.from_numpy(array).to(self.device) for array in self.sampler.draw())
+        self.generator.train()
+        autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=options.precision == "bf16"
+        )
+        with autocast:
+            sr = self.forward(lr)
+        sr = sr.float()
+        terms: dict[str, Tensor] = {}
+        fake_probability = None
+        if self.discriminator is not None:
+            with autocast:
+                terms |= self._train_discriminator(self.discriminator, sr.detach(), hr)
+                fake_probability = self.discriminator(sr).float()
+        loss, parts = self.loss(sr, hr, fake_probability)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.ranks.average(self.generator)
+        nn.utils.clip_grad_norm_(self.generator.parameters(), GRADIENT_NORM)
+        self.optimiser.step()
+        _average(
+            self.averaged, self.generator, min(options.ema, (1 + self.step) / (10 + self.step))
+        )
+        self.step += 1
+        self._remember({"loss": loss.detach(), **parts, **terms})
+
+    def _train_discriminator(
+        self, discriminator: Discriminator, sr: Tensor, hr: Tensor
+    ) -> dict[str, Tensor]:
+        real, fake = discriminator(hr).float(), discriminator(sr).float()
+        loss = discriminator_loss(real, fake)
+        self.d_optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(generator.parameters(), GRADIENT_NORM)
-        optimiser.step()
-        _average(averaged, generator, min(options.ema, (1 + step) / (10 + step)))
-        value = float(loss.detach())
-        running = value if math.isnan(running) else 0.99 * running + 0.01 * value
-        done = step + 1
-        quality = None
-        if done % options.validate_every == 0 or done == options.steps:
-            if validation:
-                quality = validation_quality(averaged, validation, options.upscale)
-            state = {
-                "generator": generator.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "torch_rng": torch.get_rng_state(),
-                "numpy_rng": dict(rng.bit_generator.state),
-                "step": done,
-                "running_loss": running,
-                "options": options.identity(),
+        self.ranks.average(discriminator)
+        self.d_optimiser.step()
+        return {"d_loss": loss.detach(), "d_real": real.mean(), "d_fake": fake.mean()}
+
+    def _remember(self, values: dict[str, Tensor]) -> None:
+        for name, tensor in values.items():
+            value = float(tensor.detach())
+            past = self.means.get(name, math.nan)
+            self.means[name] = (
+                value if math.isnan(past) else SMOOTHING * past + (1.0 - SMOOTHING) * value
+            )
+
+    def judge(self, validation: list[FloatArray]) -> Quality:
+        """Measure the averaged weights."""
+        return validation_quality(
+            self.averaged,
+            validation,
+            self.options.upscale,
+            degradation=self.options.degradation,
+            device=self.device,
+        )
+
+    def draw(self, one: FloatArray) -> None:
+        """Write HR, SR and difference of a validation slice."""
+        folder = self.output.with_name(f"{self.output.stem}-images")
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = triptych(
+            self.averaged,
+            one,
+            self.options.upscale,
+            degradation=self.options.degradation,
+            device=self.device,
+        )
+        replace_file(folder / f"step-{self.step:06d}.png", picture)
+
+    def save(self, quality: Quality | None) -> None:
+        """Write the checkpoint, with every rank's random state, and a row of the CSV."""
+        states = self.ranks.gather(
+            {"torch": torch.get_rng_state(), "numpy": dict(self.sampler.rng.bit_generator.state)}
+        )
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        if self.ranks.first:
+            state: dict[str, Any] = {
+                "generator": self.generator.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "random_states": states,
+                "step": self.step,
+                "means": self.means,
+                "seconds": self.seconds,
+                "options": self.options.identity(),
             }
-            save_checkpoint(output, spec, averaged.state_dict(), state)
-            _append_row(output.with_suffix(".csv"), done, running, quality, started)
-        if on_progress is not None:
-            on_progress(Progress(step=done, steps=options.steps, loss=running, validation=quality))
-    return spec
+            if self.discriminator is not None:
+                state["discriminator"] = self.discriminator.state_dict()
+                state["d_optimiser"] = self.d_optimiser.state_dict()
+            save_checkpoint(self.output, self.spec, self.averaged.state_dict(), state)
+            self._append_row(quality)
+        self.ranks.wait()
+
+    def restore(self) -> None:
+        """Put everything back as it was when the checkpoint was written."""
+        document = read_document(self.output)
+        training = document.get("training") or {}
+        if training.get("options") != self.options.identity():
+            raise CheckpointError(
+                f"{self.output}: this checkpoint belongs to another run and cannot be resumed",
+                hint="repeat the options it was trained with, or write to another file",
+            )
+        states = training["random_states"]
+        if len(states) != self.ranks.count:
+            raise CheckpointError(
+                f"{self.output}: this run has {len(states)} processes, not {self.ranks.count}",
+                hint=f"resume it with torchrun --nproc-per-node {len(states)}",
+            )
+        self.generator.load_state_dict(training["generator"])
+        self.averaged.load_state_dict(document["state_dict"])
+        self.optimiser.load_state_dict(training["optimiser"])
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(training["discriminator"])
+            self.d_optimiser.load_state_dict(training["d_optimiser"])
+        own = states[self.ranks.rank]
+        torch.set_rng_state(own["torch"])
+        self.sampler.rng.bit_generator.state = own["numpy"]
+        self.step, self.seconds = int(training["step"]), float(training["seconds"])
+        self.means = {name: float(value) for name, value in training["means"].items()}
+
+    def _append_row(self, quality: Quality | None) -> None:
+        values: dict[str, float] = {
+            **self.means,
+            "step": self.step,
+            "lr": self.optimiser.param_groups[0]["lr"],
+            "seconds": round(self.seconds, 1),
+        }
+        if quality is not None:
+            values |= {"mae": quality.mae, "psnr_db": quality.psnr_db, "ssim": quality.ssim}
+        new = not self.log.exists()
+        with self.log.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            if new:
+                writer.writeheader()
+            writer.writerow(values)
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -321,39 +361,3 @@ def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:
                 kept.lerp_(fresh, 1.0 - decay)
             else:
                 kept.copy_(fresh)
-
-
-def _restore(
-    path: Path,
-    options: TrainingOptions,
-    generator: nn.Module,
-    averaged: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    rng: np.random.Generator,
-) -> tuple[int, float]:
-    """Put everything back as it was; return the steps done and the running loss."""
-    document = read_document(path)
-    training = document.get("training") or {}
-    if training.get("options") != options.identity():
-        raise CheckpointError(
-            f"{path}: this checkpoint belongs to another run and cannot be resumed",
-            hint="repeat the options it was trained with, or write to another file",
-        )
-    generator.load_state_dict(training["generator"])
-    averaged.load_state_dict(document["state_dict"])
-    optimiser.load_state_dict(training["optimiser"])
-    torch.set_rng_state(training["torch_rng"])
-    rng.bit_generator.state = training["numpy_rng"]
-    return int(training["step"]), float(training["running_loss"])
-
-
-def _append_row(
-    path: Path, step: int, loss: float, quality: Quality | None, started: float
-) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", "loss", "mae", "psnr_db", "ssim", "seconds"])
-        row = ["", "", ""] if quality is None else [quality.mae, quality.psnr_db, quality.ssim]
-        writer.writerow([step, loss, *row, round(time.monotonic() - started, 1)])

@@ -9,8 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from kspacesr_rt.errors import InputError
-from kspacesr_rt.train.loop import TrainingOptions
-from kspacesr_rt.train.pairs import Augmentation
+from kspacesr_rt.train.augmentation import Augmentation
+from kspacesr_rt.train.options import TrainingOptions
+
+RECIPES = Path(__file__).with_name("recipes")
+"""The shipped recipes, ``NAME.toml`` each."""
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe: a path that exists, or the name of a shipped one.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if (path := Path(name)).is_file():
+        return path
+    if (shipped := RECIPES / f"{name}.toml").is_file():
+        return shipped
+    known = ", ".join(sorted(one.stem for one in RECIPES.glob("*.toml")))
+    raise InputError(f"no recipe '{name}'", hint=f"a TOML file, or one of: {known}")
 
 
 def read_recipe(path: Path | None, overrides: Mapping[str, Any]) -> TrainingOptions:

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.spec import ModelSpec
-from kspacesr_rt.train.loop import Progress, TrainingOptions, train
-from kspacesr_rt.train.pairs import load_training_series
+from kspacesr_rt.train.distributed import joined
+from kspacesr_rt.train.loop import Progress, train
+from kspacesr_rt.train.options import TrainingOptions
+from kspacesr_rt.train.pairs import describe, load_training_series
+from kspacesr_rt.train.patients import split_by_patient
+from kspacesr_rt.train.validation import validation_slices, zero_fill_quality
 from kspacesr_rt.train.volumes import read_volumes
 
-VALIDATION_SLICES_PER_SERIES = 5
-"""Enough to steer by, few enough to cost little; `kspacesr-rt evaluate` judges whole series."""
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """How a run is carried out; nothing here changes what it computes, except the device."""
 
-def validation_slices(roots: Iterable[Path]) -> list[FloatArray]:
-    """Pick slices from the middle half of every series, scaled to the series' maximum.
-
-    Returns
-    -------
-        HR slices ``(y, x)`` at their native matrix: judged as they are, rim included.
-    """
-    picked: list[FloatArray] = []
-    for root in roots:
-        for volume in read_volumes(root):
-            n = len(volume.slices)
-            wanted = np.linspace(0.25 * (n - 1), 0.75 * (n - 1), VALIDATION_SLICES_PER_SERIES)
-            top = float(volume.slices.max()) or 1.0
-            picked += [volume.slices[index] / top for index in sorted(set(wanted.astype(int)))]
-    return picked
+    resume: bool = False
+    """Go on from the checkpoint."""
+    force: bool = False
+    """Start anew although the checkpoint exists."""
+    device: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves its default."""
+    cache: Path | None = None
+    """Folder that keeps decoded and prepared series for the next run."""
+    images: bool = False
+    """Draw a validation slice at every validation."""
+    vgg_weights: Path | None = None
+    """VGG16 weights for the feature term; default: those in torch's cache."""
 
 
 def train_from_folders(
@@ -42,53 +46,80 @@ def train_from_folders(
     options: TrainingOptions,
     *,
     validation: list[Path] | None = None,
-    resume: bool = False,
-    force: bool = False,
-    threads: int = 0,
+    settings: RunSettings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> ModelSpec:
     """Train a generator on folders of images and write its checkpoint.
 
     Parameters
     ----------
     data
-        Folders of DICOM, NIfTI, NRRD or ``.npy`` magnitude images.
+        Folders of DICOM, NIfTI, NRRD, ``.npy`` or fastMRI ``.h5``.
     output
         Checkpoint to write; a CSV of the same stem beside it logs the run.
     options
         What to train and how.
     validation
-        Folders that are only judged on.
-    resume
-        Go on from `output`.
-    force
-        Start anew although `output` exists.
-    threads
-        CPU threads of torch; 0 leaves its default.
+        Folders that are only judged on; without them `options.held_out` of the patients are.
+    settings
+        How the run is carried out.
     on_progress
         Called after every step.
+    on_note
+        Called with sentences for the log: the data, the device, what is off and why.
 
     Raises
     ------
     TrainingDataError
-        If a folder holds nothing to train on.
+        If a folder holds nothing to train on, or too few patients to hold any out.
     CheckpointError
-        If `resume` is asked for and the checkpoint belongs to another run.
+        If a resumed checkpoint belongs to another run.
     OutputError
-        If `output` exists and neither `resume` nor `force` is asked for.
+        If `output` exists and is neither to be resumed nor replaced.
+    BackendUnavailableError
+        If a GPU is asked for and there is none.
     """
-    if output.exists() and not (resume or force):
+    how = settings or RunSettings()
+    if output.exists() and not (how.resume or how.force):
         raise OutputError(
             f"{output} exists", hint="go on with --resume, or replace it with --force"
         )
-    if threads:
-        torch.set_num_threads(threads)
-    series = load_training_series(data)
-    return train(
-        options,
-        series,
-        output,
-        validation=validation_slices(validation or []),
-        resume=resume,
-        on_progress=on_progress,
-    )
+    if how.threads:
+        torch.set_num_threads(how.threads)
+    note = on_note or (lambda sentence: None)
+    with joined(how.device) as ranks:
+        series = load_training_series(data, rim=options.rim, cache=how.cache)
+        judged: list[FloatArray] = []
+        if validation:
+            volumes = [volume for root in validation for volume in read_volumes(root)]
+            judged = validation_slices(volumes, options.val_size)
+        elif options.held_out:
+            series, held = split_by_patient(
+                series, share=options.held_out, random_state=options.random_state
+            )
+            judged = validation_slices(held, options.val_size)
+        n_slices = round(sum(len(one.slices) * one.weight for one in series))
+        resolved = options.resolved(n_slices, ranks=ranks.count)
+        if ranks.first:
+            for line in describe(series).splitlines():
+                note(line)
+            note(f"{resolved.steps} steps of {ranks.count} x {options.batch} on {ranks.device}")
+            if judged:
+                base = zero_fill_quality(judged, options.upscale, degradation=options.degradation)
+                note(
+                    f"zero-fill on the {len(judged)} validation slices: PSNR {base.psnr_db:.2f} "
+                    f"dB, SSIM {base.ssim:.4f}, MAE {base.mae:.5f}"
+                )
+        return train(
+            resolved,
+            series,
+            output,
+            validation=judged,
+            resume=how.resume,
+            images=how.images,
+            ranks=ranks,
+            vgg_weights=how.vgg_weights,
+            on_progress=on_progress,
+            on_note=on_note,
+        )

@@ -1,4 +1,4 @@
-"""Read image series from folders: DICOM, NIfTI, NRRD and NumPy, without torch.
+"""Read image series from folders: DICOM, NIfTI, NRRD, NumPy and fastMRI's HDF5, without torch.
 
 Every series becomes one `Volume` of slices that share a matrix. For training, `supported` brings a
 volume to the matrix that was really measured, and `training_planes` adds the other two planes of a
@@ -7,24 +7,36 @@ volume to the matrix that was really measured, and `training_planes` adds the ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from kspacesr_rt.dicom import read_slice, scan_folder
+from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.errors import SliceError, TrainingDataError
-from kspacesr_rt.kspace import Array, FloatArray, Matrix, fft2c, resample_to
+from kspacesr_rt.kspace import FloatArray, Matrix, resample_to
+from kspacesr_rt.train.fastmri import read_fastmri
+from kspacesr_rt.train.formats import Samples, read_nifti, read_nrrd, read_numpy
+from kspacesr_rt.train.patients import hashed, patient_of_file
+from kspacesr_rt.train.support import measured_support as measured_support
 
-NIFTI_ENDINGS = (".nii", ".nii.gz")
+READERS: dict[str, Callable[[Path], Samples]] = {
+    ".nii": read_nifti,
+    ".nii.gz": read_nifti,
+    ".nrrd": read_nrrd,
+    ".npy": read_numpy,
+    ".h5": read_fastmri,
+    ".hdf5": read_fastmri,
+}
+"""By ending; DICOM has none of its own."""
 ISOTROPIC = 1.5
 """Largest over smallest voxel edge up to which a volume counts as 3-D and gives three planes."""
-SUPPORT_DROP_DB = 12.0
-"""A spectrum that fell this far below its value at 0.4 of Nyquist has ended. Measured on the
-training series: acquired samples fall by 8 to 11 dB up to Nyquist, empty rims by 16 to 23 dB."""
-SMALLEST_SUPPORT = 0.5
-"""No series is cropped below this share of Nyquist, whatever its spectrum looks like."""
+FULL_SUPPORT = 0.97
+"""From this share of Nyquist on an axis counts as measured to its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +49,46 @@ class Volume:
     """Shape ``(n, y, x)``, float32, real-world values, not negative."""
     spacing_mm: tuple[float, float, float] | None = None
     """Distance of samples along ``(slice, y, x)``, if the format says it."""
+    patient: str = ""
+    """Hash of whose image it is, to split by and for nothing else; empty if nothing tells."""
 
     @property
     def matrix(self) -> Matrix:
         """Rows and columns of a slice."""
         return self.slices.shape[1], self.slices.shape[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """What is read in one go: one file, or all DICOM files of a folder."""
+
+    label: str
+    """How the names of its volumes begin; empty for DICOM."""
+    files: tuple[Path, ...]
+    """What the volumes depend on."""
+    patient: str
+    """Identity by the file's name, for volumes that do not know their own; empty for DICOM."""
+    read: Callable[[], Iterable[Volume]]
+    """Reads the volumes."""
+
+
+def sources(root: Path) -> Iterator[Source]:
+    """Find what can be read below a folder (or in a file), in a fixed order, reading nothing."""
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    others = []
+    for path in files:
+        reader = next((READERS[end] for end in READERS if path.name.endswith(end)), None)
+        if reader is None:
+            others.append(path)
+            continue
+        patient = patient_of_file(path, root)
+        yield Source(
+            label=path.name,
+            files=(path,),
+            patient=patient,
+            read=partial(_read_file, path, reader, patient),
+        )
+    yield Source(label="", files=tuple(others), patient="", read=partial(_read_dicom, root))
 
 
 def read_volumes(root: Path) -> Iterator[Volume]:
@@ -51,42 +98,37 @@ def read_volumes(root: Path) -> Iterator[Volume]:
     ----------
     root
         A folder or one file: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.npy`` (``(n, y, x)`` or
-        ``(y, x)``), or DICOM under any name.
+        ``(y, x)``), fastMRI's ``.h5`` or ``.hdf5``, or DICOM under any name.
 
     Raises
     ------
     TrainingDataError
         If nothing there is an image, or an image cannot be read.
     """
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     found = 0
-    readers = {"nifti": _read_nifti, "nrrd": _read_nrrd, "numpy": _read_numpy}
-    for path in files:
-        kind = _kind(path)
-        if kind is None:
-            continue
-        found += 1
-        yield readers[kind](path)
-    for volume in _read_dicom(root):
-        found += 1
-        yield volume
+    for source in sources(root):
+        for volume in source.read():
+            found += 1
+            yield volume
     if not found:
-        raise TrainingDataError(
-            f"{root}: no DICOM, NIfTI, NRRD or .npy image found",
-            hint="name a folder that holds magnitude images",
-        )
+        raise nothing_found(root)
 
 
-def _kind(path: Path) -> str | None:
-    if path.name.endswith(NIFTI_ENDINGS):
-        return "nifti"
-    return {".nrrd": "nrrd", ".npy": "numpy"}.get(path.suffix)
+def nothing_found(root: Path) -> TrainingDataError:
+    """Make the error for a folder without images."""
+    return TrainingDataError(
+        f"{root}: no DICOM, NIfTI, NRRD, .npy or fastMRI .h5 image found",
+        hint="name a folder that holds magnitude images",
+    )
 
 
-def _as_volume(
-    path: Path, data: Array, spacing: tuple[float, ...] | None, slice_axis: int | None
-) -> Volume:
+def _read_file(path: Path, reader: Callable[[Path], Samples], patient: str) -> list[Volume]:
+    return [_as_volume(path, reader(path), patient)]
+
+
+def _as_volume(path: Path, samples: Samples, patient: str) -> Volume:
     """Take the magnitude and put the slice axis first: if not given, that of widest spacing."""
+    data, spacing, slice_axis = samples.values, samples.spacing_mm, samples.slice_axis
     if data.ndim == 4:
         data, spacing = data[..., 0], spacing[:3] if spacing else None
     if data.ndim == 2:
@@ -110,44 +152,11 @@ def _as_volume(
         rest = [length for axis, length in enumerate(spacing) if axis != slice_axis]
         edges = (float(spacing[slice_axis]), float(rest[0]), float(rest[1]))
     return Volume(
-        name=path.name, slices=np.ascontiguousarray(data, dtype=np.float32), spacing_mm=edges
+        name=path.name,
+        slices=np.ascontiguousarray(data, dtype=np.float32),
+        spacing_mm=edges,
+        patient=hashed(samples.patient_id) if samples.patient_id else patient,
     )
-
-
-def _read_nifti(path: Path) -> Volume:
-    import nibabel
-
-    try:
-        image = nibabel.load(path)
-        if not isinstance(image, nibabel.spatialimages.SpatialImage):
-            raise TrainingDataError(f"{path.name}: holds no image")
-        data = np.asarray(image.dataobj)
-    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as exc:
-        raise TrainingDataError(f"{path.name}: not a readable NIfTI image: {exc}") from exc
-    return _as_volume(path, data, tuple(map(float, image.header.get_zooms())), None)
-
-
-def _read_nrrd(path: Path) -> Volume:
-    import nrrd
-
-    try:
-        data, header = nrrd.read(str(path))
-    except (OSError, ValueError, StopIteration, nrrd.NRRDError) as exc:
-        raise TrainingDataError(f"{path.name}: not a readable NRRD image: {exc}") from exc
-    directions = header.get("space directions")
-    spacing = header.get("spacings")
-    if directions is not None:
-        spacing = np.linalg.norm(np.asarray(directions, dtype=float), axis=1)
-    edges = None if spacing is None else tuple(float(edge) for edge in spacing)
-    return _as_volume(path, np.asarray(data), edges, None)
-
-
-def _read_numpy(path: Path) -> Volume:
-    try:
-        data = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as exc:
-        raise TrainingDataError(f"{path.name}: not a readable .npy array: {exc}") from exc
-    return _as_volume(path, np.asarray(data), None, 0)
 
 
 def _read_dicom(root: Path) -> Iterator[Volume]:
@@ -157,15 +166,20 @@ def _read_dicom(root: Path) -> Iterator[Volume]:
             raise _broken(left.path, root, left.reason, left.message)
     for number, series in enumerate(scan.series, start=1):
         by_matrix: dict[Matrix, list[FloatArray]] = {}
+        patient = ""
         for source in series.slices:
             try:
-                values = read_slice(source).values
+                decoded = read_slice(source)
             except SliceError as exc:
                 raise _broken(source.path, root, exc.reason, str(exc)) from exc
+            values = decoded.values
             by_matrix.setdefault((values.shape[0], values.shape[1]), []).append(np.abs(values))
+            with quiet_pydicom():
+                patient = patient or str(decoded.dataset.get("PatientID") or "").strip()
+        identity = hashed(patient or f"study {series.slices[0].study_instance_uid}")
         for matrix, slices in sorted(by_matrix.items()):
             name = f"dicom series {number} ({matrix[0]}x{matrix[1]})"
-            yield Volume(name=name, slices=np.stack(slices).astype(np.float32))
+            yield Volume(name=name, slices=np.stack(slices).astype(np.float32), patient=identity)
 
 
 def _broken(path: Path, root: Path, reason: str, message: str) -> TrainingDataError:
@@ -177,58 +191,31 @@ def _broken(path: Path, root: Path, reason: str, message: str) -> TrainingDataEr
     )
 
 
-def measured_support(slices: FloatArray) -> tuple[float, float]:
-    """Measure which share of Nyquist along y and x holds acquired signal.
+def support_of(volume: Volume) -> tuple[float, float]:
+    """Measure which share of Nyquist along y and x a volume's middle slices hold signal in."""
+    n = len(volume.slices)
+    first = int(0.3 * n)
+    return measured_support(volume.slices[first : max(int(0.7 * n), first + 1)][:: max(1, n // 20)])
+
+
+def supported(volume: Volume, support: tuple[float, float] | None = None) -> Volume:
+    """Crop a volume's k-space to what was measured, so that no rim of it is empty.
 
     Parameters
     ----------
-    slices
-        Shape ``(n, y, x)``; a few slices from the middle of a series are enough.
-
-    Returns
-    -------
-        Two shares between `SMALLEST_SUPPORT` and 1.
-
-    Notes
-    -----
-    The profile along an axis is the mean of the power in dB over the other axis, averaged over
-    both signs of frequency. Interpolated or filtered acquisitions fall steeply at the edge of
-    what they measured; `SUPPORT_DROP_DB` says when.
-    """
-    power = np.mean(np.abs(fft2c(slices.astype(np.float64))) ** 2, axis=0)
-    decibels = 10.0 * np.log10(power + np.finfo(float).tiny)
-    shares = [_profile_end(decibels.mean(axis=1 - axis)) for axis in (0, 1)]
-    return shares[0], shares[1]
-
-
-def _profile_end(profile: FloatArray) -> float:
-    centre = len(profile) // 2
-    reach = len(profile) - centre
-    if reach < 16:
-        return 1.0
-    right = profile[centre:]
-    left = profile[centre::-1][:reach]
-    folded = (right[: len(left)] + left) / 2
-    smooth = np.convolve(folded, np.ones(3) / 3, mode="valid")
-    start = int(0.4 * len(smooth))
-    held = np.flatnonzero(smooth[start:] >= smooth[start] - SUPPORT_DROP_DB)
-    return float(np.clip((start + held[-1] + 2) / len(smooth), SMALLEST_SUPPORT, 1.0))
-
-
-def supported(volume: Volume) -> Volume:
-    """Crop a volume's k-space to what was measured, so that no rim of it is empty.
+    volume
+        What to crop.
+    support
+        Of `support_of`; None measures it.
 
     Returns
     -------
         The volume itself if all of its k-space is measured; else one of a smaller, even matrix
         and the same FOV.
     """
-    n = len(volume.slices)
-    middle = volume.slices[int(0.3 * n) : max(int(0.7 * n), int(0.3 * n) + 1)][:: max(1, n // 20)]
-    shares = measured_support(middle)
     rows, columns = (
-        length if share > 0.97 else 2 * round(length * share / 2)
-        for length, share in zip(volume.matrix, shares, strict=True)
+        length if share > FULL_SUPPORT else 2 * round(length * share / 2)
+        for length, share in zip(volume.matrix, support or support_of(volume), strict=True)
     )
     if (rows, columns) == volume.matrix:
         return volume
@@ -238,7 +225,7 @@ def supported(volume: Volume) -> Volume:
         volume.spacing_mm[2] * volume.matrix[1] / columns,
     )
     slices = np.stack([resample_to(one, (rows, columns)) for one in volume.slices])
-    return Volume(name=volume.name, slices=slices.astype(np.float32), spacing_mm=spacing)
+    return dataclasses.replace(volume, slices=slices.astype(np.float32), spacing_mm=spacing)
 
 
 def training_planes(volume: Volume) -> list[Volume]:
@@ -250,7 +237,8 @@ def training_planes(volume: Volume) -> list[Volume]:
     for axis in (1, 2):
         order = (axis, *(other for other in range(3) if other != axis))
         planes.append(
-            Volume(
+            dataclasses.replace(
+                volume,
                 name=f"{volume.name}:{axis}",
                 slices=np.ascontiguousarray(volume.slices.transpose(order)),
                 spacing_mm=(spacing[order[0]], spacing[order[1]], spacing[order[2]]),

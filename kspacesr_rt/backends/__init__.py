@@ -97,6 +97,13 @@ BACKENDS = {
             needs="onnxruntime",
             extra="cpu",
         ),
+        BackendInfo(
+            "openvino",
+            "kspacesr_rt.backends.openvino_cpu",
+            "OpenVINO on the CPU, fp32",
+            needs="openvino",
+            extra="openvino",
+        ),
     )
 }
 

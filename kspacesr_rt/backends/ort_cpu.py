@@ -49,7 +49,15 @@ def _open_session(content: bytes, options: BackendOptions) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = ERRORS_ONLY
-    session = onnxruntime.InferenceSession(content, settings, providers=[PROVIDER])
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    try:
+        session = onnxruntime.InferenceSession(content, settings, providers=[PROVIDER])
+    except NoKernel as exc:
+        raise BackendUnavailableError(
+            f"ONNX Runtime has no CPU kernel for this model: {exc}",
+            hint="bf16 models run on the openvino backend; export with --precision fp32 or fp16",
+        ) from exc
     if session.get_providers() != [PROVIDER]:
         raise BackendUnavailableError(
             f"asked ONNX Runtime for {PROVIDER}, it came up with {session.get_providers()}"

@@ -1,0 +1,54 @@
+"""GFLOP figures are counted in the graph, and the count is right."""
+
+from __future__ import annotations
+
+import pytest
+
+from kspacesr_rt.bench.flops import SEED_GFLOP, count_flops
+
+
+@pytest.mark.parametrize("cascades", [1, 2])
+def test_a_residual_generators_convolutions_and_transforms_are_counted(
+    make_generator, make_model, cascades
+):
+    """Two 3x3 convolutions a block on the LR grid, a head and a tail a cascade; transforms too."""
+    width, blocks, rows, columns, s = 8, 3, 20, 33, 2
+    generator, spec = make_generator(
+        "dc-residual", s, width=width, blocks=blocks, cascades=cascades, bias=False
+    )
+    counted = count_flops(make_model(generator, spec), (rows, columns))
+    weights = 2 * blocks * 9 * width**2 + cascades * 2 * 9 * width * s * s
+    assert counted.cnn == 2.0 * weights * rows * columns
+    assert counted.uncounted == ()
+
+    def product(m: int, n: int, k: int) -> float:
+        return 2.0 * m * n * k
+
+    # A transform is two matrix products: real times complex is two real ones, complex times complex
+    # four; its first product has the input's columns, its second the output's rows.
+    def forward(y: int, x: int, v: int, u: int) -> float:
+        """Real (y, x) image to complex (v, u) k-space."""
+        return product(2 * v, x, y) + product(v, 2 * u, 2 * x)
+
+    def backward(v: int, u: int, y: int, x: int) -> float:
+        """Complex (v, u) k-space to a real (y, x) image."""
+        return product(2 * y, u, 2 * v) + product(y, x, 2 * u)
+
+    fine = (s * rows, s * columns)
+    expected = forward(rows, columns, rows, columns) + backward(rows, columns, *fine)
+    expected += cascades * (forward(*fine, rows, columns) + backward(rows, columns, *fine))
+    assert counted.fft == expected
+
+
+def test_a_dft_graph_says_what_it_does_not_count(make_generator, make_model):
+    """A count that leaves something out silently would flatter."""
+    generator, spec = make_generator("dc-residual", 2)
+    assert count_flops(make_model(generator, spec, "dft"), (16, 16)).uncounted == ("DFT",)
+
+
+@pytest.mark.parametrize(("upscale", "lr"), [(2, 160), (4, 80)])
+def test_the_seed_networks_figures_are_its_own(make_generator, make_model, upscale, lr):
+    """The quarter that a fast model may cost is a quarter of this."""
+    generator, spec = make_generator("seed-kspace", upscale, width=64, matrix=(lr, lr))
+    counted = count_flops(make_model(generator, spec), (lr, lr))
+    assert counted.cnn / 1e9 == pytest.approx(SEED_GFLOP[upscale], abs=0.06)

@@ -1,0 +1,141 @@
+"""Vary HR slices before they are degraded, so that a few series stand for many scanners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from kspacesr_rt.errors import InputError
+from kspacesr_rt.kspace import ComplexArray, FloatArray, Matrix, centre_crop, fft2c, ifft2c
+
+GAMMA = (0.8, 1.25)
+"""Exponents of intensity: other contrasts between the same edges."""
+BIAS = 0.3
+"""Largest change of intensity by coil shading, over the FOV's mean."""
+APODISATION_START = (0.0, 0.7)
+"""Shares of Nyquist from which a scanner's filter may begin to fall."""
+APODISATION_DEPTH = 0.6
+"""Largest fall at the end of k-space: 8 dB, so that the rim stays above
+`kspacesr_rt.train.support.SUPPORT_DROP_DB` and does not count as empty."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """How a HR batch is varied before it is degraded; flips and transposition are always on."""
+
+    matrix_shrink: float = 0.7
+    """Smallest factor by which k-space may be cropped further (1 turns it off)."""
+    noise_share: float = 0.25
+    """Share of the batches that get complex Gaussian noise before the magnitude (Rician)."""
+    noise_level: float = 0.015
+    """Largest standard deviation of that noise, in units of the series maximum."""
+    intensity: float = 0.0
+    """Share of the batches whose contrast (`GAMMA`) and coil shading (`BIAS`) change."""
+    gibbs_share: float = 0.0
+    """Share of the batches whose axes are cropped by factors of their own, half of them under a
+    mild filter, so that ringing of many strengths is seen."""
+    gibbs_shrink: float = 0.7
+    """Smallest such factor."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and 0.0 <= value <= 1.0):
+                raise InputError(f"augmentation: {item.name} is {value!r}, expected 0 to 1")
+        if min(self.matrix_shrink, self.gibbs_shrink) <= 0.0:
+            raise InputError("augmentation: a matrix cannot shrink by a factor of 0")
+
+
+def vary(
+    hr: FloatArray, options: Augmentation, *, upscale: int, rng: np.random.Generator
+) -> FloatArray:
+    """Vary a batch of one series.
+
+    Parameters
+    ----------
+    hr
+        Shape ``(n, y, x)``, float32, series maximum 1.
+    options
+        What is varied, and how often.
+    upscale
+        Divides the resulting matrix.
+    rng
+        Source of all randomness. What is off draws nothing: a recipe keeps its meaning when
+        options are added.
+
+    Returns
+    -------
+        Shape ``(n, y', x')``, float32, not negative.
+    """
+    if rng.random() < 0.5:
+        hr = hr[:, ::-1]
+    if rng.random() < 0.5:
+        hr = hr[:, :, ::-1]
+    if rng.random() < 0.5:
+        hr = hr.transpose(0, 2, 1)
+    if _happens(options.intensity, rng):
+        hr = _shaded(hr ** np.float32(rng.uniform(*GAMMA)), rng)
+    kspace = fft2c(hr)
+    if rng.random() < options.noise_share:
+        level = np.float32(rng.uniform(0.0, options.noise_level))
+        noise = rng.standard_normal((2, *kspace.shape), dtype=np.float32)
+        kspace = kspace + level * (noise[0] + 1j * noise[1])
+    shrink = rng.uniform(options.matrix_shrink, 1.0)
+    have: Matrix = (kspace.shape[-2], kspace.shape[-1])
+    if not _happens(options.gibbs_share, rng):
+        return _magnitude(kspace, have, _divisible(have, (shrink, shrink), upscale))
+    factors = rng.uniform(options.gibbs_shrink, 1.0, 2)
+    matrix = _divisible(have, (factors[0], factors[1]), upscale)
+    kspace = centre_crop(kspace, matrix)
+    if rng.random() < 0.5:
+        start, depth = rng.uniform(*APODISATION_START), rng.uniform(0.0, APODISATION_DEPTH)
+        rows, columns = (apodisation(n, start, depth) for n in matrix)
+        kspace = kspace * rows[:, None] * columns
+    return _magnitude(kspace, have, matrix)
+
+
+def apodisation(n: int, start: float, depth: float) -> FloatArray:
+    """Return a raised-cosine filter: 1 up to `start` of Nyquist, ``1 - depth`` at its end.
+
+    Returns
+    -------
+        Shape ``(n,)``, float32; DC at ``n // 2``.
+    """
+    frequency = np.abs(np.arange(n) - n // 2) / (n / 2)
+    beyond = np.clip((frequency - start) / (1.0 - start), 0.0, 1.0)
+    window: FloatArray = (1.0 - depth * np.sin(np.pi / 2 * beyond) ** 2).astype(np.float32)
+    return window
+
+
+def _happens(share: float, rng: np.random.Generator) -> bool:
+    return share > 0.0 and rng.random() < share
+
+
+def _divisible(have: Matrix, factors: tuple[float, float], upscale: int) -> Matrix:
+    rows, columns = (
+        min(max(upscale, round(n * factor / upscale) * upscale), n - n % upscale)
+        for n, factor in zip(have, factors, strict=True)
+    )
+    return rows, columns
+
+
+def _magnitude(kspace: ComplexArray, have: Matrix, matrix: Matrix) -> FloatArray:
+    """Return the image of the centre of k-space, intensities as in the matrix it came from."""
+    gain = np.float32(np.sqrt(matrix[0] * matrix[1] / (have[0] * have[1])))
+    image: FloatArray = np.abs(ifft2c(centre_crop(kspace, matrix))) * gain
+    return image
+
+
+def _shaded(hr: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Multiply by a random polynomial of second order, between 1 - `BIAS` and 1 + `BIAS`."""
+    rows, columns = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in hr.shape[1:])
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    weights = rng.uniform(-1.0, 1.0, 5).astype(np.float32)
+    field = np.tensordot(weights, np.stack([y, x, y * x, y**2, x**2]), axes=1)
+    field -= field.mean()
+    strength = np.float32(rng.uniform(0.0, BIAS)) / np.abs(field).max()
+    shaded: FloatArray = hr * (1.0 + strength * field)
+    return shaded

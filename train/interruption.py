@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM during training: finish the step, save, then stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+HELD = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def held_signals() -> Iterator[Callable[[], bool]]:
+    """Hold back the first SIGINT or SIGTERM until the block ends, then deliver it.
+
+    Yields
+    ------
+        A function that tells whether a signal waits. A second signal is delivered at once: whoever
+        presses Ctrl-C twice does not want to wait for the step to end.
+
+    Notes
+    -----
+    Outside the main thread Python delivers no signals, so nothing is held.
+    """
+    waiting: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.getsignal(number) for number in HELD}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            restore()
+            signal.raise_signal(number)
+        waiting.append(number)
+
+    for number in HELD:
+        signal.signal(number, hold)
+    try:
+        yield lambda: bool(waiting)
+    finally:
+        restore()
+    if waiting:
+        signal.raise_signal(waiting[0])

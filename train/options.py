@@ -1,0 +1,199 @@
+"""Everything that decides a training run, so that a recipe file can repeat it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+
+from kspacesr_rt._version import __version__
+from kspacesr_rt.errors import InputError
+from kspacesr_rt.spec import Architecture, DataConsistency, ModelSpec, Provenance
+from kspacesr_rt.train.augmentation import Augmentation
+from kspacesr_rt.train.degradation import DEGRADATIONS
+from kspacesr_rt.train.losses import LOSSES, LossWeights
+from kspacesr_rt.train.pairs import Rim
+
+Precision = Literal["fp32", "bf16"]
+Optimiser = Literal["adam", "muon"]
+
+FREE = ("training", "licence", "attribution", "validate_every", "val_size")
+"""Options that a resumed run may change: they leave every weight as it is."""
+
+HR_MATRIX = 320
+"""HR samples per axis that the seed's networks were made for."""
+
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+}
+"""Annotation to type; the remaining ones are strings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingOptions:
+    """What is trained, on what, for how long."""
+
+    name: str = "model"
+    """Name of the model."""
+    architecture: Architecture = "dc-residual"
+    """Which generator."""
+    upscale: int = 2
+    """SR samples per LR sample and axis."""
+    width: int = 32
+    """Channels of the CNN."""
+    blocks: int = 8
+    """Residual blocks over all cascades (the seed's networks always have 5)."""
+    cascades: int = 1
+    """How often data consistency is applied, `blocks` shared out over them."""
+    bias: bool = False
+    """Additive bias in the convolutions."""
+    data_consistency: DataConsistency = "hard"
+    """What is done with the measured samples."""
+    matrix: int = 128
+    """LR samples per axis of the spectra, and of the exported file; 0: 320 over the upscale."""
+    degradation: str = "kspace-crop"
+    """Key of `DEGRADATIONS`: how a LR slice is made from HR."""
+    rim: Rim = "crop"
+    """What is done with k-space that a series never measured, see `load_training_series`."""
+    loss: str = "l1"
+    """Key of `LOSSES`: the image term."""
+    adversarial: float = 0.0
+    """Weight of the adversarial term; above 0 a discriminator is trained too."""
+    features: float = 0.0
+    """Weight of the VGG16 feature term."""
+    total_variation: float = 0.0
+    """Weight of the total variation of SR."""
+    steps: int = 2000
+    """Optimiser steps, unless `epochs` is given."""
+    epochs: int = 0
+    """Passes over the training slices, or over `random_subset` of them; 0: `steps` decides."""
+    random_subset: int = 0
+    """Slices drawn per epoch, with replacement; 0: as many as there are."""
+    batch: int = 4
+    """Slices a step (on each rank of a distributed run)."""
+    optimiser: Optimiser = "adam"
+    """Adam, or Muon for the convolutions between features and Adam for the rest."""
+    lr: float = 1e-3
+    """Peak learning rate; warm-up, then half a cosine down to 1 % of it."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are what the checkpoint holds."""
+    precision: Precision = "fp32"
+    """Of the CNN during training; transforms, loss and weights are always fp32."""
+    compile: bool = False
+    """Let torch.compile fuse the generator."""
+    held_out: float = 0.0
+    """Share of the patients held out to be judged on, when no validation folder is named."""
+    validate_every: int = 500
+    """Steps between validations, checkpoints and CSV rows; with `epochs`, an epoch."""
+    val_size: int = 0
+    """Validation slices in all; 0: a few of each series. `evaluate` judges whole series."""
+    random_state: int = 0
+    """Seed of every random choice."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """How HR batches are varied."""
+    training: str = ""
+    """Sentence on the data for the model card."""
+    licence: str = ""
+    """Licence of the weights."""
+    attribution: str = ""
+    """Credit for the data."""
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be trained."""
+        for item in dataclasses.fields(self):
+            value, wanted = getattr(self, item.name), _OPTION_TYPES.get(str(item.type), (str,))
+            if item.name != "augmentation" and (
+                not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
+            ):
+                raise InputError(f"option {item.name} is {value!r}, expected {item.type}")
+        for name, value, allowed in (
+            ("precision", self.precision, get_args(Precision)),
+            ("rim", self.rim, get_args(Rim)),
+            ("optimiser", self.optimiser, get_args(Optimiser)),
+            ("loss", self.loss, tuple(LOSSES)),
+            ("degradation", self.degradation, tuple(DEGRADATIONS)),
+        ):
+            if value not in allowed:
+                raise InputError(f"{name} '{value}' is not one of {', '.join(allowed)}")
+        if not (self.lr > 0.0 and 0.0 <= self.ema < 1.0):
+            raise InputError("lr must be above 0, and ema at least 0 and below 1")
+        if not 0.0 <= self.held_out < 1.0:
+            raise InputError(f"held_out {self.held_out} is not a share of the patients")
+        if min(self.adversarial, self.features, self.total_variation) < 0.0:
+            raise InputError("weights of loss terms must not be negative")
+        counts = (self.steps, self.batch, self.validate_every, self.width)
+        if min(counts) < 1 or self.matrix < 0:
+            raise InputError(
+                "steps, batch, validate_every and width must be at least 1, matrix at least 0"
+            )
+        if min(self.epochs, self.random_subset, self.val_size) < 0:
+            raise InputError("epochs, random_subset and val_size must not be negative")
+
+    @property
+    def loss_weights(self) -> LossWeights:
+        """The weights of the generator's loss; the image term has weight 1."""
+        return LossWeights(
+            adversarial=self.adversarial,
+            features=self.features,
+            total_variation=self.total_variation,
+        )
+
+    def resolved(self, n_slices: int, *, ranks: int = 1) -> TrainingOptions:
+        """Turn epochs into steps.
+
+        Parameters
+        ----------
+        n_slices
+            HR slices there are to train on.
+        ranks
+            Processes that each draw `batch` slices a step.
+
+        Returns
+        -------
+            Options with `steps` and `validate_every` as they will be run; unchanged if `epochs`
+            is 0.
+        """
+        if not self.epochs:
+            return self
+        per_epoch = math.ceil((self.random_subset or n_slices) / (self.batch * ranks))
+        return dataclasses.replace(
+            self, steps=self.epochs * per_epoch, validate_every=per_epoch, epochs=0
+        )
+
+    def identity(self) -> str:
+        """Return what a resumed run must have in common with the one it goes on from."""
+        values = dataclasses.asdict(self)
+        for free in FREE:
+            del values[free]
+        return json.dumps(values, sort_keys=True)
+
+    def spec(self) -> ModelSpec:
+        """Return the specification of the model that this run trains."""
+        seed = self.architecture.startswith("seed")
+        matrix = self.matrix or HR_MATRIX // self.upscale
+        consistency = "none" if self.architecture == "seed-image" else self.data_consistency
+        return ModelSpec(
+            name=self.name,
+            architecture=self.architecture,
+            upscale=self.upscale,
+            width=self.width,
+            blocks=5 if seed else self.blocks,
+            cascades=1 if seed else self.cascades,
+            bias=self.bias,
+            matrix=(matrix, matrix),
+            data_consistency=consistency,
+            output="magnitude" if self.architecture == "seed-kspace" else "real",
+            adversarial=self.adversarial > 0.0,
+            provenance=Provenance(
+                training=self.training,
+                licence=self.licence,
+                attribution=self.attribution,
+                versions={"kspacesr-rt": __version__, "torch": torch.__version__},
+            ),
+        )

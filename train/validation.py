@@ -1,0 +1,133 @@
+"""Steer a run: judge the averaged weights on slices that are never trained on, and draw them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from kspacesr_rt.interpolation import zero_fill
+from kspacesr_rt.kspace import FloatArray, divisible_crop
+from kspacesr_rt.metrics import Quality, evaluate
+from kspacesr_rt.train.degradation import DEGRADATIONS
+from kspacesr_rt.train.pairs import TrainingSeries
+from kspacesr_rt.train.volumes import Volume
+
+SLICES_PER_SERIES = 5
+"""Enough to steer by, few enough to cost little; `kspacesr-rt evaluate` judges whole series."""
+DIFFERENCE_GAIN = 5.0
+"""What differences are multiplied by in a triptych, so that an eye sees them."""
+
+
+def validation_slices(
+    series: Sequence[Volume | TrainingSeries], total: int = 0
+) -> list[FloatArray]:
+    """Pick slices from the middle half of every series, scaled to the series' maximum.
+
+    Parameters
+    ----------
+    series
+        What may be judged on.
+    total
+        Slices to pick in all, evenly; 0 takes `SLICES_PER_SERIES` of each.
+
+    Returns
+    -------
+        HR slices ``(y, x)`` as the series holds them: a volume's with its empty rim.
+    """
+    each = math.ceil(total / len(series)) if total and series else SLICES_PER_SERIES
+    picked: list[FloatArray] = []
+    for one in series:
+        n = len(one.slices)
+        wanted = np.linspace(0.25 * (n - 1), 0.75 * (n - 1), each)
+        top = float(one.slices.max()) or 1.0
+        picked += [
+            one.slices[index].astype(np.float32) / top for index in sorted(set(wanted.astype(int)))
+        ]
+    if total and len(picked) > total:
+        picked = [picked[index] for index in np.linspace(0, len(picked) - 1, total).astype(int)]
+    return picked
+
+
+def pairs_of(
+    slices: list[FloatArray], upscale: int, degradation: str
+) -> list[tuple[FloatArray, FloatArray]]:
+    """Return ``(lr, hr)`` of each HR slice, float32, HR cropped to a multiple of the upscale."""
+    pairs = []
+    for one in slices:
+        hr = divisible_crop(one.astype(np.float32), upscale)
+        lr = DEGRADATIONS[degradation](hr[None], upscale)[0].astype(np.float32)
+        pairs.append((lr, hr))
+    return pairs
+
+
+def super_resolve(generator: nn.Module, lr: FloatArray, device: torch.device) -> FloatArray:
+    """Run a generator on one LR slice ``(y, x)``; negative values are clipped as DICOM does."""
+    generator.eval()
+    with torch.inference_mode():
+        sr = generator(torch.from_numpy(lr)[None, None].to(device))
+    result: FloatArray = sr[0, 0].float().clamp_min(0.0).cpu().numpy()
+    return result
+
+
+def mean_quality(qualities: list[Quality]) -> Quality:
+    """Average over slices."""
+    return Quality(
+        mae=float(np.mean([one.mae for one in qualities])),
+        psnr_db=float(np.mean([one.psnr_db for one in qualities])),
+        ssim=float(np.mean([one.ssim for one in qualities])),
+    )
+
+
+def validation_quality(
+    generator: nn.Module,
+    slices: list[FloatArray],
+    upscale: int,
+    *,
+    degradation: str = "kspace-crop",
+    device: torch.device | None = None,
+) -> Quality:
+    """Judge a generator on HR slices (each scaled to its series' maximum, any matrix)."""
+    where = device or torch.device("cpu")
+    return mean_quality(
+        [
+            evaluate(super_resolve(generator, lr, where)[None], hr[None], "slice-range1")
+            for lr, hr in pairs_of(slices, upscale, degradation)
+        ]
+    )
+
+
+def zero_fill_quality(
+    slices: list[FloatArray], upscale: int, *, degradation: str = "kspace-crop"
+) -> Quality:
+    """Judge zero-filling on the same slices: what the run has to beat."""
+    return mean_quality(
+        [
+            evaluate(np.maximum(zero_fill(lr, upscale), 0.0)[None], hr[None], "slice-range1")
+            for lr, hr in pairs_of(slices, upscale, degradation)
+        ]
+    )
+
+
+def triptych(
+    generator: nn.Module,
+    one: FloatArray,
+    upscale: int,
+    *,
+    degradation: str = "kspace-crop",
+    device: torch.device | None = None,
+) -> bytes:
+    """Draw HR, SR and their difference (times `DIFFERENCE_GAIN`) side by side as a PNG."""
+    ((lr, hr),) = pairs_of([one], upscale, degradation)
+    sr = super_resolve(generator, lr, device or torch.device("cpu"))
+    white = float(np.percentile(hr, 99.5)) or 1.0
+    panels = np.concatenate([hr, sr, DIFFERENCE_GAIN * np.abs(sr - hr)], axis=1) / white
+    grey = np.round(255.0 * np.clip(panels, 0.0, 1.0)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG")
+    return buffer.getvalue()
