@@ -7,6 +7,7 @@ bound to a matrix, are faster.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
 
@@ -22,7 +23,7 @@ class _Body:
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node."""
         name = f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))

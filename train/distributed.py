@@ -68,7 +68,8 @@ class Ranks:
         flat = torch.cat([one.reshape(-1).float() for one in tensors])
         dist.all_reduce(flat)
         flat /= self.count
-        for one, mean in zip(tensors, flat.split([one.numel() for one in tensors]), strict=True):
+        parts = torch.split(flat, [one.numel() for one in tensors])
+        for one, mean in zip(tensors, parts, strict=True):
             one.copy_(mean.view_as(one))
 
 

@@ -68,7 +68,7 @@ class ConvolutionMuon:
             group["lr"] = MUON_RATIO * self._adam.param_groups[0]["lr"]
         for weight, matrix in self._matrices:
             matrix.grad = None if weight.grad is None else _rows(weight.grad)
-        self._muon.step()
+        self._muon.step()  # type: ignore[no-untyped-call]
         self._adam.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,151 @@
+"""Which GPUs an engine can be built for, and what a model needs of one.
+
+Measured with TensorRT-RTX 1.7.1, whose builder needs no GPU and names what it lacks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import onnx
+from onnx import TensorProto
+
+from kspacesr_rt.binding import BoundModel
+from kspacesr_rt.engines.driver import current_gpu
+from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError
+
+RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
+RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+CURRENT = "current"
+"""The GPU of this machine, as the driver names it."""
+RTX_TARGETS = {
+    75: "Turing: T4, RTX 20",
+    80: "Ampere: A100, A30",
+    86: "Ampere: A10, A40, RTX 30",
+    89: "Ada: L4, L40, RTX 40",
+    120: "Blackwell: RTX 50, RTX PRO",
+    121: "Blackwell: GB10",
+}
+"""What TensorRT-RTX builds for; Hopper and the large Blackwells (sm90, sm100) are not among it."""
+RTX_UNLISTED = (80,)
+"""Targets its builder accepts, though NVIDIA does not list such GPUs as supported."""
+_FP8 = (
+    TensorProto.FLOAT8E4M3FN,
+    TensorProto.FLOAT8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2,
+    TensorProto.FLOAT8E5M2FNUZ,
+)
+_TYPE_ATTRIBUTES = ("to", "output_dtype")
+"""Attributes of Cast and QuantizeLinear that name an element type."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuTarget:
+    """What an engine is built for."""
+
+    sm: int
+    """Compute capability without its dot."""
+    name: str = ""
+    """Of the GPU it was tuned on; empty if any GPU of that capability will do."""
+
+    @property
+    def label(self) -> str:
+        """Return what users type, such as ``sm89``."""
+        return f"sm{self.sm}"
+
+
+def resolve_target(gpu: str, runtime: RuntimeName) -> GpuTarget:
+    """Turn what a user typed into a target that a runtime can build for.
+
+    Parameters
+    ----------
+    gpu
+        ``current``, or a compute capability such as ``sm89``.
+    runtime
+        TensorRT tunes on the GPU it finds, so it builds for no other and the target has a name;
+        TensorRT-RTX tunes when the engine is loaded, so its target is a compute capability.
+
+    Raises
+    ------
+    InputError
+        If `gpu` is no target.
+    BackendUnavailableError
+        If the GPU of this machine is needed and there is none.
+    EngineError
+        If the runtime does not build for that GPU.
+    """
+    wanted = gpu.strip().lower()
+    if wanted != CURRENT and not re.fullmatch(r"sm\d{2,3}", wanted):
+        known = ", ".join(f"sm{sm}" for sm in RTX_TARGETS)
+        raise InputError(f"no GPU target is called '{gpu}'", hint=f"one of: {CURRENT}, {known}")
+    if runtime == "tensorrt":
+        found = current_gpu()
+        if wanted not in (CURRENT, f"sm{found.sm}"):
+            raise EngineError(
+                f"TensorRT builds for the GPU it runs on ({found.name}, sm{found.sm}), not for "
+                f"{wanted}",
+                hint="build it there, or with --runtime tensorrt-rtx",
+            )
+        return GpuTarget(sm=found.sm, name=found.name)
+    sm = _sm_of_this_machine() if wanted == CURRENT else int(wanted.removeprefix("sm"))
+    if sm not in RTX_TARGETS:
+        raise EngineError(
+            f"TensorRT-RTX does not build for sm{sm}; it knows "
+            + ", ".join(f"sm{known}" for known in RTX_TARGETS),
+            hint="on such a GPU use --runtime tensorrt",
+        )
+    return GpuTarget(sm=sm)
+
+
+def _sm_of_this_machine() -> int:
+    try:
+        return current_gpu().sm
+    except BackendUnavailableError as exc:
+        raise BackendUnavailableError(
+            f"no GPU to build for: {exc}",
+            hint="name the GPU the engine is for: --gpu "
+            + " or ".join(f"sm{sm}" for sm in RTX_TARGETS),
+        ) from exc
+
+
+def require_buildable(model: BoundModel, runtime: RuntimeName, target: GpuTarget) -> None:
+    """Refuse what is known not to build, before a builder says it in its own words.
+
+    Raises
+    ------
+    EngineError
+        If the GPU lacks what the model computes in; the hint says what to export instead.
+    """
+    types = element_types(model.proto)
+    lacks = [
+        (
+            runtime == "tensorrt-rtx"
+            and target.sm < 80
+            and model.spec.lowering in ("gemm", "dynamic"),
+            f"fp32 matrix products, which FFT layers lowered as '{model.spec.lowering}' need",
+            "export with --fft conv",
+        ),
+        (TensorProto.BFLOAT16 in types and target.sm < 80, "bf16", "export with --precision fp16"),
+        (
+            not types.isdisjoint(_FP8) and target.sm < 89,
+            "fp8",
+            "fp8 needs sm89 or newer; use int8, or export with --precision fp16",
+        ),
+    ]
+    for lacking, what, hint in lacks:
+        if lacking:
+            raise EngineError(
+                f"'{model.spec.name}' cannot be built for {target.label}: it has no {what}",
+                hint=hint,
+            )
+
+
+def element_types(proto: onnx.ModelProto) -> set[int]:
+    """Return the element types (`onnx.TensorProto.DataType`) of weights, casts and quantisers."""
+    nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    types = {int(tensor.data_type) for tensor in proto.graph.initializer}
+    types |= {int(item.t.data_type) for item in attributes if item.HasField("t")}
+    return types | {int(item.i) for item in attributes if item.name in _TYPE_ATTRIBUTES}
