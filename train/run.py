@@ -89,7 +89,11 @@ def train_from_folders(
         torch.set_num_threads(how.threads)
     note = on_note or (lambda sentence: None)
     with joined(how.device) as ranks:
+        if not ranks.first:
+            ranks.wait()  # until rank 0 has filled the cache
         series = load_training_series(data, rim=options.rim, cache=how.cache)
+        if ranks.first:
+            ranks.wait()
         judged: list[FloatArray] = []
         if validation:
             volumes = [volume for root in validation for volume in read_volumes(root)]
