@@ -101,6 +101,7 @@ ModelArgument = Annotated[str, typer.Argument(help="Model file, or a shipped mod
 class FFTLowering(StrEnum):
     """What stands in the bodies of the FFT layers."""
 
+    auto = "auto"
     gemm = "gemm"
     conv = "conv"
     dft = "dft"
@@ -230,8 +231,17 @@ def export(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Model file to write.")],
     fft: Annotated[FFTLowering, typer.Option(help="How the FFT layers are lowered.")] = (
-        FFTLowering.gemm
+        FFTLowering.auto
     ),
+    runtime: Annotated[str, typer.Option(help="What it is made for; decides `--fft auto`.")] = (
+        "ort-cpu"
+    ),
+    gpu: Annotated[
+        str | None, typer.Option(help="Target GPU, such as sm75; decides `--fft auto`.")
+    ] = None,
+    inline: Annotated[
+        bool, typer.Option(help="Also write MODEL.flat.onnx: one matrix, standard ops only.")
+    ] = False,
     precision: Annotated[NumberFormat, typer.Option(help="Of the CNN alone.")] = NumberFormat.fp32,
     data_consistency: Annotated[
         Consistency | None, typer.Option(help="Override what a k-space network does.")
@@ -244,12 +254,16 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Lower a trained generator to ONNX and prove that it still computes the same thing."""
+    from kspacesr_rt.export.choice import choose_lowering
     from kspacesr_rt.export.exporter import export_model
+    from kspacesr_rt.export.flatten import flatten_model
+    from kspacesr_rt.model_file import load_model
 
+    choice = choose_lowering(fft.value, runtime, gpu)
     exported = export_model(
         checkpoint,
         output,
-        lowering=fft.value,
+        lowering=choice.lowering,
         precision=precision.value,
         backend=backend,
         name=name,
@@ -259,9 +273,13 @@ def export(
     )
     for note in exported.notes:
         typer.echo(f"warning: {note}", err=True)
+    if inline:
+        flat = output.with_suffix(".flat.onnx")
+        flatten_model(load_model(exported.path), flat, backend=backend, force=force)
     if as_json:
         _echo_json({"path": str(exported.path), "parity": exported.report.to_dict()})
     elif not quiet:
+        typer.echo(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
         typer.echo(exported.report.as_text())
         typer.echo(f"{exported.path}: {exported.size_bytes / 1e6:.1f} MB")
 

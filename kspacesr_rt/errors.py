@@ -11,6 +11,7 @@
     │   ├── TrainingDataError (ValueError)
     │   └── ExportError (ValueError)              a layer that has no lowering
     ├── BackendUnavailableError (RuntimeError)  3  never replaced by another backend
+    │   └── EngineError                           no TensorRT engine of this model for that GPU
     ├── ParityError .......................... 4  the parity gate said no
     ├── ResultError .......................... 5  a result that must not be used
     │   ├── NonFiniteError (ArithmeticError)
@@ -71,6 +72,13 @@ class BackendUnavailableError(KspaceSRError, RuntimeError):
     """The backend that was asked for cannot run here; no other one is taken instead."""
 
     exit_code = 3
+
+
+class EngineError(BackendUnavailableError):
+    """A model has no TensorRT engine for a GPU: it cannot be built, or what was built does not fit.
+
+    Damaged files are a `ModelFileError`; this is about the model, the GPU and the builder.
+    """
 
 
 class ParityError(KspaceSRError):

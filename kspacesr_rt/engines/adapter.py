@@ -130,13 +130,12 @@ def compile_engine(
     EngineError
         If the parser or the builder refuses; nodes are named.
     """
-    what = f"the model cannot be built for {inputs.gpu}"
     log = message_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(content):
-        raise parser_failure(what, _complaints(parser))
+        raise parser_failure(_complaints(parser))
     layers = count_layers(network)
     config = builder.create_builder_config()
     _set_flags(trt, config, inputs)
@@ -149,7 +148,7 @@ def compile_engine(
     cache = None if _is_rtx(trt) else _timing_cache(config, timing)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise builder_failure(what, log.errors)
+        raise builder_failure(log.errors)
     measured = b"" if cache is None else bytes(cache.serialize())
     return Compiled(plan=bytes(plan), layers=layers, timing=measured)
 

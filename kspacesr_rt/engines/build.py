@@ -32,6 +32,8 @@ from kspacesr_rt.model_file import ModelFile
 
 # -P: a file called tensorrt.py in the user's folder must not be what is imported.
 WORKER = (sys.executable, "-P", "-m", "kspacesr_rt.engines.worker")
+_STDERR = "stderr"
+"""File beside the worker's own for what it says in anger."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,14 +60,11 @@ class BuiltEngine:
     info: EngineInfo
     """What the sidecar says."""
     seconds: float
-    """Wall time of the build; 0 if it was found in a cache."""
+    """Wall time it took to build, or to find."""
+    cached: bool = False
+    """Whether it had been built before."""
     notes: tuple[str, ...] = ()
     """What a user should know about it."""
-
-    @property
-    def cached(self) -> bool:
-        """Whether it had been built before."""
-        return self.seconds == 0.0
 
     def as_text(self) -> str:
         """Return what was built, for people."""
@@ -184,28 +183,31 @@ def compile_apart(
     EngineError
         If the builder refuses, or its process dies; this process goes on.
     """
-    what = f"'{model.spec.name}' for {inputs.gpu}"
     with tempfile.TemporaryDirectory(prefix="kspacesr-rt-") as name:
         folder = Path(name)
         (folder / INPUTS).write_text(json.dumps(dataclasses.asdict(inputs)))
         (folder / MODEL).write_bytes(model.serialized())
         if timing:
             (folder / TIMING).write_bytes(timing)
-        status = _run_worker(folder, on_progress)
-        answer = folder / RESULT
-        if status != 0 or not answer.exists():
-            raise crash(what, status, (folder / _STDERR).read_text(errors="replace"))
-        result = json.loads(answer.read_text())
-        if "error" in result:
-            raise EngineError(f"{what}: {result['error']}", hint=result["hint"])
-        return Compiled(
-            plan=(folder / PLAN).read_bytes(),
-            layers=result["layers"],
-            timing=(folder / TIMING).read_bytes(),
-        )
+        try:
+            return _answer(folder, _run_worker(folder, on_progress))
+        except EngineError as exc:
+            what = f"'{model.spec.name}' cannot be built for {inputs.gpu}"
+            raise EngineError(f"{what}: {exc}", hint=exc.hint) from exc
 
 
-_STDERR = "stderr"
+def _answer(folder: Path, status: int) -> Compiled:
+    answer = folder / RESULT
+    if status != 0 or not answer.exists():
+        raise crash(status, (folder / _STDERR).read_text(errors="replace"))
+    result = json.loads(answer.read_text())
+    if "error" in result:
+        raise EngineError(result["error"], hint=result["hint"])
+    return Compiled(
+        plan=(folder / PLAN).read_bytes(),
+        layers=result["layers"],
+        timing=(folder / TIMING).read_bytes(),
+    )
 
 
 def _run_worker(folder: Path, on_progress: OnProgress | None) -> int:

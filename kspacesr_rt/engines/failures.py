@@ -38,30 +38,22 @@ _OPERATOR_HINTS = {"DFT": "export with --fft gemm (or conv): no TensorRT before 
 _REPORT_HINT = "please report it, with the model's card and this message"
 
 
-def builder_failure(what: str, messages: Sequence[str]) -> EngineError:
-    """Explain why a builder gave nothing.
-
-    Parameters
-    ----------
-    what
-        Which model was built for what, for the message.
-    messages
-        Everything the builder logged as an error, oldest first.
-    """
+def builder_failure(messages: Sequence[str]) -> EngineError:
+    """Explain why a builder gave nothing, from what it logged as errors, oldest first."""
     said = messages[0] if messages else "the builder gave no reason"
     # The library's source file and line follow; they tell a user nothing.
     said = re.sub(r"\. In \w+ at /\S+\)?$", "", said).strip()
     text = "\n".join(messages)
     hints = [hint for pattern, hint in _HINTS if re.search(pattern, text)]
-    return EngineError(f"{what}: {said}", hint=hints[0] if hints else _REPORT_HINT)
+    return EngineError(said, hint=hints[0] if hints else _REPORT_HINT)
 
 
-def parser_failure(what: str, complaints: Sequence[ParserComplaint]) -> EngineError:
+def parser_failure(complaints: Sequence[ParserComplaint]) -> EngineError:
     """Explain which nodes a parser did not take."""
     found = [one for one in complaints if one.operator]
     if not found:
         said = complaints[0].description if complaints else "the parser gave no reason"
-        return EngineError(f"{what}: the parser does not take the file: {said}")
+        return EngineError(f"the parser does not take the file: {said}")
     by_operator: dict[str, list[str]] = {}
     for one in found:
         names = by_operator.setdefault(one.operator, [])
@@ -77,16 +69,14 @@ def parser_failure(what: str, complaints: Sequence[ParserComplaint]) -> EngineEr
         else:
             parts.append(f"{operator} in {shown}{more} is refused: {reason}")
     hint = next((_OPERATOR_HINTS[name] for name in by_operator if name in _OPERATOR_HINTS), None)
-    return EngineError(f"{what}: {'; '.join(parts)}", hint=hint or _REPORT_HINT)
+    return EngineError("; ".join(parts), hint=hint or _REPORT_HINT)
 
 
-def crash(what: str, status: int, stderr: str) -> EngineError:
+def crash(status: int, stderr: str) -> EngineError:
     """Explain why a builder's process ended without an answer.
 
     Parameters
     ----------
-    what
-        Which model was built for what.
     status
         Exit status as `subprocess` gives it: negative for a signal.
     stderr
@@ -94,13 +84,13 @@ def crash(what: str, status: int, stderr: str) -> EngineError:
     """
     last = stderr.strip().splitlines()[-1:] or ["it printed nothing"]
     if status >= 0:
-        return EngineError(f"{what}: the builder ended with status {status}: {last[0]}")
+        return EngineError(f"the builder ended with status {status}: {last[0]}")
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
     killed = "the machine may be out of memory: build for fewer slices at once with --batch"
     return EngineError(
-        f"{what}: the builder's process was ended by {name}",
+        f"the builder's process was ended by {name}",
         hint=killed if name == "SIGKILL" else _REPORT_HINT,
     )

@@ -17,7 +17,6 @@ from kspacesr_rt.engines.adapter import load_runtime
 from kspacesr_rt.engines.targets import (
     CURRENT,
     RUNTIMES,
-    GpuTarget,
     RuntimeName,
     require_buildable,
     resolve_target,
@@ -56,7 +55,8 @@ class EngineOptions:
         """Reject what no builder can do."""
         if self.runtime not in RUNTIMES:
             raise InputError(
-                f"no engine runtime is called '{self.runtime}'", hint=f"one of: {RUNTIMES}"
+                f"no engine runtime is called '{self.runtime}'",
+                hint=f"one of: {', '.join(RUNTIMES)}",
             )
         smallest, usual, largest = self.batch
         if not 1 <= smallest <= usual <= largest:
@@ -164,7 +164,7 @@ def resolve_inputs(model: BoundModel, options: EngineOptions) -> EngineInputs:
             hint="leave --tf32 out, or export with --precision fp16",
         )
     version = str(load_runtime(options.runtime).__version__)
-    target: GpuTarget = resolve_target(options.gpu, options.runtime)
+    target = resolve_target(options.gpu, options.runtime)
     require_buildable(model, options.runtime, target)
     return EngineInputs(
         runtime=options.runtime,

@@ -113,7 +113,8 @@ class EngineInfo:
         if wrong := sorted(
             name
             for name in values.keys() | rewritten.keys()
-            if values.get(name, _MISSING) != rewritten.get(name, _MISSING)
+            # As text: a figure that is not a number differs from itself.
+            if json.dumps(values.get(name)) != json.dumps(rewritten.get(name))
         ):
             raise ModelFileError(
                 f"{origin}: {', '.join(wrong)} is unknown, or not what follows from the rest",
@@ -153,7 +154,6 @@ class EngineInfo:
 
 _INPUTS = tuple(item.name for item in dataclasses.fields(EngineInputs))
 _OWN = ("layers", "size_bytes", "plan_sha256", "created", "version")
-_MISSING = object()
 
 
 def _are_layer_counts(value: Any) -> bool:

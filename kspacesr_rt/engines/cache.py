@@ -1,0 +1,300 @@
+"""Engines that were built on this machine, kept under what went into them.
+
+Every build keeps its own pair of files, ``KEY-PLAN.engine`` and its sidecar, each written whole: so
+two processes that build the same engine at the same time leave two good ones, never a mixed one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kspacesr_rt.binding import BoundModel
+from kspacesr_rt.engines.build import BuiltEngine, OnProgress, compile_apart, target_notes
+from kspacesr_rt.engines.inputs import EngineInputs, EngineOptions, resolve_inputs
+from kspacesr_rt.engines.sidecar import (
+    EngineInfo,
+    describe,
+    load_engine,
+    read_sidecar,
+    sidecar_path,
+    write_engine,
+)
+from kspacesr_rt.errors import ModelFileError, OutputError
+from kspacesr_rt.files import replace_file
+
+FOLDER_VARIABLE = "KSPACESR_RT_CACHE"
+"""Environment variable that names the folder."""
+ABANDONED_SECONDS = 3600.0
+"""What is older and still half there, nobody is writing any more."""
+_SECONDS_PER_DAY = 86400.0
+_NAME_DIGITS = 12
+"""Digits of a plan's SHA-256 in its file name: enough to tell builds of one key apart."""
+
+
+def default_folder() -> Path:
+    """Return where engines are kept: ``$KSPACESR_RT_CACHE``, or the platform's cache folder."""
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named).expanduser() / "engines"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "")
+        if not base.is_absolute():  # the standard says to ignore others
+            base = Path.home() / ".cache"
+    return base / "kspacesr-rt" / "engines"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheEntry:
+    """One engine in the cache, whole or not."""
+
+    path: Path
+    """The engine's file."""
+    size_bytes: int
+    """Of the engine and its sidecar."""
+    last_used: datetime
+    """UTC time it was built or taken last."""
+    info: EngineInfo | None
+    """What its sidecar says; None if that cannot be read."""
+    problem: str
+    """Why it cannot be used, as far as that shows without reading the engine; empty if it can."""
+
+    def as_text(self) -> str:
+        """Return a line for a listing."""
+        head = f"{self.last_used:%Y-%m-%d %H:%M}  {self.size_bytes / 1e6:7.1f} MB  "
+        if self.info is None or self.problem:
+            return f"{head}{self.path.name}: {self.problem}"
+        inputs, spec = self.info.inputs, self.info.spec
+        return (
+            f"{head}{spec.name} {inputs.precision} {inputs.matrix[0]} x {inputs.matrix[1]} "
+            f"for {inputs.gpu} {inputs.gpu_name}".rstrip()
+            + f", {inputs.runtime} {inputs.runtime_version}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for strict JSON."""
+        return {
+            "path": str(self.path),
+            "size_bytes": self.size_bytes,
+            "last_used": self.last_used.isoformat(timespec="seconds"),
+            "model": self.info.spec.name if self.info else None,
+            "key": self.info.inputs.key if self.info else None,
+            "problem": self.problem,
+        }
+
+
+class EngineCache:
+    """A folder of engines, made for its owner alone: an engine is executable code.
+
+    Parameters
+    ----------
+    folder
+        Where; None for `default_folder`.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_folder()
+
+    def get_or_build(
+        self,
+        model: BoundModel,
+        options: EngineOptions | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> BuiltEngine:
+        """Return an engine for a bound model, and build it if there is none that is whole.
+
+        Parameters
+        ----------
+        model
+            The model, bound to the matrix it will be given.
+        options
+            What to build for.
+        on_progress
+            Called as a build goes on, from this thread.
+
+        Raises
+        ------
+        InputError, BackendUnavailableError, EngineError
+            See `kspacesr_rt.engines.build.build_engine`.
+        OutputError
+            If the engine cannot be kept.
+        """
+        start = time.perf_counter()
+        inputs = resolve_inputs(model, options or EngineOptions())
+        notes = list(target_notes(inputs))
+        for path in self._of_key(inputs.key):
+            try:
+                info, _ = load_engine(path)
+                _require_same(info.inputs, inputs, path)
+            except ModelFileError as exc:
+                notes.append(f"an engine in the cache was not used and is built again: {exc}")
+                _remove(path)
+                continue
+            with suppress(OSError):  # a cache that is only read has no last use
+                os.utime(sidecar_path(path))
+            return BuiltEngine(
+                path=path,
+                info=info,
+                seconds=time.perf_counter() - start,
+                cached=True,
+                notes=tuple(notes),
+            )
+        self._make_folder()
+        timing = self._timing_path(inputs)
+        compiled = compile_apart(
+            model,
+            inputs,
+            timing=timing.read_bytes() if timing.exists() else b"",
+            on_progress=on_progress,
+        )
+        if compiled.timing:
+            replace_file(timing, compiled.timing)
+        info = describe(inputs, model.spec, compiled)
+        path = self._keep(compiled.plan, info)
+        return BuiltEngine(
+            path=path, info=info, seconds=time.perf_counter() - start, notes=tuple(notes)
+        )
+
+    def add(self, engine: Path) -> Path:
+        """Keep an engine that was built elsewhere, where backends will find it.
+
+        Backends ask for default options; an engine built with others is kept, but not found.
+
+        Returns
+        -------
+            Where the copy is.
+
+        Raises
+        ------
+        ModelFileError
+            If the engine or its sidecar is missing or damaged.
+        OutputError
+            If it cannot be kept.
+        """
+        info, plan = load_engine(engine)
+        self._make_folder()
+        return self._keep(plan, info)
+
+    def listing(self) -> tuple[CacheEntry, ...]:
+        """Return every engine in the cache, the one used last first."""
+        entries = [self._entry(path) for path in self.folder.glob("*.engine")]
+        found = [entry for entry in entries if entry is not None]
+        return tuple(sorted(found, key=lambda entry: entry.last_used, reverse=True))
+
+    def as_text(self) -> str:
+        """Return the listing for people."""
+        entries = self.listing()
+        total = sum(entry.size_bytes for entry in entries)
+        last = f"{len(entries)} engines, {total / 1e6:.1f} MB in {self.folder}"
+        return "\n".join([*(entry.as_text() for entry in entries), last])
+
+    def prune(
+        self,
+        *,
+        max_bytes: int | None = None,
+        older_than_days: float | None = None,
+        everything: bool = False,
+    ) -> tuple[CacheEntry, ...]:
+        """Remove engines, the ones unused for longest first; what cannot be used goes in any case.
+
+        Parameters
+        ----------
+        max_bytes
+            Keep no more than this.
+        older_than_days
+            Remove what was not used for this long.
+        everything
+            Remove all of it.
+
+        Returns
+        -------
+            What was removed.
+        """
+        now = datetime.now(UTC)
+        removed, kept_bytes = [], 0
+        for entry in self.listing():
+            idle_days = (now - entry.last_used).total_seconds() / _SECONDS_PER_DAY
+            if (
+                everything
+                or entry.problem
+                or (older_than_days is not None and idle_days > older_than_days)
+                or (max_bytes is not None and kept_bytes + entry.size_bytes > max_bytes)
+            ):
+                _remove(entry.path)
+                removed.append(entry)
+            else:
+                kept_bytes += entry.size_bytes
+        for leftover in (*self.folder.glob("*.timing"), *self.folder.glob(".*.part")):
+            if everything or (leftover.suffix == ".part" and _is_abandoned(leftover)):
+                leftover.unlink(missing_ok=True)
+        return tuple(removed)
+
+    def _keep(self, plan: bytes, info: EngineInfo) -> Path:
+        path = self.folder / f"{info.inputs.key}-{info.plan_sha256[:_NAME_DIGITS]}.engine"
+        write_engine(path, plan, info)
+        return path
+
+    def _of_key(self, key: str) -> list[Path]:
+        sidecars = sorted(self.folder.glob(f"{key}-*.engine.json"))
+        return [sidecar.with_suffix("") for sidecar in sidecars]
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise OutputError(
+                f"cannot make {self.folder}: {exc.strerror}",
+                hint=f"name another folder with {FOLDER_VARIABLE}",
+            ) from exc
+
+    def _timing_path(self, inputs: EngineInputs) -> Path:
+        words = f"{inputs.runtime}-{inputs.runtime_version}-{inputs.gpu}-{inputs.gpu_name}"
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', words)}.timing"
+
+    def _entry(self, path: Path) -> CacheEntry | None:
+        info, problem, sidecar = None, "", sidecar_path(path)
+        try:
+            if not sidecar.exists() and not _is_abandoned(path):
+                return None  # somebody is writing it
+            seen = [one.stat() for one in (path, sidecar) if one.exists()]
+            size_bytes, used = seen[0].st_size, max(one.st_mtime for one in seen)
+            info = read_sidecar(path)
+            if size_bytes != info.size_bytes:
+                problem = f"has {size_bytes} bytes instead of {info.size_bytes}"
+        except (FileNotFoundError, IndexError):
+            return None  # somebody removed it
+        except ModelFileError as exc:
+            problem = str(exc)
+        return CacheEntry(
+            path=path,
+            size_bytes=sum(one.st_size for one in seen),
+            last_used=datetime.fromtimestamp(used, UTC),
+            info=info,
+            problem=problem,
+        )
+
+
+def _is_abandoned(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+
+
+def _require_same(found: EngineInputs, wanted: EngineInputs, path: Path) -> None:
+    if found.key != wanted.key:
+        raise ModelFileError(f"{path.name}: was built from other inputs than its name says")
+
+
+def _remove(path: Path) -> None:
+    """Remove an engine, its sidecar first: without it, nobody takes the engine."""
+    sidecar_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
