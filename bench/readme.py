@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kspacesr_rt.bench.quality import CONVENTION, QualityRow, means
+from kspacesr_rt.bench.quality import CONVENTION, QualityRow, as_text, means
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.metrics import Quality
 
-QUALITY_FILE, LATENCY_FILE = "quality.json", "latency.json"
+QUALITY_FILE, LATENCY_FILE, SEED_FILE = "quality.json", "latency.json", "seed-table.json"
 
 
 def _origin(environment: dict[str, Any], file: str) -> str:
@@ -29,8 +29,7 @@ def _origin(environment: dict[str, Any], file: str) -> str:
 
 def quality_table(result: dict[str, Any]) -> str:
     """Return the means of `kspacesr-rt evaluate --json` as Markdown."""
-    rows = [QualityRow(**{**row, "quality": Quality(**row["quality"])}) for row in result["rows"]]
-    averages = means(rows)
+    averages = means(_rows(result))
     base = {(row.data, row.upscale): row.quality for row in averages if row.method == "zero-fill"}
     lines = [
         "Image quality on series that no model was trained on: `validation` is T2, FLAIR and T1 "
@@ -51,6 +50,30 @@ def quality_table(result: dict[str, Any]) -> str:
         )
     origin = _origin(result["environment"], QUALITY_FILE)
     return "\n".join([*lines, "", f"(`kspacesr-rt evaluate DATA --json`; {origin})"])
+
+
+def seed_table(result: dict[str, Any]) -> str:
+    """Return `kspacesr-rt seed-table --json` as Markdown: means, every convention, the verdict."""
+    rows = _rows(result)
+    budget = result["budget"]
+    lines = [
+        "SR_kspace's methods and ours, each trained from scratch on the same slices with "
+        f"{budget['steps']} steps of {budget['batch']}, {budget['width']} channels, "
+        f"lr {budget['lr']}, LR by `{budget['degradation']}`: equal and small budgets, so the rows "
+        "compare with each other and not with the shipped models.",
+        "",
+        as_text(rows, series=False),
+        "",
+        *(f"- {sentence}" for sentence in result["verdict"]),
+    ]
+    origin = _origin(result["environment"], SEED_FILE)
+    return "\n".join(
+        [*lines, "", f"(`kspacesr-rt seed-table DATA --judge-on OTHER --json`; {origin})"]
+    )
+
+
+def _rows(result: dict[str, Any]) -> list[QualityRow]:
+    return [QualityRow(**{**row, "quality": Quality(**row["quality"])}) for row in result["rows"]]
 
 
 def latency_table(result: dict[str, Any]) -> str:
@@ -84,9 +107,15 @@ def latency_table(result: dict[str, Any]) -> str:
 
 def with_tables(readme: str, results: Path) -> str:
     """Return the README's text with its tables as the result files have them."""
+    makers = {
+        "quality": (QUALITY_FILE, quality_table),
+        "latency": (LATENCY_FILE, latency_table),
+        "seed": (SEED_FILE, seed_table),
+    }
     tables = {
-        "quality": quality_table(json.loads((results / QUALITY_FILE).read_text())),
-        "latency": latency_table(json.loads((results / LATENCY_FILE).read_text())),
+        name: make(json.loads((results / file).read_text()))
+        for name, (file, make) in makers.items()
+        if (results / file).exists()
     }
     for name, table in tables.items():
         opening = f"<!-- table: {name} -->\n"

@@ -35,14 +35,18 @@ RUNTIME_LAYERS = {
     "dicom": 3,
     "preview": 3,
     "binding": 4,
-    "backends": 5,
-    "verify": 6,
-    "pipeline": 7,
-    "cli": 8,
-    "__main__": 9,
+    "engines": 5,
+    "backends": 6,
+    "verify": 7,
+    "pipeline": 8,
+    "cli": 9,
+    "__main__": 10,
 }
-"""runtime: pipeline -> {dicom, binding, backends} -> {kspace, spec, metrics} -> errors."""
-HEAVY = ("torch", "onnxruntime", "openvino", "tensorrt", "nibabel", "nrrd", "h5py", "pytest")
+"""runtime: pipeline -> {dicom, binding, engines, backends} -> {kspace, spec, metrics} -> errors."""
+HEAVY = (
+    *("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"),
+    *("nibabel", "nrrd", "h5py", "pytest"),
+)
 
 
 def modules():

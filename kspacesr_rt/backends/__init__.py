@@ -60,19 +60,36 @@ class BackendInfo:
     """The extra of this project that installs it."""
     model: bool = True
     """False for baselines, which take no model file."""
+    probe: str | None = None
+    """``module:function`` that says in one sentence what the machine lacks; imports no library."""
+    probe_hint: str | None = None
+    """What to do if the machine lacks it."""
 
     def why_not(self) -> str | None:
         """Say in one sentence why it cannot run here; None if nothing is known against it.
 
-        Imports nothing: a package that is installed but broken shows when it is opened.
+        Imports no library: a package that is installed but broken shows when it is opened.
         """
-        if self.needs is None or find_spec(self.needs) is not None:
-            return None
-        return f"backend '{self.name}' needs the package '{self.needs}', which is not installed"
+        if self._is_missing():
+            return f"backend '{self.name}' needs the package '{self.needs}', which is not installed"
+        lacking = self._probed()
+        return None if lacking is None else f"backend '{self.name}' cannot run here: {lacking}"
 
     def hint(self) -> str | None:
-        """Say what would install it."""
+        """Say what would make it run: what installs it, or what the machine lacks."""
+        if self.probe_hint is not None and not self._is_missing():
+            return self.probe_hint
         return f"pip install 'kspacesr-rt[{self.extra}]'" if self.extra else None
+
+    def _is_missing(self) -> bool:
+        return self.needs is not None and find_spec(self.needs) is None
+
+    def _probed(self) -> str | None:
+        if self.probe is None:
+            return None
+        module, function = self.probe.split(":")
+        lacking: str | None = getattr(importlib.import_module(module), function)()
+        return lacking
 
 
 BACKENDS = {
@@ -103,6 +120,24 @@ BACKENDS = {
             "OpenVINO on the CPU, fp32",
             needs="openvino",
             extra="openvino",
+        ),
+        BackendInfo(
+            "tensorrt",
+            "kspacesr_rt.backends.native_tensorrt",
+            "TensorRT on an NVIDIA GPU",
+            needs="tensorrt",
+            extra="tensorrt",
+            probe="kspacesr_rt.engines.driver:why_no_gpu",
+            probe_hint="install the NVIDIA driver",
+        ),
+        BackendInfo(
+            "tensorrt-rtx",
+            "kspacesr_rt.backends.native_tensorrt",
+            "TensorRT-RTX on an NVIDIA RTX GPU",
+            needs="tensorrt_rtx",
+            extra="trt-rtx",
+            probe="kspacesr_rt.engines.targets:why_no_rtx_gpu",
+            probe_hint="build for another machine: kspacesr-rt engine build --gpu sm89",
         ),
     )
 }

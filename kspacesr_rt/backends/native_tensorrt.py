@@ -21,8 +21,9 @@ from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.engines import driver
 from kspacesr_rt.engines.adapter import can_be_captured, create_context, load_runtime, open_engine
 from kspacesr_rt.engines.cache import EngineCache
-from kspacesr_rt.engines.inputs import RUNTIMES, EngineOptions
+from kspacesr_rt.engines.inputs import EngineOptions
 from kspacesr_rt.engines.sidecar import EngineInfo, load_engine
+from kspacesr_rt.engines.targets import RUNTIMES, RuntimeName
 from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
@@ -54,6 +55,7 @@ class TensorRTBackend:
             sr_matrix = self.spec.sr_matrix(self.spec.matrix)
             self._sr = self._buffers((self._largest, 1, *sr_matrix), cleanup)
             self._runtime, self._engine = open_engine(trt, plan)
+            cleanup.callback(self._forget)
             self._cleanup = cleanup.pop_all()
 
     def run(self, batch: FloatArray) -> FloatArray:
@@ -78,10 +80,14 @@ class TensorRTBackend:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._cleanup.close()  # graphs, then the engine, then the memory they used, then the stream
+
+    def _forget(self) -> None:
+        """Let go of contexts, engine and runtime, in this order, and of the buffers' views."""
         self._launches.clear()
-        self._engine = None  # before its runtime, and both before the memory they used
+        self._engine = None
         self._runtime = None
-        self._cleanup.close()
+        del self._lr, self._sr
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the CUDA runtime; its status is checked, its value returned."""
@@ -119,8 +125,8 @@ class TensorRTBackend:
         self._call("cudaStreamSynchronize", self._stream)
         if not can_be_captured(context, int(self._stream)):
             return enqueue
-        relaxed = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("cudaStreamBeginCapture", self._stream, relaxed)
+        only_this_thread = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", self._stream, only_this_thread)
         try:
             enqueue()
         finally:
@@ -216,7 +222,8 @@ def open_engine_file(engine: Path) -> TensorRTBackend:
     return TensorRTBackend(info, plan, trt=trt, cuda=cuda)
 
 
-def _runtime_name(name: str) -> Any:
-    if name not in RUNTIMES:
-        raise InputError(f"'{name}' runs no TensorRT engines")
-    return name
+def _runtime_name(name: str) -> RuntimeName:
+    for runtime in RUNTIMES:
+        if runtime == name:
+            return runtime
+    raise InputError(f"backend '{name}' runs no TensorRT engines")

@@ -14,13 +14,8 @@ from typing import Any, get_args
 
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.engines.adapter import load_runtime
-from kspacesr_rt.engines.targets import (
-    CURRENT,
-    RUNTIMES,
-    RuntimeName,
-    require_buildable,
-    resolve_target,
-)
+from kspacesr_rt.engines.requirements import require_buildable
+from kspacesr_rt.engines.targets import CURRENT, RUNTIMES, RuntimeName, resolve_target
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.spec import MatrixTuple, Precision
 

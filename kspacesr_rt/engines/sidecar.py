@@ -131,15 +131,14 @@ class EngineInfo:
             for dtype, number in self.layers.get(kind, {}).items()
         ]
         gpu = f"{inputs.gpu} ({inputs.gpu_name})" if inputs.gpu_name else f"any {inputs.gpu}"
+        fewest, usual, most = inputs.batch
         level = inputs.optimisation_level
         return "\n".join(
             (
                 f"{self.spec.name}: engine of {inputs.runtime} {inputs.runtime_version} for {gpu}, "
                 f"{self.size_bytes / 1e6:.1f} MB",
                 f"matrix       {inputs.matrix[0]} x {inputs.matrix[1]}, x{self.spec.upscale}",
-                "batch        {} to {}, tuned for {}".format(
-                    inputs.batch[0], inputs.batch[2], inputs.batch[1]
-                ),
+                f"batch        {fewest} to {most}, tuned for {usual}",
                 f"network      {inputs.precision}, FFT layers lowered as {self.spec.lowering}, "
                 f"TF32 {'on' if inputs.tf32 else 'off'}",
                 f"layers       {', '.join(counts)}",

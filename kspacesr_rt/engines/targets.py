@@ -1,7 +1,4 @@
-"""Which GPUs an engine can be built for, and what a model needs of one.
-
-Measured with TensorRT-RTX 1.7.1, whose builder needs no GPU and names what it lacks.
-"""
+"""Which GPUs an engine can be built for."""
 
 from __future__ import annotations
 
@@ -9,11 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import onnx
-from onnx import TensorProto
-
-from kspacesr_rt.binding import BoundModel
-from kspacesr_rt.engines.driver import current_gpu
+from kspacesr_rt.engines.driver import current_gpu, why_no_gpu
 from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
@@ -31,14 +24,6 @@ RTX_TARGETS = {
 """What TensorRT-RTX builds for; Hopper and the large Blackwells (sm90, sm100) are not among it."""
 RTX_UNLISTED = (80,)
 """Targets its builder accepts, though NVIDIA does not list such GPUs as supported."""
-_FP8 = (
-    TensorProto.FLOAT8E4M3FN,
-    TensorProto.FLOAT8E4M3FNUZ,
-    TensorProto.FLOAT8E5M2,
-    TensorProto.FLOAT8E5M2FNUZ,
-)
-_TYPE_ATTRIBUTES = ("to", "output_dtype")
-"""Attributes of Cast and QuantizeLinear that name an element type."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,12 +76,21 @@ def resolve_target(gpu: str, runtime: RuntimeName) -> GpuTarget:
         return GpuTarget(sm=found.sm, name=found.name)
     sm = _sm_of_this_machine() if wanted == CURRENT else int(wanted.removeprefix("sm"))
     if sm not in RTX_TARGETS:
-        raise EngineError(
-            f"TensorRT-RTX does not build for sm{sm}; it knows "
-            + ", ".join(f"sm{known}" for known in RTX_TARGETS),
-            hint="on such a GPU use --runtime tensorrt",
-        )
+        raise EngineError(_not_for_rtx(sm), hint="on such a GPU use --runtime tensorrt")
     return GpuTarget(sm=sm)
+
+
+def why_no_rtx_gpu() -> str | None:
+    """Say in one sentence why TensorRT-RTX cannot run here; None if there is a GPU it knows."""
+    if (reason := why_no_gpu()) is not None:
+        return reason
+    sm = current_gpu().sm
+    return None if sm in RTX_TARGETS else _not_for_rtx(sm)
+
+
+def _not_for_rtx(sm: int) -> str:
+    known = ", ".join(f"sm{known}" for known in RTX_TARGETS)
+    return f"TensorRT-RTX does not support sm{sm}; it knows {known}"
 
 
 def _sm_of_this_machine() -> int:
@@ -108,44 +102,3 @@ def _sm_of_this_machine() -> int:
             hint="name the GPU the engine is for: --gpu "
             + " or ".join(f"sm{sm}" for sm in RTX_TARGETS),
         ) from exc
-
-
-def require_buildable(model: BoundModel, runtime: RuntimeName, target: GpuTarget) -> None:
-    """Refuse what is known not to build, before a builder says it in its own words.
-
-    Raises
-    ------
-    EngineError
-        If the GPU lacks what the model computes in; the hint says what to export instead.
-    """
-    types = element_types(model.proto)
-    lacks = [
-        (
-            runtime == "tensorrt-rtx"
-            and target.sm < 80
-            and model.spec.lowering in ("gemm", "dynamic"),
-            f"fp32 matrix products, which FFT layers lowered as '{model.spec.lowering}' need",
-            "export with --fft conv",
-        ),
-        (TensorProto.BFLOAT16 in types and target.sm < 80, "bf16", "export with --precision fp16"),
-        (
-            not types.isdisjoint(_FP8) and target.sm < 89,
-            "fp8",
-            "fp8 needs sm89 or newer; use int8, or export with --precision fp16",
-        ),
-    ]
-    for lacking, what, hint in lacks:
-        if lacking:
-            raise EngineError(
-                f"'{model.spec.name}' cannot be built for {target.label}: it has no {what}",
-                hint=hint,
-            )
-
-
-def element_types(proto: onnx.ModelProto) -> set[int]:
-    """Return the element types (`onnx.TensorProto.DataType`) of weights, casts and quantisers."""
-    nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
-    attributes = [attribute for node in nodes for attribute in node.attribute]
-    types = {int(tensor.data_type) for tensor in proto.graph.initializer}
-    types |= {int(item.t.data_type) for item in attributes if item.HasField("t")}
-    return types | {int(item.i) for item in attributes if item.name in _TYPE_ATTRIBUTES}

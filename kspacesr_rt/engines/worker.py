@@ -47,15 +47,19 @@ class PhaseProgress:
             self._tell(name)
 
     def finished(self, name: str) -> None:
-        """Forget a phase."""
-        self._phases.pop(name, None)
+        """Forget a phase; the end of the outermost one is the end of the build."""
+        phase = self._phases.pop(name, None)
+        if phase is not None and phase.parent is None:
+            self._print(WHOLE, name)
 
     def _tell(self, name: str) -> None:
         share, above = 0.0, self._phases.get(name)
         while above is not None:
             share = min((above.done + share) / above.steps, 1.0)
             above = self._phases.get(above.parent or "")
-        percent = int(WHOLE * share)
+        self._print(int(WHOLE * share), name)
+
+    def _print(self, percent: int, name: str) -> None:
         if percent > self._told:
             self._told = percent
             print(json.dumps({"done": percent, "stage": name}), flush=True)

@@ -1,0 +1,64 @@
+"""What a model needs of a GPU that some GPUs have not.
+
+Measured with TensorRT-RTX 1.7.1, whose builder needs no GPU to say no, but says it in its own words
+and after the work.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto
+
+from kspacesr_rt.binding import BoundModel
+from kspacesr_rt.engines.targets import GpuTarget, RuntimeName
+from kspacesr_rt.errors import EngineError
+
+_FP8 = (
+    TensorProto.FLOAT8E4M3FN,
+    TensorProto.FLOAT8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2,
+    TensorProto.FLOAT8E5M2FNUZ,
+)
+_TYPE_ATTRIBUTES = ("to", "output_dtype")
+"""Attributes of Cast and QuantizeLinear that name an element type."""
+
+
+def require_buildable(model: BoundModel, runtime: RuntimeName, target: GpuTarget) -> None:
+    """Refuse what is known not to build, before a builder says it in its own words.
+
+    Raises
+    ------
+    EngineError
+        If the GPU lacks what the model computes in; the hint says what to export instead.
+    """
+    types = element_types(model.proto)
+    lacks = [
+        (
+            runtime == "tensorrt-rtx"
+            and target.sm < 80
+            and model.spec.lowering in ("gemm", "dynamic"),
+            f"fp32 matrix products, which FFT layers lowered as '{model.spec.lowering}' need",
+            "export with --fft conv",
+        ),
+        (TensorProto.BFLOAT16 in types and target.sm < 80, "bf16", "export with --precision fp16"),
+        (
+            not types.isdisjoint(_FP8) and target.sm < 89,
+            "fp8",
+            "fp8 needs sm89 or newer; use int8, or export with --precision fp16",
+        ),
+    ]
+    for lacking, what, hint in lacks:
+        if lacking:
+            raise EngineError(
+                f"'{model.spec.name}' cannot be built for {target.label}: it has no {what}",
+                hint=hint,
+            )
+
+
+def element_types(proto: onnx.ModelProto) -> set[int]:
+    """Return the element types (`onnx.TensorProto.DataType`) of weights, casts and quantisers."""
+    nodes = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    types = {int(tensor.data_type) for tensor in proto.graph.initializer}
+    types |= {int(item.t.data_type) for item in attributes if item.HasField("t")}
+    return types | {int(item.i) for item in attributes if item.name in _TYPE_ATTRIBUTES}
