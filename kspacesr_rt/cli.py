@@ -459,6 +459,18 @@ def backends(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show what this machine has, what clashes, and what to install."""
+    from kspacesr_rt.doctor import diagnose_machine
+
+    found = diagnose_machine()
+    if as_json:
+        _echo_json(found.to_dict())
+    else:
+        typer.echo(found.as_text())
+
+
+@app.command()
 def verify(
     model: ModelArgument,
     backend: BackendName = "ort-cpu",

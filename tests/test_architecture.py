@@ -38,6 +38,7 @@ RUNTIME_LAYERS = {
     "engines": 5,
     "backends": 6,
     "verify": 7,
+    "doctor": 7,
     "pipeline": 8,
     "cli": 9,
     "__main__": 10,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from ctypes import CDLL
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ def current_gpu() -> Gpu:
         If there is no driver, or it has no GPU to give.
     """
     try:
-        cuda = ctypes.CDLL(LIBRARY)
+        cuda = CDLL(LIBRARY)
     except OSError as exc:
         raise BackendUnavailableError(
             f"there is no NVIDIA driver here: {LIBRARY} cannot be loaded", hint=_HINT

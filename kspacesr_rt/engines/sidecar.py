@@ -102,7 +102,7 @@ class EngineInfo:
         try:
             info = cls(
                 inputs=EngineInputs.from_dict({name: values[name] for name in _INPUTS}),
-                spec=ModelSpec.from_json(json.dumps(values["spec"]), origin=origin),
+                spec=ModelSpec.from_json(json.dumps(values["spec"]), origin="spec"),
                 **{name: values[name] for name in _OWN},
             )
         except KeyError as exc:
