@@ -20,17 +20,31 @@ the network predicts too little rather than too much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from kspacesr_rt.backends import Backend
+from kspacesr_rt.added_energy import added_energy, intensity_drift
+from kspacesr_rt.backends import Backend, BackendOptions, open_backend
+from kspacesr_rt.binding import bind
+from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import (
     ComplexArray,
+    FloatArray,
     Matrix,
+    centre_crop,
+    degrade,
+    divisible_crop,
+    ifft2c,
+    measured_residual,
 )
+from kspacesr_rt.metrics import tissue_slices
+from kspacesr_rt.model_file import ModelFile
+from kspacesr_rt.train.volumes import read_volumes
 
 _Wide = npt.NDArray[np.float64]
 _Mask = npt.NDArray[np.bool_]
@@ -194,3 +208,247 @@ def _placed(part: Ellipse, degrees: float) -> tuple[float, float, float]:
     x = part.x * np.cos(head) - part.y * np.sin(head)
     y = part.x * np.sin(head) + part.y * np.cos(head)
     return float(x), float(y), float(head + np.deg2rad(part.degrees))
+
+
+HR_MATRICES: tuple[Matrix, ...] = ((256, 256), (320, 288), (300, 228))
+"""Of the phantom; LR is 75 x 57 at x4, so odd sizes are among them."""
+ROTATIONS = (0.0, 11.0, 37.0)
+NOISE_LEVELS = (0.0, 0.01, 0.02)
+"""Standard deviation of each channel of the LR image over its maximum: no noise, a good scan, a
+fast one."""
+NOISE_MATRICES: tuple[Matrix, ...] = ((64, 64), (96, 80), (75, 57))
+NOISE_SEEDS = 4
+CONSTANT_NOISE = 0.02
+"""Noise on the constant image, over its intensity."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhantomCase:
+    """What became of the region without lesion in one phantom; all relative to its intensity."""
+
+    contrast: str
+    """A key of `CONTRASTS`."""
+    matrix: Matrix
+    """LR rows and columns."""
+    degrees: float
+    """Turn of the head."""
+    noise: float
+    """Standard deviation of a channel of the LR image over its maximum."""
+    rms: float
+    """RMS of SR - truth."""
+    zero_fill_rms: float
+    """RMS of zero-fill - truth."""
+    largest: float
+    """Largest ``|SR - truth|`` of a sample."""
+    zero_fill_largest: float
+    """The same of zero-fill."""
+    speck: float
+    """Largest mean of ``SR - zero-fill`` over a window of about one LR sample."""
+    blob: float
+    """The same over about two LR samples: what could pass for a small lesion."""
+    ratio: float
+    """Energy SR adds outside the band over that of the measured ring, of the whole slice."""
+    true_ratio: float
+    """The energy the truth has there."""
+
+    @property
+    def rms_ratio(self) -> float:
+        """RMS of SR over that of zero-fill: below 1, SR is nearer to the truth."""
+        return self.rms / self.zero_fill_rms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseCase:
+    """What a model made of one image that holds noise and nothing else."""
+
+    kind: str
+    """``noise`` (Rayleigh, like air) or ``constant`` (Rician, on a constant)."""
+    matrix: Matrix
+    """LR rows and columns."""
+    seed: int
+    """Of the noise."""
+    share: float
+    """See `kspacesr_rt.added_energy.AddedEnergy`."""
+    ratio: float
+    """See `kspacesr_rt.added_energy.AddedEnergy`."""
+    noise_gain: float
+    """Standard deviation of SR over that of zero-fill, a quarter of the FOV away from its edges."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RealSlice:
+    """One slice of a real series, degraded and super-resolved."""
+
+    data: str
+    """Name of the folder it was found in."""
+    series: str
+    """Name of the series."""
+    share: float
+    """See `kspacesr_rt.added_energy.AddedEnergy`."""
+    ratio: float
+    """See `kspacesr_rt.added_energy.AddedEnergy`."""
+    true_share: float
+    """That of HR itself."""
+    true_ratio: float
+    """That of HR itself."""
+    intensity_drift: float
+    """See `kspacesr_rt.added_energy.intensity_drift`."""
+    measured_residual: float
+    """See `kspacesr_rt.kspace.measured_residual`."""
+
+
+def phantom_cases(
+    opener: Opener,
+    upscale: int,
+    *,
+    matrices: Sequence[Matrix] = HR_MATRICES,
+    contrasts: Iterable[str] = tuple(CONTRASTS),
+    rotations: Sequence[float] = ROTATIONS,
+    noise_levels: Sequence[float] = NOISE_LEVELS,
+) -> list[PhantomCase]:
+    """Super-resolve the phantom in every combination and judge its region without lesion."""
+    cases = []
+    for hr_matrix in matrices:
+        matrix = (hr_matrix[0] // upscale, hr_matrix[1] // upscale)
+        full = (matrix[0] * upscale, matrix[1] * upscale)
+        with opener(matrix) as backend:
+            for contrast, degrees in product(contrasts, rotations):
+                kspace = head_kspace(full, contrast, degrees)
+                truth, region = np.abs(ifft2c(kspace)), lesion_free(full, degrees)
+                for noise in noise_levels:
+                    lr = _scan(kspace, matrix, noise, seed=len(cases))
+                    sr = backend.run(lr[None, None])[0, 0].astype(np.float64)
+                    cases.append(
+                        PhantomCase(
+                            contrast=contrast,
+                            matrix=matrix,
+                            degrees=degrees,
+                            noise=noise,
+                            ratio=added_energy(sr, lr).ratio,
+                            true_ratio=added_energy(truth, lr).ratio,
+                            **_judge_region(sr, lr, truth, region),
+                        )
+                    )
+    return cases
+
+
+def _scan(kspace: ComplexArray, matrix: Matrix, noise: float, seed: int) -> FloatArray:
+    """Return the magnitude image of the k-space centre with noise on both channels."""
+    upscale = kspace.shape[0] // matrix[0]
+    image = ifft2c(centre_crop(kspace, matrix)) / upscale
+    deviation = noise * np.abs(image).max()
+    rng = np.random.default_rng(seed)
+    noisy = image + deviation * (rng.normal(size=matrix) + 1j * rng.normal(size=matrix))
+    magnitude: FloatArray = np.abs(noisy).astype(np.float32)
+    return magnitude
+
+
+def _judge_region(sr: _Wide, lr: FloatArray, truth: _Wide, region: _Mask) -> dict[str, float]:
+    upscale = sr.shape[0] // lr.shape[0]
+    interpolated = zero_fill(lr, upscale).astype(np.float64)
+    local = float(truth[region].mean())
+    ours, theirs = ((one - truth)[region] / local for one in (sr, interpolated))
+    added = (sr - interpolated) / local
+    return {
+        "rms": _rms(ours),
+        "zero_fill_rms": _rms(theirs),
+        "largest": float(np.abs(ours).max()),
+        "zero_fill_largest": float(np.abs(theirs).max()),
+        "speck": largest_mean(added, region, upscale | 1),
+        "blob": largest_mean(added, region, 2 * upscale + 1),
+    }
+
+
+def _rms(values: _Wide) -> float:
+    return float(np.sqrt(np.mean(values**2)))
+
+
+def largest_mean(values: _Wide, region: _Mask, edge: int) -> float:
+    """Return the largest magnitude of the mean over a square window that lies inside a region.
+
+    Parameters
+    ----------
+    values, region
+        Shape ``(y, x)``.
+    edge
+        Samples along each side of the window.
+
+    Returns
+    -------
+        In the unit of `values`; 0 if the region holds no such window.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(values, (edge, edge))
+    inside = np.lib.stride_tricks.sliding_window_view(region, (edge, edge)).all(axis=(-2, -1))
+    means = windows[inside].mean(axis=(-2, -1))
+    return float(np.abs(means).max(initial=0.0))
+
+
+def noise_cases(
+    opener: Opener,
+    upscale: int,
+    *,
+    matrices: Sequence[Matrix] = NOISE_MATRICES,
+    seeds: int = NOISE_SEEDS,
+) -> list[NoiseCase]:
+    """Super-resolve images of noise alone, and of noise on a constant."""
+    cases = []
+    for matrix in matrices:
+        with opener(matrix) as backend:
+            for seed in range(seeds):
+                rng = np.random.default_rng(seed)
+                noise = rng.normal(size=matrix) + 1j * rng.normal(size=matrix)
+                for kind, image in (("noise", noise), ("constant", 1 + CONSTANT_NOISE * noise)):
+                    lr = np.abs(image).astype(np.float32)
+                    sr = backend.run(lr[None, None])[0, 0]
+                    added = added_energy(sr, lr)
+                    middle = tuple(slice(n // 4, n - n // 4) for n in sr.shape)
+                    interpolated = zero_fill(lr, upscale)
+                    cases.append(
+                        NoiseCase(
+                            kind=kind,
+                            matrix=matrix,
+                            seed=seed,
+                            share=added.share,
+                            ratio=added.ratio,
+                            noise_gain=float(sr[middle].std() / interpolated[middle].std()),
+                        )
+                    )
+    return cases
+
+
+def real_slices(opener: Opener, upscale: int, data: Iterable[Path]) -> list[RealSlice]:
+    """Degrade and super-resolve every slice that holds tissue, and measure what was added.
+
+    Parameters
+    ----------
+    opener
+        What super-resolves.
+    upscale
+        HR samples per LR sample and axis.
+    data
+        Folders or files of HR images.
+    """
+    rows = []
+    for root in data:
+        for volume in read_volumes(root):
+            hr = divisible_crop(volume.slices[tissue_slices(volume.slices)], upscale)
+            if not len(hr):
+                continue
+            lr = degrade(hr / hr.max(), upscale).astype(np.float32)
+            with opener((lr.shape[1], lr.shape[2])) as backend:
+                for source, truth in zip(lr, hr / hr.max(), strict=True):
+                    sr = backend.run(source[None, None])[0, 0]
+                    ours, true = added_energy(sr, source), added_energy(truth, source)
+                    rows.append(
+                        RealSlice(
+                            data=root.name,
+                            series=volume.name,
+                            share=ours.share,
+                            ratio=ours.ratio,
+                            true_share=true.share,
+                            true_ratio=true.ratio,
+                            intensity_drift=intensity_drift(sr, source),
+                            measured_residual=measured_residual(sr, source),
+                        )
+                    )
+    return rows

@@ -897,18 +897,23 @@ def test_only_errors_are_quoted_from_the_builders_log():
 
 
 @pytest.mark.parametrize(
-    ("module", "message"),
+    ("code", "message"),
     [
-        (None, "tensorrt is installed but does not load: "),
-        (SimpleNamespace(__version__="10.3.0"), "tensorrt 10.3.0 is older than 10.13, the oldest"),
+        ("raise ImportError('libnvinfer.so.11: cannot open')", "is installed but does not load: "),
+        ("__version__ = '10.3.0'", "tensorrt 10.3.0 is older than 10.13, the oldest"),
+        (None, "'tensorrt' needs the package 'tensorrt', which is not installed"),
     ],
 )
-def test_a_runtime_that_cannot_be_used_is_named(monkeypatch, module, message):
-    """Broken and too old are told from missing."""
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
+def test_a_runtime_that_cannot_be_used_is_named(monkeypatch, tmp_path, code, message):
+    """Missing, broken and too old are told apart."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    if code is not None:
+        monkeypatch.delitem(sys.modules, "tensorrt")
+        (tmp_path / "tensorrt.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(BackendUnavailableError) as caught:
         load_runtime("tensorrt")
-    assert str(caught.value).startswith(message)
+    assert message in str(caught.value)
     assert caught.value.hint == "pip install 'kspacesr-rt[tensorrt]'"
 
 
