@@ -29,6 +29,13 @@ class _Body:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
+    def function(self, name: str, attributes: list[str]) -> FunctionProto:
+        """Return what was collected as a function of the image, its last node yielding ``y``."""
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_function(
+            OP_DOMAIN, name, ["x"], ["y"], self.nodes, opsets, attributes=attributes
+        )
+
     def integer(self, value: int) -> str:
         """Add a scalar int64."""
         return self.op("Constant", value_int=value)
@@ -139,15 +146,7 @@ def dynamic_transform(name: str, *, inverse: bool) -> FunctionProto:
     ends = body.vector(body.attribute("channels"))
     kept = body.op("Slice", whole, body.integers(0), ends, body.integers(1))
     body.nodes.append(helper.make_node("Identity", [kept], ["y"]))
-    return helper.make_function(
-        OP_DOMAIN,
-        name,
-        ["x"],
-        ["y"],
-        body.nodes,
-        [helper.make_opsetid("", OPSET)],
-        attributes=["input_upscale", "output_upscale", "input_channels", "channels"],
-    )
+    return body.function(name, ["input_upscale", "output_upscale", "input_channels", "channels"])
 
 
 def dynamic_window(name: str, *, fill: bool) -> FunctionProto:
@@ -172,15 +171,7 @@ def dynamic_window(name: str, *, fill: bool) -> FunctionProto:
         first, last = body.op("Concat", *starts, axis=0), body.op("Concat", *ends, axis=0)
         result = body.op("Slice", "x", first, last, body.integers(2, 3))
     body.nodes.append(helper.make_node("Identity", [result], ["y"]))
-    return helper.make_function(
-        OP_DOMAIN,
-        name,
-        ["x"],
-        ["y"],
-        body.nodes,
-        [helper.make_opsetid("", OPSET)],
-        attributes=["input_upscale", "output_upscale"],
-    )
+    return body.function(name, ["input_upscale", "output_upscale"])
 
 
 def dynamic_spectrum() -> FunctionProto:
@@ -214,12 +205,4 @@ def dynamic_spectrum() -> FunctionProto:
     doubled = body.op("Mul", body.attribute("divide"), body.integer(2))
     sign = body.real(body.op("Sub", body.integer(1), doubled))
     body.nodes.append(helper.make_node("Mul", ["x", body.op("Pow", factor, sign)], ["y"]))
-    return helper.make_function(
-        OP_DOMAIN,
-        "MeanSpectrum",
-        ["x"],
-        ["y"],
-        body.nodes,
-        [helper.make_opsetid("", OPSET)],
-        attributes=["input_upscale", "output_upscale", "divide", "spectrum"],
-    )
+    return body.function("MeanSpectrum", ["input_upscale", "output_upscale", "divide", "spectrum"])

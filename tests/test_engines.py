@@ -144,7 +144,13 @@ def test_the_registry_tells_the_truth_about_the_gpu(monkeypatch, no_driver):
         "backend 'tensorrt-rtx' cannot run here: there is no NVIDIA driver here: "
         f"{driver.LIBRARY} cannot be loaded"
     )
-    assert info.hint() == "build for another machine: kspacesr-rt engine build --gpu sm89"
+    assert info.hint() == (
+        "engines for other machines build here: kspacesr-rt engine build --gpu sm89"
+    )
+    pretend(monkeypatch)
+    monkeypatch.setattr(driver, "find_spec", lambda name: None)
+    assert info.why_not().endswith("cannot run here: the package 'cuda-python' is not installed")
+    monkeypatch.setattr(driver, "find_spec", lambda name: name)
     pretend(monkeypatch, sm=90)
     assert "TensorRT-RTX does not support sm90; it knows sm75, " in info.why_not()
     pretend(monkeypatch)
@@ -158,7 +164,7 @@ def test_asking_for_a_gpu_loads_no_library():
     code = (
         "import sys\nfrom kspacesr_rt.backends import BACKENDS\n"
         "for info in BACKENDS.values(): info.why_not()\n"
-        "print([n for n in ('onnx', 'tensorrt', 'tensorrt_rtx', 'cuda') if n in sys.modules])"
+        "print([n for n in ('onnx', 'tensorrt', 'tensorrt_rtx', 'cuda.bindings') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

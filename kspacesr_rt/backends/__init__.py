@@ -145,8 +145,8 @@ BACKENDS = {
             "TensorRT on an NVIDIA GPU",
             needs="tensorrt",
             extra="tensorrt",
-            probe="kspacesr_rt.engines.driver:why_no_gpu",
-            probe_hint="install the NVIDIA driver",
+            probe="kspacesr_rt.engines.driver:why_no_cuda",
+            probe_hint="it takes an NVIDIA GPU with its driver, and cuda-python",
         ),
         BackendInfo(
             "tensorrt-rtx",
@@ -155,7 +155,7 @@ BACKENDS = {
             needs="tensorrt_rtx",
             extra="trt-rtx",
             probe="kspacesr_rt.engines.targets:why_no_rtx_gpu",
-            probe_hint="build for another machine: kspacesr-rt engine build --gpu sm89",
+            probe_hint="engines for other machines build here: kspacesr-rt engine build --gpu sm89",
         ),
     )
 }

@@ -10,6 +10,7 @@ import ctypes
 import sys
 from ctypes import CDLL
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from kspacesr_rt.errors import BackendUnavailableError
@@ -64,6 +65,17 @@ def why_no_gpu() -> str | None:
     except BackendUnavailableError as exc:
         return str(exc)
     return None
+
+
+def why_no_cuda() -> str | None:
+    """Say in one sentence why this process cannot use CUDA; None if it has GPU and bindings."""
+    if (reason := why_no_gpu()) is not None:
+        return reason
+    try:
+        bindings = find_spec("cuda.bindings")
+    except ModuleNotFoundError:
+        bindings = None
+    return "the package 'cuda-python' is not installed" if bindings is None else None
 
 
 def _require(cuda: Any, status: int) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from kspacesr_rt.engines.driver import current_gpu, why_no_gpu
+from kspacesr_rt.engines.driver import current_gpu, why_no_cuda
 from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
@@ -81,8 +81,8 @@ def resolve_target(gpu: str, runtime: RuntimeName) -> GpuTarget:
 
 
 def why_no_rtx_gpu() -> str | None:
-    """Say in one sentence why TensorRT-RTX cannot run here; None if there is a GPU it knows."""
-    if (reason := why_no_gpu()) is not None:
+    """Say in one sentence why TensorRT-RTX cannot run here; None if it can."""
+    if (reason := why_no_cuda()) is not None:
         return reason
     sm = current_gpu().sm
     return None if sm in RTX_TARGETS else _not_for_rtx(sm)
