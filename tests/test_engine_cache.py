@@ -232,7 +232,7 @@ def test_the_listing_shows_what_was_used_last_first(three, engines, model):
     assert text[-1].startswith("3 engines, ")
     assert text[-1].endswith(f" MB in {engines.folder}")
     row = json.loads(json.dumps(listing[0].to_dict()))
-    assert row["model"] == model.spec.name
+    assert row["engine"]["model"] == model.spec.name
     assert row["path"] == str(three[-1])
     assert row["problem"] == ""
 
@@ -252,6 +252,27 @@ def test_pruning_removes_what_was_asked_and_no_more(three, engines):
     assert [entry.path for entry in engines.prune(max_bytes=size)] == [three[1]]
     assert [entry.path for entry in engines.prune(everything=True)] == [three[2]]
     assert list(engines.folder.iterdir()) == []
+
+
+def test_a_small_old_engine_does_not_outlive_a_large_new_one(three, engines):
+    """Least recently used goes first, whatever its size; here nothing is left to keep."""
+    large = three[2]
+    large.write_bytes(bytes(10_000_000))
+    sidecar = json.loads(sidecar_path(large).read_text())
+    sidecar["size_bytes"] = 10_000_000
+    sidecar_path(large).write_text(json.dumps(sidecar))
+    assert [entry.path for entry in engines.prune(max_bytes=9_000_000)] == three[::-1]
+
+
+def test_what_cannot_be_removed_is_an_error(three, engines, monkeypatch):
+    """A cache that somebody else owns."""
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OutputError, match=r"cannot remove .*\.engine: Permission denied"):
+        engines.prune(everything=True)
 
 
 def test_pruning_removes_what_cannot_be_used(three, engines):

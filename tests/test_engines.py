@@ -21,9 +21,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
 from kspacesr_rt.backends import BACKENDS
 from kspacesr_rt.binding import bind
+from kspacesr_rt.cli import app
 from kspacesr_rt.engines import build, driver, inputs, requirements, targets
 from kspacesr_rt.engines.adapter import compile_engine, load_runtime
 from kspacesr_rt.engines.build import build_engine, compile_apart
@@ -144,9 +146,7 @@ def test_the_registry_tells_the_truth_about_the_gpu(monkeypatch, no_driver):
         "backend 'tensorrt-rtx' cannot run here: there is no NVIDIA driver here: "
         f"{driver.LIBRARY} cannot be loaded"
     )
-    assert info.hint() == (
-        "engines for other machines build here: kspacesr-rt engine build --gpu sm89"
-    )
+    assert info.hint() == ("engines for other machines build here: kspacesr-rt build --gpu sm89")
     pretend(monkeypatch)
     monkeypatch.setattr(driver, "find_spec", lambda name: None)
     assert info.why_not().endswith("cannot run here: the package 'cuda-python' is not installed")
@@ -164,7 +164,8 @@ def test_asking_for_a_gpu_loads_no_library():
     code = (
         "import sys\nfrom kspacesr_rt.backends import BACKENDS\n"
         "for info in BACKENDS.values(): info.why_not()\n"
-        "print([n for n in ('onnx', 'tensorrt', 'tensorrt_rtx', 'cuda.bindings') if n in sys.modules])"
+        "heavy = ('onnx', 'tensorrt', 'tensorrt_rtx', 'cuda.bindings')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -479,6 +480,7 @@ def test_the_builders_own_words_come_with_a_hint(
     with pytest.raises(EngineError, match=message) as caught:
         build_engine(model, tmp_path / "m.engine", **({"gpu": "sm89"} | options))
     assert "/_src/" not in str(caught.value)
+    assert ".cpp" not in str(caught.value)
     assert hint in caught.value.hint
 
 
@@ -729,7 +731,7 @@ def test_what_is_no_sidecar_is_refused(engine, content):
     sidecar_path(engine).write_bytes(content)
     with pytest.raises(ModelFileError, match=r"^m\.engine\.json: ") as caught:
         read_sidecar(engine)
-    assert caught.value.hint == "build the engine again: kspacesr-rt engine build"
+    assert caught.value.hint == "build the engine again: kspacesr-rt build"
 
 
 def test_an_engine_is_only_loaded_whole_and_with_its_own_sidecar(engine):
@@ -933,3 +935,25 @@ def test_an_engine_for_this_gpu_is_built_here(shipped, tmp_path, runtime):
     gpu = driver.current_gpu()
     assert built.info.inputs.gpu == f"sm{gpu.sm}"
     assert built.info.inputs.gpu_name == (gpu.name if runtime == "tensorrt" else "")
+
+
+def test_the_commands_build_keep_and_remove_engines(tmp_path, monkeypatch):
+    """As a user types them, on a machine without a GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="the package 'tensorrt_rtx' is not installed")
+    monkeypatch.setenv("KSPACESR_RT_CACHE", str(tmp_path / "cache"))
+
+    def run(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    engine = tmp_path / "x2.engine"
+    text = run("build", "x2-fast", "-o", engine, "--gpu", "sm89", "--matrix", 64, 48)
+    assert "x2-fast: engine of tensorrt-rtx" in text
+    assert "64 x 48" in text
+    run("cache", "add", engine)
+    assert "x2-fast fp32 64 x 48 for sm89" in run("cache", "ls")
+    assert "x2-fast" in run("cache", "prune", "--all")
+    assert "x2-fast" not in run("cache", "ls")
+    refused = CliRunner().invoke(app, ["build", "x2-fast", "-o", str(engine), "--gpu", "sm90"])
+    assert refused.exit_code != 0

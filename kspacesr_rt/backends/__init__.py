@@ -155,7 +155,7 @@ BACKENDS = {
             needs="tensorrt_rtx",
             extra="trt-rtx",
             probe="kspacesr_rt.engines.targets:why_no_rtx_gpu",
-            probe_hint="engines for other machines build here: kspacesr-rt engine build --gpu sm89",
+            probe_hint="engines for other machines build here: kspacesr-rt build --gpu sm89",
         ),
     )
 }

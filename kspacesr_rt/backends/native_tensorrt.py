@@ -19,7 +19,7 @@ import numpy as np
 from kspacesr_rt.backends import BackendOptions, require_batch
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.engines import driver
-from kspacesr_rt.engines.adapter import can_be_captured, create_context, load_runtime, open_engine
+from kspacesr_rt.engines.adapter import create_context, load_runtime, open_engine
 from kspacesr_rt.engines.cache import EngineCache
 from kspacesr_rt.engines.inputs import EngineOptions
 from kspacesr_rt.engines.sidecar import EngineInfo, load_engine
@@ -40,10 +40,15 @@ class TensorRTBackend:
         The engine.
     trt, cuda
         `tensorrt` or `tensorrt_rtx`, and `cuda.bindings.runtime`.
+    notes
+        What a user should know about the engine, such as why it was built again.
     """
 
-    def __init__(self, info: EngineInfo, plan: bytes, *, trt: Any, cuda: Any) -> None:
+    def __init__(
+        self, info: EngineInfo, plan: bytes, *, trt: Any, cuda: Any, notes: tuple[str, ...] = ()
+    ) -> None:
         self.spec = info.spec
+        self.notes = notes
         self._trt, self._cuda = trt, cuda
         self._largest = info.inputs.batch[2]
         self._launches: dict[int, Callable[[], None]] = {}
@@ -56,6 +61,11 @@ class TensorRTBackend:
             self._sr = self._buffers((self._largest, 1, *sr_matrix), cleanup)
             self._runtime, self._engine = open_engine(trt, plan)
             cleanup.callback(self._forget)
+            # One for all contexts: they run one after the other, on one stream.
+            self._scratch_bytes = max(int(self._engine.device_memory_size_v2), 1)
+            self._scratch = self._call("cudaMalloc", self._scratch_bytes)
+            cleanup.callback(self._call, "cudaFree", self._scratch)
+            cleanup.callback(self._launches.clear)  # the contexts, which work in there
             self._cleanup = cleanup.pop_all()
 
     def run(self, batch: FloatArray) -> FloatArray:
@@ -80,11 +90,10 @@ class TensorRTBackend:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._cleanup.close()  # graphs, then the engine, then the memory they used, then the stream
+        self._cleanup.close()  # graphs, contexts, engine, memory, stream: the last made goes first
 
     def _forget(self) -> None:
-        """Let go of contexts, engine and runtime, in this order, and of the buffers' views."""
-        self._launches.clear()
+        """Let go of the engine, then its runtime, and of the buffers' views."""
         self._engine = None
         self._runtime = None
         del self._lr, self._sr
@@ -107,7 +116,7 @@ class TensorRTBackend:
         return _Buffers(int(pinned), int(device), shape)
 
     def _prepared(self, n: int) -> Callable[[], None]:
-        """Return what runs `n` slices: a captured graph where the engine allows it.
+        """Return what launches the captured graph for `n` slices.
 
         Each size has its own context: a graph stays tied to the shapes of the context it was
         captured from.
@@ -115,6 +124,7 @@ class TensorRTBackend:
         context = create_context(self._trt, self._engine)
         if context is None:
             raise EngineError(f"no execution context for {n} slices: is the GPU's memory full?")
+        context.set_device_memory(self._scratch, self._scratch_bytes)
         fits = context.set_input_shape(INPUT_NAME, (n, 1, *self.spec.matrix))
         fits = fits and context.set_tensor_address(INPUT_NAME, self._lr.device)
         fits = fits and context.set_tensor_address(OUTPUT_NAME, self._sr.device)
@@ -123,8 +133,6 @@ class TensorRTBackend:
         enqueue = partial(self._enqueue, context, n)
         enqueue()  # what the library does once per shape must not be captured
         self._call("cudaStreamSynchronize", self._stream)
-        if not can_be_captured(context, int(self._stream)):
-            return enqueue
         only_this_thread = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self._stream, only_this_thread)
         try:
@@ -194,7 +202,7 @@ def open_backend(name: str, model: BoundModel, options: BackendOptions) -> Tenso
     trt, cuda = load_runtime(_runtime_name(name)), load_cuda()
     built = EngineCache().get_or_build(model, EngineOptions(runtime=_runtime_name(name)))
     info, plan = load_engine(built.path)
-    return TensorRTBackend(info, plan, trt=trt, cuda=cuda)
+    return TensorRTBackend(info, plan, trt=trt, cuda=cuda, notes=built.notes)
 
 
 def open_engine_file(engine: Path) -> TensorRTBackend:
@@ -217,7 +225,7 @@ def open_engine_file(engine: Path) -> TensorRTBackend:
     if wanted != found:
         raise EngineError(
             f"{engine.name} is for {' '.join(wanted)}, this machine has {' '.join(found)}",
-            hint="build it for this machine: kspacesr-rt engine build",
+            hint="build it for this machine: kspacesr-rt build",
         )
     return TensorRTBackend(info, plan, trt=trt, cuda=cuda)
 

@@ -171,7 +171,7 @@ def _set_flags(trt: Module, config: Any, inputs: EngineInputs) -> None:
     if _is_rtx(trt):
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, inputs.gpu.upper()), 0)
-        # A CUDA graph can be captured only if nothing is allocated while the engine runs.
+        # Only then does RTX promise that a CUDA graph can be captured; see `create_context`.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
@@ -257,26 +257,24 @@ def open_engine(trt: Module, plan: bytes) -> tuple[Any, Any]:
         said = log.errors[0] if log.errors else "no reason given"
         raise BackendUnavailableError(
             f"{trt.__name__} {trt.__version__} does not load the engine: {said}",
-            hint="kspacesr-rt engine prune --all, and let it be built again",
+            hint="kspacesr-rt cache prune --all, and let it be built again",
         )
     return runtime, engine
 
 
 def create_context(trt: Module, engine: Any) -> Any:
-    """Return an execution context whose kernels do not change once it has run.
+    """Return an execution context that can be captured in a CUDA graph.
 
+    It allocates nothing itself: `set_device_memory` must give it `device_memory_size_v2` bytes.
     TensorRT-RTX compiles kernels on the GPU and by default swaps better ones in later: a captured
-    graph would keep the worse ones, and two runs might differ in their last bits.
+    graph would keep the worse ones, and two runs might differ in their last bits. So it is told to
+    compile them all at once.
     """
+    user_managed = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not _is_rtx(trt):
-        return engine.create_execution_context()
+        return engine.create_execution_context(user_managed)
     config = engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(user_managed)
     eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     config.dynamic_shapes_kernel_specialization_strategy = eager
     return engine.create_execution_context(config)
-
-
-def can_be_captured(context: Any, stream: int) -> bool:
-    """Whether a CUDA graph may be made of a context; only TensorRT-RTX knows cases that may not."""
-    asked = getattr(context, "is_stream_capturable", None)
-    return True if asked is None else bool(asked(stream))

@@ -11,19 +11,17 @@ import re
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.engines.build import BuiltEngine, OnProgress, compile_apart, target_notes
 from kspacesr_rt.engines.inputs import EngineInputs, EngineOptions, resolve_inputs
+from kspacesr_rt.engines.listing import CacheEntry, entry_of, is_abandoned
 from kspacesr_rt.engines.sidecar import (
     EngineInfo,
     describe,
     load_engine,
-    read_sidecar,
     sidecar_path,
     write_engine,
 )
@@ -32,8 +30,6 @@ from kspacesr_rt.files import replace_file
 
 FOLDER_VARIABLE = "KSPACESR_RT_CACHE"
 """Environment variable that names the folder."""
-ABANDONED_SECONDS = 3600.0
-"""What is older and still half there, nobody is writing any more."""
 _SECONDS_PER_DAY = 86400.0
 _NAME_DIGITS = 12
 """Digits of a plan's SHA-256 in its file name: enough to tell builds of one key apart."""
@@ -52,45 +48,6 @@ def default_folder() -> Path:
         if not base.is_absolute():  # the standard says to ignore others
             base = Path.home() / ".cache"
     return base / "kspacesr-rt" / "engines"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CacheEntry:
-    """One engine in the cache, whole or not."""
-
-    path: Path
-    """The engine's file."""
-    size_bytes: int
-    """Of the engine and its sidecar."""
-    last_used: datetime
-    """UTC time it was built or taken last."""
-    info: EngineInfo | None
-    """What its sidecar says; None if that cannot be read."""
-    problem: str
-    """Why it cannot be used, as far as that shows without reading the engine; empty if it can."""
-
-    def as_text(self) -> str:
-        """Return a line for a listing."""
-        head = f"{self.last_used:%Y-%m-%d %H:%M}  {self.size_bytes / 1e6:7.1f} MB  "
-        if self.info is None or self.problem:
-            return f"{head}{self.path.name}: {self.problem}"
-        inputs, spec = self.info.inputs, self.info.spec
-        return (
-            f"{head}{spec.name} {inputs.precision} {inputs.matrix[0]} x {inputs.matrix[1]} "
-            f"for {inputs.gpu} {inputs.gpu_name}".rstrip()
-            + f", {inputs.runtime} {inputs.runtime_version}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for strict JSON."""
-        return {
-            "path": str(self.path),
-            "size_bytes": self.size_bytes,
-            "last_used": self.last_used.isoformat(timespec="seconds"),
-            "model": self.info.spec.name if self.info else None,
-            "key": self.info.inputs.key if self.info else None,
-            "problem": self.problem,
-        }
 
 
 class EngineCache:
@@ -135,8 +92,7 @@ class EngineCache:
         notes = list(target_notes(inputs))
         for path in self._of_key(inputs.key):
             try:
-                info, _ = load_engine(path)
-                _require_same(info.inputs, inputs, path)
+                info = _load_own(path, inputs)
             except ModelFileError as exc:
                 notes.append(f"an engine in the cache was not used and is built again: {exc}")
                 _remove(path)
@@ -188,7 +144,7 @@ class EngineCache:
 
     def listing(self) -> tuple[CacheEntry, ...]:
         """Return every engine in the cache, the one used last first."""
-        entries = [self._entry(path) for path in self.folder.glob("*.engine")]
+        entries = [entry_of(path) for path in self.folder.glob("*.engine")]
         found = [entry for entry in entries if entry is not None]
         return tuple(sorted(found, key=lambda entry: entry.last_used, reverse=True))
 
@@ -220,23 +176,27 @@ class EngineCache:
         Returns
         -------
             What was removed.
+
+        Raises
+        ------
+        OutputError
+            If something cannot be removed.
         """
         now = datetime.now(UTC)
-        removed, kept_bytes = [], 0
+        removed, total_bytes = [], 0
         for entry in self.listing():
             idle_days = (now - entry.last_used).total_seconds() / _SECONDS_PER_DAY
+            total_bytes += 0 if entry.problem else entry.size_bytes
             if (
                 everything
                 or entry.problem
                 or (older_than_days is not None and idle_days > older_than_days)
-                or (max_bytes is not None and kept_bytes + entry.size_bytes > max_bytes)
+                or (max_bytes is not None and total_bytes > max_bytes)
             ):
                 _remove(entry.path)
                 removed.append(entry)
-            else:
-                kept_bytes += entry.size_bytes
         for leftover in (*self.folder.glob("*.timing"), *self.folder.glob(".*.part")):
-            if everything or (leftover.suffix == ".part" and _is_abandoned(leftover)):
+            if everything or (leftover.suffix == ".part" and is_abandoned(leftover)):
                 leftover.unlink(missing_ok=True)
         return tuple(removed)
 
@@ -246,8 +206,7 @@ class EngineCache:
         return path
 
     def _of_key(self, key: str) -> list[Path]:
-        sidecars = sorted(self.folder.glob(f"{key}-*.engine.json"))
-        return [sidecar.with_suffix("") for sidecar in sidecars]
+        return [one.with_suffix("") for one in sorted(self.folder.glob(f"{key}-*.engine.json"))]
 
     def _make_folder(self) -> None:
         try:
@@ -262,39 +221,18 @@ class EngineCache:
         words = f"{inputs.runtime}-{inputs.runtime_version}-{inputs.gpu}-{inputs.gpu_name}"
         return self.folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', words)}.timing"
 
-    def _entry(self, path: Path) -> CacheEntry | None:
-        info, problem, sidecar = None, "", sidecar_path(path)
-        try:
-            if not sidecar.exists() and not _is_abandoned(path):
-                return None  # somebody is writing it
-            seen = [one.stat() for one in (path, sidecar) if one.exists()]
-            size_bytes, used = seen[0].st_size, max(one.st_mtime for one in seen)
-            info = read_sidecar(path)
-            if size_bytes != info.size_bytes:
-                problem = f"has {size_bytes} bytes instead of {info.size_bytes}"
-        except (FileNotFoundError, IndexError):
-            return None  # somebody removed it
-        except ModelFileError as exc:
-            problem = str(exc)
-        return CacheEntry(
-            path=path,
-            size_bytes=sum(one.st_size for one in seen),
-            last_used=datetime.fromtimestamp(used, UTC),
-            info=info,
-            problem=problem,
-        )
 
-
-def _is_abandoned(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
-
-
-def _require_same(found: EngineInputs, wanted: EngineInputs, path: Path) -> None:
-    if found.key != wanted.key:
+def _load_own(path: Path, wanted: EngineInputs) -> EngineInfo:
+    info, _ = load_engine(path)
+    if info.inputs.key != wanted.key:
         raise ModelFileError(f"{path.name}: was built from other inputs than its name says")
+    return info
 
 
 def _remove(path: Path) -> None:
     """Remove an engine, its sidecar first: without it, nobody takes the engine."""
-    sidecar_path(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    try:
+        sidecar_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        raise OutputError(f"cannot remove {path}: {exc.strerror}") from exc

@@ -35,14 +35,20 @@ _HINTS = (
 )
 """Pattern in a builder's message to what helps."""
 _OPERATOR_HINTS = {"DFT": "export with --fft gemm (or conv): no TensorRT before 11.2 has DFT"}
+_SOURCE_LINES = (
+    r"^I\w+::\w+: Error Code \d+: ",
+    r"\[\w+\.cpp:\d+: \w+\] ",
+    r"\. In \w+ at /[^\s)]+",
+)
+"""Where in its own source a builder failed, which tells a user nothing."""
 _REPORT_HINT = "please report it, with the model's card and this message"
 
 
 def builder_failure(messages: Sequence[str]) -> EngineError:
     """Explain why a builder gave nothing, from what it logged as errors, oldest first."""
     said = messages[0] if messages else "the builder gave no reason"
-    # The library's source file and line follow; they tell a user nothing.
-    said = re.sub(r"\. In \w+ at /\S+\)?$", "", said).strip()
+    for noise in _SOURCE_LINES:
+        said = re.sub(noise, "", said)
     text = "\n".join(messages)
     hints = [hint for pattern, hint in _HINTS if re.search(pattern, text)]
     return EngineError(said, hint=hints[0] if hints else _REPORT_HINT)

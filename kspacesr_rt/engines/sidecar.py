@@ -25,7 +25,7 @@ from kspacesr_rt.spec import ModelSpec
 SCHEMA = 1
 LAYERS_SHOWN = ("CONVOLUTION", "MATRIX_MULTIPLY", "QUANTIZE", "DEQUANTIZE")
 """Layer types that say what an engine computes in; the others move and scale."""
-_HINT = "build the engine again: kspacesr-rt engine build"
+_HINT = "build the engine again: kspacesr-rt build"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,7 +210,7 @@ def read_sidecar(path: Path) -> EngineInfo:
     except OSError as exc:
         raise ModelFileError(
             f"{sidecar.name}: cannot be read: {exc.strerror}; an engine needs its sidecar",
-            hint="copy both files, or build the engine again: kspacesr-rt engine build",
+            hint="copy both files, or build the engine again: kspacesr-rt build",
         ) from exc
     except UnicodeDecodeError as exc:
         raise ModelFileError(f"{sidecar.name}: not a text file", hint=_HINT) from exc
