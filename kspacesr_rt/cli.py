@@ -610,6 +610,8 @@ def evaluate(
     """Judge models beside zero-fill and bicubic on HR images they never saw."""
     from kspacesr_rt.bench.cards import write_card
     from kspacesr_rt.bench.environment import environment
+    from kspacesr_rt.bench.invention import as_text as invention_text
+    from kspacesr_rt.bench.invention import measure
     from kspacesr_rt.bench.picture import comparison
     from kspacesr_rt.bench.quality import as_text, judge
     from kspacesr_rt.files import replace_file
@@ -618,16 +620,23 @@ def evaluate(
     paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
     models = [load_model(path) for path in paths]
     rows = judge(data, models, backend=backend, threads=threads)
-    for path in paths if cards else ():
-        write_card(path, rows)
+    found = [measure(one, data, backend=backend, threads=threads) for one in models if cards]
+    for path, invention in zip(paths, found, strict=False):
+        write_card(path, rows, invention)
     if picture is not None:
         replace_file(picture, comparison(data[0], models[0], backend=backend, threads=threads))
     if as_json:
         _echo_json(
-            {"environment": environment(), "rows": [dataclasses.asdict(row) for row in rows]}
+            {
+                "environment": environment(),
+                "rows": [dataclasses.asdict(row) for row in rows],
+                "invention": [one.to_dict() for one in found],
+            }
         )
     else:
         typer.echo(as_text(rows))
+        if found:
+            typer.echo(f"\n{invention_text(found)}")
 
 
 @app.command("seed-table")
