@@ -116,6 +116,13 @@ class NumberFormat(StrEnum):
     bf16 = "bf16"
 
 
+class EngineRuntime(StrEnum):
+    """Which TensorRT builds an engine."""
+
+    rtx = "tensorrt-rtx"
+    full = "tensorrt"
+
+
 class Consistency(StrEnum):
     """What a k-space network does with the measured centre."""
 
@@ -446,7 +453,7 @@ def build(
     matrix: Annotated[
         tuple[int, int] | None, typer.Option(help="LR rows and columns; default: as stored.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="tensorrt-rtx or tensorrt.")] = "tensorrt-rtx",
+    runtime: Annotated[EngineRuntime, typer.Option(help="Which TensorRT.")] = EngineRuntime.rtx,
     gpu: Annotated[str, typer.Option(help="current, or sm75, sm86, sm89, sm120.")] = "current",
     batch: Annotated[
         tuple[int, int, int], typer.Option(help="Smallest, usual and largest batch.")
@@ -471,7 +478,7 @@ def build(
             load_model(resolve_model(model, upscale=None)),
             output,
             matrix=matrix,
-            runtime=runtime,
+            runtime=runtime.value,
             gpu=gpu,
             batch=batch,
             tf32=tf32,
