@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from kspacesr_rt.model_file import ModelFile, parse_model, weights_digest
 from kspacesr_rt.spec import Lowering, ModelSpec
 
 torch.set_num_threads(1)
+# A shell starts jobs in the background with SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Shared machines stall for longer than Hypothesis' deadline without anything being wrong.
 settings.register_profile("shared-machine", deadline=None, max_examples=50)
 settings.load_profile("shared-machine")

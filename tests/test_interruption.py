@@ -135,3 +135,14 @@ def test_outside_the_main_thread_nothing_is_held():
     thread.start()
     thread.join()
     assert answers == [False]
+
+
+def test_an_ignored_signal_stays_ignored():
+    """A run in the background is not stopped by the Ctrl-C that was meant for the foreground."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held_signals() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGINT, before)

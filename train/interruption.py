@@ -28,7 +28,9 @@ def held_signals() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) for number in HELD}
+    # What a shell has told this process to ignore (a job in the background) stays ignored.
+    handlers = {number: signal.getsignal(number) for number in HELD}
+    before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -40,7 +42,7 @@ def held_signals() -> Iterator[Callable[[], bool]]:
             signal.raise_signal(number)
         waiting.append(number)
 
-    for number in HELD:
+    for number in before:
         signal.signal(number, hold)
     try:
         yield lambda: bool(waiting)
