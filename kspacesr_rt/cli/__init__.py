@@ -1,0 +1,14 @@
+"""The command line: parse, call one library function, print what it returns.
+
+Each module holds the commands of one subject; importing it registers them.
+"""
+
+from kspacesr_rt.cli import engines, machine, models, studies, training
+from kspacesr_rt.cli.shell import app
+
+__all__ = ["app", "engines", "machine", "main", "models", "studies", "training"]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,144 @@
+"""What every command shares: the application, its errors and exit codes, progress, options."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from kspacesr_rt._version import __version__
+from kspacesr_rt.errors import BackendUnavailableError, KspaceSRError
+
+EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
+
+
+OPTIONAL_PACKAGES = ("torch", "safetensors", "nibabel", "nrrd", "h5py")
+"""What a command may need beyond the base install; the extra has the command's name, `bench` for
+`evaluate`."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; unwinds like Ctrl-C so that half-written files are removed."""
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+class _Group(TyperGroup):
+    """Turn known errors into two lines and an exit code, in one place for every command."""
+
+    # The base class takes any context; Typer hands its own commands a typer.Context.
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a command."""
+        debug = bool(ctx.params.get("debug"))
+        with suppress(ValueError):  # outside the main thread somebody else owns signals
+            signal.signal(signal.SIGTERM, _on_sigterm)
+        try:
+            return super().invoke(ctx)
+        except KspaceSRError as exc:
+            typer.echo(f"error: {exc}", err=True)
+            if exc.hint:
+                typer.echo(f"hint: {exc.hint}", err=True)
+            _trace(debug)
+            raise typer.Exit(exc.exit_code) from exc
+        except KeyboardInterrupt as exc:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from exc
+        except _Terminated as exc:
+            typer.echo("terminated", err=True)
+            raise typer.Exit(EXIT_TERMINATED) from exc
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as exc:
+            if type(exc).__module__.startswith(("click", "typer")):
+                raise  # usage errors: Typer prints them and exits 2
+            if isinstance(exc, ModuleNotFoundError) and exc.name in OPTIONAL_PACKAGES:
+                command = ctx.invoked_subcommand or ""
+                extra = command if command in ("export", "train") else "bench"
+                typer.echo(f"error: '{command}' needs the package '{exc.name}'", err=True)
+                typer.echo(f"hint: pip install 'kspacesr-rt[{extra}]'", err=True)
+                _trace(debug)
+                raise typer.Exit(BackendUnavailableError.exit_code) from exc
+            # The message may quote a patient's values, so only its type is shown unasked.
+            typer.echo(f"error: internal error ({type(exc).__name__})", err=True)
+            typer.echo("hint: kspacesr-rt --debug ... shows where; please report it", err=True)
+            _trace(debug)
+            raise typer.Exit(EXIT_INTERNAL) from exc
+
+
+def _trace(debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="MRI super-resolution in k-space. Research use only: detail is predicted, not measured.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")]
+BackendName = Annotated[str, typer.Option("--backend", help="See: kspacesr-rt backends.")]
+ModelArgument = Annotated[str, typer.Argument(help="Model file, or a shipped model's name.")]
+
+
+class Consistency(StrEnum):
+    """What a k-space network does with the measured centre."""
+
+    none = "none"
+    additive = "additive"
+    hard = "hard"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kspacesr-rt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks (may hold patient data).")] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield ``update(done, total, text)``; draws on stderr, and only on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total, text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None, note="")
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, note=text)
+
+
+def echo_json(value: Any) -> None:
+    """Print one machine-readable line."""
+    typer.echo(json.dumps(value, sort_keys=True, allow_nan=False))

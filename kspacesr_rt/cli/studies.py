@@ -1,0 +1,71 @@
+"""The command that users run: DICOM in, derived DICOM out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kspacesr_rt.cli.shell import AsJson, BackendName, Quiet, Threads, app, echo_json, progress_bar
+
+
+@app.command()
+def infer(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Folder (or file) of DICOM.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the derived series.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model file or shipped name; default: shipped, by upscale.")
+    ] = None,
+    backend: BackendName = "ort-cpu",
+    upscale: Annotated[
+        int | None, typer.Option(min=1, help="SR / LR; default: the model's, or 2.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Slices given to the backend at once.")] = 1,
+    threads: Threads = 0,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the report goes; default OUT/report.json.")
+    ] = None,
+    preview: Annotated[bool, typer.Option(help="Write a PNG contact sheet a series.")] = False,
+    include_derived: Annotated[bool, typer.Option(help="Process maps and MIPs too.")] = False,
+    uids: Annotated[str, typer.Option(help="stable: same input, same UIDs; or random.")] = "stable",
+    keep_private: Annotated[bool, typer.Option(help="Keep private elements.")] = False,
+    show_paths: Annotated[bool, typer.Option(help="Name input paths in the report.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Name each file that was left out.")
+    ] = False,
+) -> None:
+    """Super-resolve a folder of MR DICOM into derived series."""
+    from kspacesr_rt.errors import InputError
+    from kspacesr_rt.pipeline import InferOptions
+    from kspacesr_rt.pipeline import infer as run_infer
+
+    if uids not in ("stable", "random"):
+        raise InputError(f"--uids is stable or random, not '{uids}'")
+    options = InferOptions(
+        backend=backend,
+        model=model,
+        upscale=upscale,
+        batch=batch,
+        threads=threads,
+        preview=preview,
+        include_derived=include_derived,
+        random_uids=uids == "random",
+        keep_private=keep_private,
+        show_paths=show_paths,
+    )
+    with progress_bar("slices", quiet) as update:
+        result = run_infer(
+            source,
+            output,
+            options,
+            report_file=report,
+            on_progress=lambda state: update(state.done, state.total, ""),
+        )
+    if as_json:
+        echo_json(result.summary())
+    elif not quiet:
+        typer.echo(result.as_text(verbose=verbose))
+    raise typer.Exit(result.exit_code)
