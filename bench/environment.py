@@ -10,7 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("kspacesr-rt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pydicom", "torch")
+PACKAGES = (
+    *("kspacesr-rt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt-rtx", "pydicom", "torch"),
+)
 
 
 def environment() -> dict[str, Any]:

@@ -11,11 +11,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kspacesr_rt.bench.bench_tables import markdown
+from kspacesr_rt.bench.plans import PEERS
 from kspacesr_rt.bench.quality import CONVENTION, QualityRow, as_text, means
+from kspacesr_rt.bench.rows import BenchRow
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.metrics import Quality
 
 QUALITY_FILE, LATENCY_FILE, SEED_FILE = "quality.json", "latency.json", "seed-table.json"
+RUNTIMES_FILE = "runtimes.json"
+RUNTIME_COLUMNS = (
+    *("model", "runtime", "FFT", "precision", "times PyTorch", "PSNR to PyTorch", "PSNR dB"),
+    *("SSIM", "FFT share", "of GEMM peak", ""),
+)
+"""Of README's table; the result file has more."""
 
 
 def _origin(environment: dict[str, Any], file: str) -> str:
@@ -72,6 +81,27 @@ def seed_table(result: dict[str, Any]) -> str:
     )
 
 
+def runtimes_table(result: dict[str, Any]) -> str:
+    """Return `kspacesr-rt bench` as Markdown: runtime x lowering x precision."""
+    rows = [BenchRow.from_dict(row) for row in result["rows"]]
+    peaks = ", ".join(
+        f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in result["gemm_flop_per_s"].items()
+    )
+    threads = sorted({row.plan.threads for row in rows})
+    lines = [
+        f"One slice a call, {threads[0]} thread, on {result['data']}: speed relative to PyTorch "
+        "eager fp32 in the same run (above 1 is faster), agreement with it, and quality against "
+        "HR. A row that failed or is wrong stays, with its reason. Matrix-product peak of the "
+        f"same run: {peaks}.",
+        "",
+        markdown(rows, RUNTIME_COLUMNS),
+        "",
+        *(f"- `{name}`: {text}" for name, text in PEERS.items()),
+    ]
+    origin = _origin(result["environment"], RUNTIMES_FILE)
+    return "\n".join([*lines, "", f"(`kspacesr-rt bench`; {origin})"])
+
+
 def _rows(result: dict[str, Any]) -> list[QualityRow]:
     return [QualityRow(**{**row, "quality": Quality(**row["quality"])}) for row in result["rows"]]
 
@@ -111,6 +141,7 @@ def with_tables(readme: str, results: Path) -> str:
         "quality": (QUALITY_FILE, quality_table),
         "latency": (LATENCY_FILE, latency_table),
         "seed": (SEED_FILE, seed_table),
+        "runtimes": (RUNTIMES_FILE, runtimes_table),
     }
     tables = {
         name: make(json.loads((results / file).read_text()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from onnx import numpy_helper
 from torch import nn
@@ -9,6 +11,8 @@ from torch import nn
 from kspacesr_rt.binding import attributes_of
 from kspacesr_rt.errors import CheckpointError
 from kspacesr_rt.model_file import ModelFile
+from kspacesr_rt.spec import ModelSpec
+from kspacesr_rt.train.checkpoint import save_checkpoint
 from kspacesr_rt.train.generators import build_generator
 
 
@@ -49,3 +53,29 @@ def generator_from_model(model: ModelFile) -> nn.Module:
             "graph, its BatchNorm layers are folded"
         ) from exc
     return generator.eval()
+
+
+def checkpoint_from_model(model: ModelFile, path: Path) -> None:
+    """Write the checkpoint that a model file could have been exported from.
+
+    Parameters
+    ----------
+    model
+        As for `generator_from_model`.
+    path
+        Checkpoint to write.
+
+    Raises
+    ------
+    CheckpointError
+        As from `generator_from_model`.
+    """
+    generator = generator_from_model(model)
+    save_checkpoint(path, model.spec, generator.state_dict())
+
+
+def untrained_checkpoint(spec: ModelSpec, path: Path) -> None:
+    """Write a checkpoint of random weights (always the same): for speed, never for quality."""
+    torch.manual_seed(0)
+    generator = build_generator(spec)
+    save_checkpoint(path, spec, generator.state_dict())

@@ -3,10 +3,10 @@
 Each module holds the commands of one subject; importing it registers them.
 """
 
-from kspacesr_rt.cli import engines, machine, models, studies, training
+from kspacesr_rt.cli import benchmarks, engines, machine, models, studies, training
 from kspacesr_rt.cli.shell import app
 
-__all__ = ["app", "engines", "machine", "main", "models", "studies", "training"]
+__all__ = ["app", "benchmarks", "engines", "machine", "main", "models", "studies", "training"]
 
 
 def main() -> None:

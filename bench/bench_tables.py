@@ -1,0 +1,116 @@
+"""A benchmark's rows as Markdown, CSV and text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kspacesr_rt.bench.rows import FAILED, OK, BenchRow
+
+HEADINGS = {
+    "model": "---",
+    "runtime": "---",
+    "FFT": "---",
+    "precision": "---",
+    "batch": "--:",
+    "times PyTorch": "--:",
+    "slices/s": "--:",
+    "p50 ms": "--:",
+    "p99 ms": "--:",
+    "first result s": "--:",
+    "peak MB": "--:",
+    "FFT share": "--:",
+    "of GEMM peak": "--:",
+    "PSNR to PyTorch": "--:",
+    "PSNR dB": "--:",
+    "SSIM": "--:",
+    "": "---",
+}
+"""Columns, with their alignment in Markdown."""
+
+
+def markdown(rows: Iterable[BenchRow], columns: Sequence[str] | None = None) -> str:
+    """Return the rows as a Markdown table, the chosen columns (default: all)."""
+    shown = list(columns or HEADINGS)
+    lines = [
+        "| " + " | ".join(shown) + " |",
+        "| " + " | ".join(HEADINGS[name] for name in shown) + " |",
+    ]
+    for row in rows:
+        cells = _cells(row)
+        lines.append("| " + " | ".join(cells[name] for name in shown) + " |")
+    return "\n".join(lines)
+
+
+def as_text(rows: Iterable[BenchRow]) -> str:
+    """Return the rows in columns for a terminal."""
+    table = [dict(zip(HEADINGS, HEADINGS, strict=True)), *(_cells(row) for row in rows)]
+    widths = {name: max(len(line[name]) for line in table) for name in HEADINGS}
+    return "\n".join(
+        "  ".join(
+            line[name].ljust(widths[name])
+            if HEADINGS[name] == "---"
+            else line[name].rjust(widths[name])
+            for name in HEADINGS
+        ).rstrip()
+        for line in table
+    )
+
+
+def as_csv(rows: Iterable[BenchRow]) -> str:
+    """Return every figure of the rows, one line each, in SI units."""
+    flat = [_flat(row.to_dict()) for row in rows]
+    names = list(dict.fromkeys(name for line in flat for name in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _cells(row: BenchRow) -> dict[str, str]:
+    plan, quality, latency = row.plan, row.quality, row.latency
+    note = row.reason if row.status == FAILED else f"{row.status}: {row.reason}"
+    if row.status == OK:
+        note = "Pareto" if row.pareto else ""
+    return {
+        "model": plan.model,
+        "runtime": plan.contestant,
+        "FFT": plan.lowering,
+        "precision": plan.precision,
+        "batch": str(plan.batch),
+        "times PyTorch": _number(row.ratio, "{:.2f}"),
+        "slices/s": _number(row.slices_per_s, "{:.1f}"),
+        "p50 ms": _number(latency.p50_s * 1e3 if latency else None, "{:.1f}"),
+        "p99 ms": _number(latency.p99_s * 1e3 if latency else None, "{:.1f}"),
+        "first result s": _number(row.first_result_s, "{:.1f}"),
+        "peak MB": _number(row.peak_rss_bytes and row.peak_rss_bytes / 1e6, "{:.0f}"),
+        "FFT share": _number(row.fft_share and row.fft_share * 100, "{:.1f} %"),
+        "of GEMM peak": _number(row.peak_share and row.peak_share * 100, "{:.0f} %"),
+        "PSNR to PyTorch": _between(row),
+        "PSNR dB": _number(quality.psnr_db if quality else None, "{:.2f}"),
+        "SSIM": _number(quality.ssim if quality else None, "{:.4f}"),
+        "": note,
+    }
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _between(row: BenchRow) -> str:
+    if row.plan.is_reference:
+        return "reference"
+    return _number(row.psnr_between_db, "{:.1f} dB")

@@ -1,0 +1,269 @@
+"""Runs the rows of a benchmark in turns, each in a process of its own.
+
+What it measures: time per call after warm-up, in rounds that visit every row once, so that a
+machine that slows down slows all rows of a round; the ratio to PyTorch eager is taken within each
+round. Rounds go on until every ratio has settled, or the budget is used up.
+What it leaves out: DICOM, and everything else around the network; the pipeline's suite has that.
+How to read it: ratios. Milliseconds belong to one machine and one hour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from kspacesr_rt.bench.plans import RowPlan
+
+VISIT_S = 0.25
+"""A visit times calls for so long, or one call."""
+WARM_UP_VISITS = 2
+"""Visits of each row that are not counted: allocation, compilation, clocks."""
+SETTLED = 0.03
+"""A ratio has settled when half its interquartile range over the rounds is at most this share."""
+MIN_ROUNDS, MAX_ROUNDS = 7, 40
+ANSWER_S = 600.0
+"""A row that says nothing for so long is given up."""
+
+
+class RowFailed(Exception):  # noqa: N818 - an outcome of a row
+    """A row's process could not do what it was told; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """The files of one row."""
+
+    model: Path
+    """Model or checkpoint."""
+    slices: Path
+    """LR slices ``(k, y, x)``, float32, as ``.npy``."""
+
+
+class RowProcess:
+    """The worker of one row; a context manager that ends it."""
+
+    def __init__(self, plan: RowPlan, inputs: Inputs) -> None:
+        """Start the process."""
+        self.plan = plan
+        environment = dict(os.environ)
+        if plan.threads:
+            # Libraries read these when they load; a session's own option comes too late for some.
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+                environment[name] = str(plan.threads)
+        self.started = time.perf_counter()
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "kspacesr_rt.bench.worker"),
+                *(json.dumps(plan.to_dict()), str(inputs.model), str(inputs.slices)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Give one command and wait for its answer.
+
+        Raises
+        ------
+        RowFailed
+            If the contestant failed, the process ended, or nothing came in `ANSWER_S`.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with _deadline(self._process, ANSWER_S):
+            try:
+                self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+        if not line:
+            code = self._process.wait()
+            raise RowFailed(f"its process ended with {code} during '{do}'")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise RowFailed(answer["error"])
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextlib.contextmanager
+def _deadline(process: subprocess.Popen[str], seconds: float) -> Iterator[None]:
+    from threading import Timer
+
+    timer = Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@dataclass(slots=True)
+class Measured:
+    """What the rounds found out about one row."""
+
+    plan: RowPlan
+    times_s: list[list[float]] = field(default_factory=list)
+    """Seconds of every call, a list a round."""
+    joules: list[float] = field(default_factory=list)
+    """Package energy of each round, where the machine tells."""
+    load_s: float | None = None
+    first_result_s: float | None = None
+    peak_rss_bytes: int | None = None
+    result: Path | None = None
+    """SR slices, ``(k, y, x)``."""
+    failed: str = ""
+    """Why it has nothing more."""
+
+    def median_s(self, round_: int) -> float:
+        """Return the median call of one round."""
+        return float(np.median(self.times_s[round_]))
+
+
+def conduct(
+    plans: Sequence[RowPlan],
+    inputs: Callable[[RowPlan], Inputs],
+    folder: Path,
+    *,
+    budget_s: float,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> list[Measured]:
+    """Open, check and time every row.
+
+    Parameters
+    ----------
+    plans
+        Rows, in the order of the table.
+    inputs
+        Makes or finds the files of a row; it may raise `RowFailed`.
+    folder
+        Where results go.
+    budget_s
+        Rounds stop after so many seconds of timing, settled or not; `MIN_ROUNDS` are always done.
+    on_progress
+        Called with what is done, of how much, and a word.
+    """
+    found = [Measured(plan=plan) for plan in plans]
+    with contextlib.ExitStack() as stack:
+        opened: list[tuple[Measured, RowProcess]] = []
+        for index, one in enumerate(found):
+            on_progress(index, len(found), one.plan.label)
+            result = folder / f"result-{index}.npy"
+            try:
+                process = stack.enter_context(RowProcess(one.plan, inputs(one.plan)))
+                one.load_s = process.ask("open")["load_s"]
+                one.first_result_s = time.perf_counter() - process.started
+                process.ask("results", to=str(result))
+            except RowFailed as exc:
+                one.failed = str(exc)
+                continue
+            one.result = result
+            opened.append((one, process))
+        _rounds(opened, budget_s, on_progress)
+        for one, process in opened:
+            if not one.failed:
+                with contextlib.suppress(RowFailed):
+                    one.peak_rss_bytes = process.ask("memory")["peak_rss_bytes"]
+    return found
+
+
+def _rounds(
+    opened: list[tuple[Measured, RowProcess]],
+    budget_s: float,
+    on_progress: Callable[[int, int, str], None],
+) -> None:
+    ends = time.perf_counter() + budget_s
+    for _ in range(WARM_UP_VISITS):
+        for one, process in opened:
+            _visit(one, process, counted=False)
+    for round_ in range(MAX_ROUNDS):
+        on_progress(round_, MAX_ROUNDS, "rounds")
+        for one, process in opened:
+            _visit(one, process, counted=True)
+        enough = round_ + 1 >= MIN_ROUNDS
+        if enough and (time.perf_counter() > ends or _all_settled([one for one, _ in opened])):
+            return
+
+
+def _visit(one: Measured, process: RowProcess, *, counted: bool) -> None:
+    if one.failed:
+        return
+    try:
+        answer = process.ask("time", seconds=VISIT_S)
+    except RowFailed as exc:
+        one.failed = str(exc)
+        return
+    if counted:
+        one.times_s.append(answer["times_s"])
+        if answer["energy_j"] is not None:
+            one.joules.append(answer["energy_j"] / len(answer["times_s"]))
+
+
+def _all_settled(found: list[Measured]) -> bool:
+    spreads = [
+        ratio_of(one, reference)[1]
+        for one in found
+        if not one.failed and (reference := reference_of(one, found)) is not None
+    ]
+    return all(spread <= SETTLED for spread in spreads)
+
+
+def reference_of(one: Measured, found: Sequence[Measured]) -> Measured | None:
+    """Return the row that another's ratio is taken to; None if it failed or there is none."""
+    for other in found:
+        same = (other.plan.batch, other.plan.threads) == (one.plan.batch, one.plan.threads)
+        if (
+            other.plan.is_reference
+            and same
+            and not other.failed
+            and other.plan.model == one.plan.model
+        ):
+            return other
+    return None
+
+
+def ratio_of(one: Measured, reference: Measured) -> tuple[float, float]:
+    """Return how many times faster a row is than its reference, and how much that moved.
+
+    Returns
+    -------
+        Median over rounds of the ratio of medians within a round; half the interquartile range
+        of those ratios, relative to their median.
+    """
+    rounds = min(len(one.times_s), len(reference.times_s))
+    ratios = [reference.median_s(i) / one.median_s(i) for i in range(rounds)]
+    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    return float(middle), float((high - low) / (2 * middle))

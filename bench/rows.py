@@ -1,0 +1,114 @@
+"""What a benchmark found out about one row, and which rows are worth having."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+from kspacesr_rt.bench.plans import RowPlan
+from kspacesr_rt.metrics import Quality
+
+SCHEMA = 1
+"""Of the result file; see ``bench/results/schema.json``."""
+OK, FAILED, WRONG, UNSTABLE = "ok", "failed", "wrong", "unstable"
+WRONG_DB = 60.0
+"""PSNR against PyTorch fp32 below which a result is wrong rather than less precise: bf16
+convolutions leave 75 dB, 8-bit ones about as much, a misread FFT less than 30 dB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """Seconds of one call, over every timed call of a run."""
+
+    p50_s: float
+    p90_s: float
+    p95_s: float
+    p99_s: float
+    calls: int
+    """How many were timed."""
+    rounds: int
+    """How many turns they came from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchRow:
+    """One row of the table."""
+
+    plan: RowPlan
+    """What ran."""
+    status: str
+    """``ok``, ``failed`` (with its reason), ``wrong``, or ``unstable``: the ratio kept moving."""
+    reason: str = ""
+    """Why it is not ok."""
+    latency: Latency | None = None
+    """Of one call with `plan.batch` slices."""
+    ratio: float | None = None
+    """Speed relative to PyTorch eager fp32 at the same batch: above 1 is faster. Median over rounds
+    of the ratio of medians within a round."""
+    ratio_spread: float | None = None
+    """Half the interquartile range of that ratio over the rounds, relative to it."""
+    slices_per_s: float | None = None
+    load_s: float | None = None
+    """From an interpreter with numpy to the first result: library, model and first call."""
+    first_result_s: float | None = None
+    """From the start of the process to the first result."""
+    peak_rss_bytes: int | None = None
+    """Of the whole process, libraries included."""
+    model_bytes: int | None = None
+    """Size of the file that ran."""
+    flop: float | None = None
+    """Of one slice; see `kspacesr_rt.bench.flops`."""
+    flop_per_s: float | None = None
+    peak_share: float | None = None
+    """`flop_per_s` over the machine's measured matrix-product rate in `plan.precision`."""
+    fft_share: float | None = None
+    """Share of a profiled run that the FFT layers took."""
+    joules_per_slice: float | None = None
+    """Package energy, where the machine tells."""
+    psnr_between_db: float | None = None
+    """Against PyTorch fp32 on the same slices, range = its maximum; None when identical, too."""
+    quality: Quality | None = None
+    """Against HR, convention ``slice-range1``."""
+    pareto: bool = False
+    """No other row of its model is both faster and at least as good."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        values = dict(values)
+        values["plan"] = RowPlan.from_dict(values["plan"])
+        if values.get("latency"):
+            values["latency"] = Latency(**values["latency"])
+        if values.get("quality"):
+            values["quality"] = Quality(**values["quality"])
+        return cls(**values)
+
+
+SSIM_STEP = 1e-4
+"""Differences in SSIM below this are rounding, not quality."""
+
+
+def with_pareto(rows: list[BenchRow]) -> list[BenchRow]:
+    """Flag the rows that no other row of the table beats in both speed and SSIM."""
+    points = {
+        index: (row.slices_per_s, round(row.quality.ssim / SSIM_STEP))
+        for index, row in enumerate(rows)
+        if row.status == OK and row.quality is not None and row.slices_per_s is not None
+    }
+    return [
+        dataclasses.replace(row, pareto=index in points and _undominated(index, points))
+        for index, row in enumerate(rows)
+    ]
+
+
+def _undominated(index: int, points: dict[int, tuple[float, int]]) -> bool:
+    speed, ssim = points[index]
+    return not any(
+        other[0] >= speed and other[1] >= ssim and other != (speed, ssim)
+        for other in points.values()
+    )

@@ -1,0 +1,102 @@
+"""The files that the rows of a benchmark run: one model, in every lowering and precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kspacesr_rt.bench.plans import PEERS, RowPlan
+from kspacesr_rt.errors import KspaceSRError
+from kspacesr_rt.model_file import ModelFile, load_model, resolve_model
+
+SEED_SHAPE = "seed-x2"
+"""Name that stands for the seed's network, 64 channels, 160 -> 320, with random weights: what
+published figures for it are compared with."""
+
+
+class VariantFailed(Exception):  # noqa: N818 - an outcome of a row, like SliceFailed
+    """A variant could not be made; the message says why."""
+
+
+@dataclass(slots=True)
+class Variants:
+    """Makes each file once, below one folder."""
+
+    folder: Path
+    """Where files are written."""
+    _made: dict[tuple[str, str, str, str], Path | str] = field(default_factory=dict)
+
+    def path_for(self, row: RowPlan) -> Path:
+        """Return the file that a row runs: a checkpoint for peers, else a model.
+
+        Raises
+        ------
+        VariantFailed
+            If the export or its gate refused; a reason is found out once and then repeated.
+        """
+        # bf16 has no kernels in ONNX Runtime on a CPU, so its gate runs where the row will.
+        judge = row.contestant if row.precision == "bf16" else "ort-cpu"
+        key = (row.model, row.lowering or "gemm", row.precision, judge)
+        if row.contestant in PEERS:
+            key = (row.model, "", "", "")
+        if key not in self._made:
+            try:
+                self._made[key] = self._model(*key) if key[1] else self._checkpoint(row.model)
+            except KspaceSRError as exc:
+                self._made[key] = str(exc).split("\n", 1)[0]
+        found = self._made[key]
+        if isinstance(found, str):
+            raise VariantFailed(found)
+        return found
+
+    def original(self, name: str) -> ModelFile:
+        """Load the model a name stands for, in fp32."""
+        if name == SEED_SHAPE:
+            path = self.folder / f"{SEED_SHAPE}-gemm-fp32.onnx"
+            if not path.exists():
+                self._export(name, path, "gemm", "fp32", "ort-cpu")
+            return load_model(path)
+        return load_model(resolve_model(name, upscale=None))
+
+    def _model(self, name: str, lowering: str, precision: str, judge: str) -> Path:
+        model = self.original(name)
+        if (lowering, precision) == (model.spec.lowering, model.spec.precision):
+            stored = self.folder / f"{SEED_SHAPE}-gemm-fp32.onnx"
+            return stored if name == SEED_SHAPE else resolve_model(name, upscale=None)
+        path = self.folder / f"{model.spec.name}-{lowering}-{precision}-{judge}.onnx"
+        self._export(name, path, lowering, precision, judge)
+        return path
+
+    def _export(self, name: str, path: Path, lowering: str, precision: str, judge: str) -> None:
+        from kspacesr_rt.export.exporter import export_model
+
+        export_model(
+            self._checkpoint(name),
+            path,
+            lowering=lowering,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
+            backend=judge,
+        )
+
+    def _checkpoint(self, name: str) -> Path:
+        from kspacesr_rt.export.rebuild import checkpoint_from_model, untrained_checkpoint
+        from kspacesr_rt.spec import ModelSpec
+
+        if name == SEED_SHAPE:
+            path = self.folder / f"{SEED_SHAPE}.pt"
+            if not path.exists():
+                spec = ModelSpec(
+                    name=SEED_SHAPE,
+                    architecture="seed-kspace",
+                    upscale=2,
+                    matrix=(160, 160),
+                    width=64,
+                    bias=True,
+                )
+                untrained_checkpoint(spec, path)
+            return path
+        model = self.original(name)
+        path = self.folder / f"{model.spec.name}.pt"
+        if not path.exists():
+            checkpoint_from_model(model, path)
+        return path

@@ -1,0 +1,171 @@
+"""What people run instead of us, from the same weights: PyTorch itself, and its exporters.
+
+Every function returns a `Runner`: a batch in, a batch out, on the CPU or on a CUDA device. They are
+for benchmarks; nothing is proved here, and a peer that is wrong must be shown as wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kspacesr_rt.errors import BackendUnavailableError, InputError
+from kspacesr_rt.kspace import FloatArray
+
+Runner = Callable[[FloatArray], FloatArray]
+"""LR batch ``(n, 1, y, x)`` to SR batch ``(n, 1, s*y, s*x)``, both float32."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GEMM_SIZE = 2048
+"""Rows and columns of the matrices that the peak is measured with: 24 MiB to 48 MiB of operands,
+enough that a library's packing no longer shows."""
+GEMM_FLOP = 2.0 * GEMM_SIZE**3
+"""Of one such product."""
+
+
+def eager(
+    generator: nn.Module, *, precision: str = "fp32", channels_last: bool = False, threads: int = 1
+) -> Runner:
+    """Run the generator as it is.
+
+    Parameters
+    ----------
+    generator
+        In evaluation mode.
+    precision
+        ``fp32``, or ``bf16`` or ``fp16`` for autocast: convolutions narrow, transforms do not.
+    channels_last
+        Lay the weights of the convolutions out for NHWC.
+    threads
+        CPU threads; 0 takes every core.
+    """
+    _set_threads(threads)
+    if channels_last:
+        # Inputs of one channel have no layout of their own; NHWC weights decide.
+        generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    narrow = precision != "fp32"
+    dtype = DTYPES[precision]
+
+    def run(batch: FloatArray) -> FloatArray:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=narrow):
+            result: FloatArray = generator(torch.from_numpy(batch)).float().numpy()
+        return result
+
+    return run
+
+
+def compiled(generator: nn.Module, *, threads: int = 1) -> Runner:
+    """Run the generator through `torch.compile`; the first batch of each shape compiles.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If this machine has no C++ compiler, which the CPU code generator needs.
+    """
+    import shutil
+
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise BackendUnavailableError(
+            "torch.compile needs a C++ compiler on the CPU, and there is none",
+            hint="apt-get install g++",
+        )
+    _set_threads(threads)
+    made = torch.compile(generator)
+
+    def run(batch: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            result: FloatArray = made(torch.from_numpy(batch)).numpy()
+        return result
+
+    return run
+
+
+def exporter_graph(generator: nn.Module, batch: FloatArray, *, threads: int = 1) -> Runner:
+    """Run on ONNX Runtime what `torch.onnx.export` writes: DFT ops, shifts as slices, PRelu."""
+    import onnxruntime
+
+    # With gradients the exporter refuses to fill complex arrays.
+    program = torch.onnx.export(
+        generator.requires_grad_(False),
+        (torch.from_numpy(batch),),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    if program is None:
+        raise InputError("torch.onnx.export returned nothing")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+
+    def run(batch: FloatArray) -> FloatArray:
+        result: FloatArray = session.run(None, {name: batch})[0]
+        return result
+
+    return run
+
+
+def openvino_from_pytorch(generator: nn.Module, batch: FloatArray, *, threads: int = 1) -> Runner:
+    """Run what OpenVINO's own PyTorch front end makes of the generator, in fp32."""
+    import openvino
+
+    example = torch.from_numpy(batch)
+    converted = openvino.convert_model(generator, example_input=example, input=list(batch.shape))
+    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = str(threads)
+    request: Any = openvino.compile_model(converted, "CPU", config).create_infer_request()
+
+    def run(batch: FloatArray) -> FloatArray:
+        return np.array(request.infer({0: batch})[0])
+
+    return run
+
+
+def gemm(precision: str, *, threads: int = 1) -> Callable[[], None]:
+    """Return a function that multiplies two square matrices: `GEMM_FLOP` operations.
+
+    Parameters
+    ----------
+    precision
+        ``fp32`` or ``bf16`` (torch's MKL and oneDNN kernels), or ``int8`` (oneDNN, s32 result).
+    threads
+        CPU threads; 0 takes every core.
+
+    Raises
+    ------
+    InputError
+        For another precision.
+    """
+    _set_threads(threads)
+    shape = (GEMM_SIZE, GEMM_SIZE)
+    generator = torch.Generator().manual_seed(0)
+    multiply: Callable[..., Any] = torch.mm
+    if precision == "int8":
+        multiply = torch._int_mm
+        left, right = (
+            torch.randint(-127, 127, shape, dtype=torch.int8, generator=generator) for _ in "lr"
+        )
+    elif precision in ("fp32", "bf16"):
+        left, right = (torch.rand(shape, generator=generator).to(DTYPES[precision]) for _ in "lr")
+    else:
+        raise InputError(f"no matrix-product peak is measured in {precision}")
+
+    def once() -> None:
+        with torch.inference_mode():
+            multiply(left, right)
+
+    return once
+
+
+def _set_threads(threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
