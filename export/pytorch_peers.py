@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kspacesr_rt.errors import BackendUnavailableError, InputError
+from kspacesr_rt.export.plain_layers import with_plain_layers
 from kspacesr_rt.kspace import FloatArray
 
 Runner = Callable[[FloatArray], FloatArray]
@@ -88,9 +89,8 @@ def exporter_graph(generator: nn.Module, batch: FloatArray, *, threads: int = 1)
     """Run on ONNX Runtime what `torch.onnx.export` writes: DFT ops, shifts as slices, PRelu."""
     import onnxruntime
 
-    # With gradients the exporter refuses to fill complex arrays.
     program = torch.onnx.export(
-        generator.requires_grad_(False),
+        with_plain_layers(generator),
         (torch.from_numpy(batch),),
         dynamo=True,
         external_data=False,
@@ -118,7 +118,8 @@ def openvino_from_pytorch(generator: nn.Module, batch: FloatArray, *, threads: i
     import openvino
 
     example = torch.from_numpy(batch)
-    converted = openvino.convert_model(generator, example_input=example, input=list(batch.shape))
+    plain = with_plain_layers(generator)
+    converted = openvino.convert_model(plain, example_input=example, input=list(batch.shape))
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         config["INFERENCE_NUM_THREADS"] = str(threads)

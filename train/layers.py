@@ -56,7 +56,8 @@ class _Transform(nn.Module):
         self.output_upscale = output_upscale
         self.channels = channels
 
-    def _target(self, length: int) -> int:
+    def target(self, length: int) -> int:
+        """Return the samples that come out along an axis of `length` samples."""
         return length // self.input_upscale * self.output_upscale
 
     def extra_repr(self) -> str:
@@ -73,7 +74,7 @@ class FFT2c(_Transform):
         """Transform, then crop."""
         shifted = torch.fft.ifftshift(to_complex(image), dim=_AXES)
         kspace = torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=_AXES)
-        rows, columns = (self._target(length) for length in image.shape[-2:])
+        rows, columns = (self.target(length) for length in image.shape[-2:])
         kspace = centre_crop(kspace, rows, columns)
         return torch.stack([kspace.real, kspace.imag], dim=1)
 
@@ -86,7 +87,7 @@ class IFFT2c(_Transform):
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Zero-fill, then transform."""
-        rows, columns = (self._target(length) for length in kspace.shape[-2:])
+        rows, columns = (self.target(length) for length in kspace.shape[-2:])
         filled = centre_fill(to_complex(kspace), rows, columns)
         shifted = torch.fft.ifftshift(filled, dim=_AXES)
         image = torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=_AXES)
@@ -100,7 +101,7 @@ class CentreCrop(_Transform):
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Crop."""
-        rows, columns = (self._target(length) for length in kspace.shape[-2:])
+        rows, columns = (self.target(length) for length in kspace.shape[-2:])
         return centre_crop(kspace, rows, columns)
 
 
@@ -109,7 +110,7 @@ class CentreFill(_Transform):
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Fill."""
-        rows, columns = (self._target(length) for length in kspace.shape[-2:])
+        rows, columns = (self.target(length) for length in kspace.shape[-2:])
         return centre_fill(kspace, rows, columns)
 
 
