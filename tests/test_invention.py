@@ -16,22 +16,24 @@ from kspacesr_rt.added_energy import added_energy, added_energy_share, intensity
 from kspacesr_rt.backends import BackendOptions, baseline_spec, open_backend
 from kspacesr_rt.bench import invention
 from kspacesr_rt.bench.cards import card, stamp, write_card
-from kspacesr_rt.bench.invention import (
-    BOUNDED,
+from kspacesr_rt.bench.head_phantom import (
     CONTRASTS,
     HEAD,
     LESION_FREE,
+    Ellipse,
+    head_kspace,
+    jinc,
+    lesion_free,
+)
+from kspacesr_rt.bench.invention import (
+    BOUNDED,
     LIMIT_MARGIN,
     ROUNDING,
-    Ellipse,
     Invention,
     RealSlice,
     as_text,
     bounds_from,
-    head_kspace,
-    jinc,
     largest_mean,
-    lesion_free,
     noise_cases,
     phantom_cases,
     real_slices,
