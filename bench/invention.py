@@ -45,6 +45,7 @@ from kspacesr_rt.kspace import (
 )
 from kspacesr_rt.metrics import tissue_slices
 from kspacesr_rt.model_file import ModelFile
+from kspacesr_rt.selection import settle_backend
 from kspacesr_rt.train.volumes import read_volumes
 
 _Wide = npt.NDArray[np.float64]
@@ -419,9 +420,10 @@ def measure(
         What runs it.
     """
     options = BackendOptions(threads=threads)
+    settled = settle_backend(backend, model, options).backend
 
     def opener(matrix: Matrix) -> Backend:
-        return open_backend(backend, bind(model, matrix), options)
+        return open_backend(settled, bind(model, matrix), options)
 
     spec = model.spec
     return Invention(

@@ -15,6 +15,7 @@ from kspacesr_rt.kspace import degrade, divisible_crop
 from kspacesr_rt.metrics import tissue_slices
 from kspacesr_rt.model_file import ModelFile
 from kspacesr_rt.preview import WINDOW_PERCENTILE, sheet, to_grey
+from kspacesr_rt.selection import settle_backend
 from kspacesr_rt.train.volumes import read_volumes
 
 ERROR_GAIN = 5.0
@@ -52,7 +53,8 @@ def comparison(
     hr = divisible_crop(volume.slices[kept[len(kept) // 2]], upscale)
     lr = degrade(hr, upscale).astype(np.float32)
     bound = bind(model, (lr.shape[0], lr.shape[1]))
-    with open_backend(backend, bound, BackendOptions(threads=threads)) as opened:
+    options = BackendOptions(threads=threads)
+    with open_backend(settle_backend(backend, model, options).backend, bound, options) as opened:
         sr = np.maximum(opened.run(lr[None, None])[0, 0], 0.0)
     interpolated = np.maximum(zero_fill(lr, upscale), 0.0)
     top = float(np.percentile(hr, WINDOW_PERCENTILE))

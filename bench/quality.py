@@ -20,6 +20,7 @@ from kspacesr_rt.binding import bind
 from kspacesr_rt.kspace import FloatArray, divisible_crop
 from kspacesr_rt.metrics import CONVENTIONS, Quality, evaluate, tissue_slices
 from kspacesr_rt.model_file import ModelFile
+from kspacesr_rt.selection import settle_backend
 from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.volumes import read_volumes
 
@@ -96,7 +97,8 @@ def judge(
                 }
                 for model in models:
                     if model.spec.upscale == upscale:
-                        opened = open_backend(backend, bind(model, matrix), options)
+                        name = settle_backend(backend, model, options).backend
+                        opened = open_backend(name, bind(model, matrix), options)
                         results[model.spec.name] = _run(lr, opened)
                 rows += [
                     QualityRow(

@@ -210,5 +210,5 @@ def _exponent(points: Sequence[ScalingPoint], axis: str) -> float | None:
     ]
     if len(known) < 2:
         return None
-    slope, _ = np.polyfit(*zip(*known, strict=True), 1)
-    return float(slope)
+    values, seconds = np.array(known).T
+    return float(np.polyfit(values, seconds, 1)[0])

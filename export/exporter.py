@@ -6,9 +6,11 @@ import dataclasses
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +21,7 @@ from kspacesr_rt.backends import open_backend
 from kspacesr_rt.binding import bind
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.export.lowering import lower
+from kspacesr_rt.export.mixed_precision import quantise_model
 from kspacesr_rt.export.parity import (
     TIER_OF,
     ParityReport,
@@ -28,6 +31,7 @@ from kspacesr_rt.export.parity import (
     require_parity,
 )
 from kspacesr_rt.export.precision import narrowed, opset_of
+from kspacesr_rt.export.quantisation import QUANTISED_TYPES
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, upscaled
 from kspacesr_rt.model_file import (
@@ -58,6 +62,8 @@ class Exported:
     """What the gate measured."""
     size_bytes: int
     """Size of the file."""
+    remarks: tuple[str, ...] = ()
+    """What was decided on the way."""
     notes: tuple[str, ...] = ()
     """What the checkpoint did not say; see `kspacesr_rt.train.checkpoint.Checkpoint`."""
 
@@ -90,6 +96,8 @@ def export_model(
     *,
     lowering: Lowering = "gemm",
     precision: Precision = "fp32",
+    calibration: Sequence[Path] = (),
+    runtime: str = "ort-cpu",
     backend: str = "ort-cpu",
     name: str | None = None,
     data_consistency: DataConsistency | None = None,
@@ -108,6 +116,10 @@ def export_model(
         What stands in the bodies of the FFT layers.
     precision
         What the CNN computes in; it decides the tier that the gate asks for.
+    calibration
+        Folders of images that 8-bit ranges are taken from; none means the shipped sample.
+    runtime
+        What the model is made for; decides which values an int8 model rounds.
     backend
         Which backend the gate runs the model on.
     name, data_consistency
@@ -129,12 +141,27 @@ def export_model(
     if output.exists() and not force:
         raise OutputError(f"{output} exists", hint="replace it with --force")
     loaded = load_checkpoint(checkpoint, name=name, data_consistency=data_consistency)
-    proto = narrowed(lower(loaded.generator, loaded.spec, lowering), precision)
     reference = torch_runner(loaded.generator)
-    spec = dataclasses.replace(
-        _stamped(loaded, lowering), precision=precision, opset=opset_of(proto)
-    )
+    proto = lower(loaded.generator, loaded.spec, lowering)
+    spec = dataclasses.replace(_stamped(loaded, lowering), precision=precision)
     candidate = ModelFile(name=output.name, proto=proto, spec=spec, size_bytes=0)
+    notes: dict[str, Any] = {}
+    remarks: tuple[str, ...] = ()
+    if precision in QUANTISED_TYPES:
+        made = quantise_model(
+            candidate,
+            reference,
+            lambda model: backend_runner(model, backend),
+            precision,
+            calibration=calibration,
+            runtime=runtime,
+        )
+        proto, notes = made.proto, {"quantisation": made.notes}
+        remarks = (made.as_text(),)
+    else:
+        proto = narrowed(proto, precision)
+    spec = dataclasses.replace(spec, opset=opset_of(proto))
+    candidate = dataclasses.replace(candidate, proto=proto, spec=spec)
     report = check(
         gate_cases(spec.upscale, spec.matrix),
         reference,
@@ -144,9 +171,9 @@ def export_model(
         lowering=lowering,
     )
     if report_file is not None:
-        replace_file(report_file, json.dumps(report.to_dict(), indent=1).encode())
+        replace_file(report_file, json.dumps(report.to_dict() | notes, indent=1).encode())
     require_parity(report)
-    spec = dataclasses.replace(spec, parity=report.to_dict())
+    spec = dataclasses.replace(spec, parity=report.to_dict() | notes)
     content = finished(proto, spec, known_answer(reference, spec.upscale))
     replace_file(output, content)
     written = parse_model(content, name=output.name)
@@ -155,6 +182,7 @@ def export_model(
         spec=written.spec,
         report=report,
         size_bytes=len(content),
+        remarks=remarks,
         notes=loaded.notes,
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.errors import ShapeError
-from kspacesr_rt.kspace import Array, FloatArray, Matrix, fft2c
+from kspacesr_rt.kspace import Array, ComplexArray, FloatArray, Matrix, fft2c
 
 RING_FLOOR = 1e-12
 """Share of an LR slice's energy below which its ring holds rounding only: (1e-6)^2, what fp32
@@ -92,10 +92,16 @@ def added_energy(sr: Array, lr: FloatArray) -> AddedEnergy:
     """
     if sr.ndim != 2 or lr.ndim != 2:
         raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
-    rows, columns = lr.shape
-    outside, total = _outside_and_total(sr, (rows, columns))
-    beyond_half, measured = _outside(lr, (_inside_half(rows), _inside_half(columns)))
-    gain = sr.size / lr.size
+    return energy_of_spectra(fft2c(_wide(sr)), fft2c(_wide(lr)))
+
+
+def energy_of_spectra(sr_kspace: ComplexArray, lr_kspace: ComplexArray) -> AddedEnergy:
+    """Return `added_energy` of two slices given by their `fft2c`, in double precision."""
+    rows, columns = lr_kspace.shape
+    _require_within(sr_kspace.shape, (rows, columns))
+    outside, total = _outside(sr_kspace, (rows // 2, columns // 2))
+    beyond_half, measured = _outside(lr_kspace, (_inside_half(rows), _inside_half(columns)))
+    gain = sr_kspace.size / lr_kspace.size
     ring = gain * max(float(beyond_half), RING_FLOOR * float(measured))
     return AddedEnergy(
         share=float(outside) / float(total) if total > 0.0 else 0.0,
@@ -128,20 +134,24 @@ def _inside_half(n: int) -> int:
 
 
 def _outside_and_total(sr: Array, lr_matrix: Matrix) -> tuple[_Wide, _Wide]:
-    have = sr.shape[-2:]
+    _require_within(sr.shape, lr_matrix)
+    return _outside(fft2c(_wide(sr)), (lr_matrix[0] // 2, lr_matrix[1] // 2))
+
+
+def _require_within(sr_shape: tuple[int, ...], lr_matrix: Matrix) -> None:
+    have = sr_shape[-2:]
     if len(have) != 2 or len(lr_matrix) != 2:
-        raise ShapeError(f"expected SR slices (..., y, x) and an LR matrix, found {sr.shape}")
+        raise ShapeError(f"expected SR slices (..., y, x) and an LR matrix, found {sr_shape}")
     if not all(1 <= to <= n for to, n in zip(lr_matrix, have, strict=True)):
         raise ShapeError(f"expected an LR matrix within {have}, found {tuple(lr_matrix)}")
-    return _outside(sr, (lr_matrix[0] // 2, lr_matrix[1] // 2))
 
 
-def _outside(image: Array, reach: Matrix) -> tuple[_Wide, _Wide]:
+def _outside(kspace: ComplexArray, reach: Matrix) -> tuple[_Wide, _Wide]:
     """Return the energies where ``|k|`` exceeds `reach` along an axis, and everywhere.
 
     The first is summed by itself: as a difference of two large sums it would be rounding.
     """
-    power = np.abs(fft2c(_wide(image))) ** 2
+    power = np.abs(kspace) ** 2
     total = power.sum(axis=(-2, -1))
     rows, columns = (
         slice(max(0, n // 2 - far), n // 2 + far + 1)

@@ -17,7 +17,7 @@ PACKAGES = (
     *("kspacesr-rt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-cu13-libs", "tensorrt-rtx"),
     *("cuda-python", "nvidia-cublas", "nvidia-cudnn-cu13", "torch", "typer"),
-    *("pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "python-gdcm"),
+    *("pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs"),
 )
 """Distributions that decide what runs here, and how."""
 CPU_FEATURES = {
@@ -145,6 +145,12 @@ def _cpu_lines(field: str) -> list[str]:
     except OSError:
         return []
     return [line.split(":", 1)[1].strip() for line in lines if line.startswith(field)]
+
+
+def cpu_identity() -> str:
+    """Name the CPU and what it can do, for what was measured on it."""
+    model = next(iter(_cpu_lines("model name")), platform.processor())
+    return f"{model} ({' '.join(_cpu_features())})"
 
 
 def _cpu_features() -> tuple[str, ...]:

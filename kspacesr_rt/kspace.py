@@ -310,9 +310,14 @@ def measured_residual(sr: FloatArray, lr: FloatArray) -> float:
     upscale = sr.shape[-1] // lr.shape[-1] if lr.ndim == 2 and lr.size else 0
     if upscale < 1 or sr.shape != upscaled((lr.shape[0], lr.shape[1]), upscale):
         raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
-    rows, columns = lr.shape
-    measured = fft2c(lr)
-    kept = centre_crop(fft2c(sr), (rows, columns)) / upscale
+    return residual_of_spectra(fft2c(sr), fft2c(lr))
+
+
+def residual_of_spectra(sr_kspace: ComplexArray, lr_kspace: ComplexArray) -> float:
+    """Return `measured_residual` of two slices given by their `fft2c`."""
+    rows, columns = lr_kspace.shape
+    measured = lr_kspace
+    kept = centre_crop(sr_kspace, (rows, columns)) / (sr_kspace.shape[-1] // columns)
     inner = (slice(1 - rows % 2, None), slice(1 - columns % 2, None))
     largest = float(np.abs(measured).max())
     if largest == 0.0:

@@ -113,6 +113,12 @@ class ModelFile:
             f"parity       at least {min(worst):.1f} dB with PyTorch over {len(worst)} cases"
             if worst
             else "parity       not recorded",
+            *_quantisation_text(spec),
+            "bounds       "
+            + (
+                ", ".join(f"{name} {value:.4g}" for name, value in sorted(spec.bounds.items()))
+                or "none: no slice is flagged"
+            ),
             f"training     {origin.training or 'not recorded'}",
             f"licence      {origin.licence or 'not recorded'}",
             f"attribution  {origin.attribution or 'not recorded'}",
@@ -147,6 +153,16 @@ class ModelFile:
         if not (np.isfinite(answer.sr).all() and answer.sr.any()):
             raise ModelFileError(f"{self.name}: the stored known answer holds nothing to compare")
         return answer
+
+
+def _quantisation_text(spec: ModelSpec) -> list[str]:
+    notes = spec.parity.get("quantisation")
+    if notes is None:
+        return []
+    return [
+        f"quantised    {notes['share_of_weights']:.0%} of the weights in 8 bits; layers in fp32: "
+        + (", ".join(notes["fp32_layers"]) or "none")
+    ]
 
 
 def _metadata(proto: onnx.ModelProto) -> dict[str, str]:

@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kspacesr_rt.errors import OutputError
 from kspacesr_rt.files import replace_file
 
 SCHEMA = 1
 Outcome = Literal["written", "present", "skipped", "failed"]
+FLAGS_SHOWN = 20
+"""Flagged slices that the text names; the report names all."""
 RESULT_REASONS = frozenset({"non-finite", "data-consistency"})
 """Reasons that mean the computation went wrong, not the input."""
 
@@ -41,10 +44,47 @@ class SliceRecord:
     """Path of the result relative to the output folder."""
     matrix: tuple[int, int] | None = None
     """LR rows and columns."""
+    n_frames: int | None = None
+    """Frames of a multi-frame file; None for a classic slice."""
     measured_residual: float | None = None
-    """Largest deviation of a measured k-space sample, relative to the largest one."""
+    """Largest deviation of a measured k-space sample, relative to the largest one; of a
+    multi-frame file, its worst frame's."""
+    added_energy_share: float | None = None
+    """Energy outside the measured band, over that of the whole result; worst frame's."""
+    added_energy_ratio: float | None = None
+    """The same, over that of the outer half of the measured band; worst frame's."""
+    intensity_drift: float | None = None
+    """Change of the mean intensity, over that of the source; worst frame's."""
+    tissue_drift: float | None = None
+    """Change of the mean over tissue, signed, over that of the source; worst frame's."""
+    flags: tuple[str, ...] = ()
+    """Figures that are beyond the model card's bounds."""
     warnings: tuple[str, ...] = ()
     """What is unusual about the input."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeriesRecord:
+    """What is known of the slices of one matrix of a series, from its header and its k-space."""
+
+    series_instance_uid: str
+    """Of the source."""
+    n_slices: int
+    """Slices of this matrix, each frame of a multi-frame file counted."""
+    matrix: tuple[int, int]
+    """Stored rows and columns."""
+    measured_shares: tuple[float | None, float | None]
+    """Share of k-space along rows and columns that holds signal; None where it cannot be told."""
+    acquired: tuple[int | None, int | None]
+    """Samples acquired along rows and columns by the header; None where it does not tell."""
+    interpolated: bool
+    """Whether the scanner interpolated, by the header or by the measured shares."""
+    handled: Literal["as-stored", "cropped", "skipped"] = "as-stored"
+    """What was done about that."""
+    cropped_to: tuple[int, int] | None = None
+    """LR matrix after k-space was cropped; even along each cropped axis."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Elements by kind (private, overlay, ...) that the first slice's output leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +94,7 @@ class RunReport:
     version: str
     """Of kspacesr-rt."""
     backend: str
-    """What computed the results: the backend that was asked for, never another."""
+    """What computed the results: what was asked for or, for ``auto``, chosen; never another."""
     model: str
     """Name of the model or baseline."""
     weights_sha256: str
@@ -65,14 +105,32 @@ class RunReport:
     """In input order of series and slices, then what was left out."""
     series: int
     """Series that were processed."""
+    backend_choice: dict[str, Any] = field(default_factory=dict)
+    """What was asked for, why this backend ran, and why those before it did not."""
+    backend_text: str = ""
+    """The same in one line."""
+    backend_notes: tuple[str, ...] = ()
+    """What the backend told about itself, each once."""
+    series_records: tuple[SeriesRecord, ...] = ()
+    """One for each matrix of each series."""
+    bounds: dict[str, float] = field(default_factory=dict)
+    """Limits that the model's card states on a slice's figures; empty: nothing can be flagged."""
+    interrupted: bool = False
+    """Whether a signal ended the run before its last slice."""
+    not_reached: int = 0
+    """Slices that an interrupted run did not come to."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by stage: scan, read, infer, write, and the total."""
     intended_use: str = ""
     """From the model."""
 
     def count(self, outcome: Outcome) -> int:
-        """Return how many slices had an outcome."""
+        """Return how many files had an outcome."""
         return sum(record.outcome == outcome for record in self.slices)
+
+    def count_slices(self, outcome: Outcome) -> int:
+        """Return how many slices had an outcome, each frame of a multi-frame file counted."""
+        return sum(record.n_frames or 1 for record in self.slices if record.outcome == outcome)
 
     @property
     def exit_code(self) -> int:
@@ -93,20 +151,51 @@ class RunReport:
 
     def warnings(self) -> list[tuple[str, int]]:
         """Return each warning with the number of slices it was given for."""
-        counts = Counter(warning for record in self.slices for warning in record.warnings)
+        counts: Counter[str] = Counter()
+        for record in self.slices:
+            for warning in record.warnings:
+                counts[warning] += record.n_frames or 1
         return sorted(counts.items())
+
+    @property
+    def flagged(self) -> list[SliceRecord]:
+        """The files with a figure beyond the model's bounds."""
+        return [record for record in self.slices if record.flags]
+
+    def _trust_lines(self) -> list[str]:
+        """Say which results are beyond the model's bounds, or that it states none."""
+        if not self.bounds:
+            return (
+                ["the model states no bounds: no slice is flagged"] if self.weights_sha256 else []
+            )
+        flagged = self.flagged
+        lines = [f"{len(flagged)} slices flagged as beyond the model's bounds"] if flagged else []
+        for record in flagged[:FLAGS_SHOWN]:
+            told = ", ".join(
+                f"{name} {getattr(record, name):.3g} > {self.bounds[name]:.3g}"
+                for name in record.flags
+            )
+            lines.append(f"  {record.file}: {told}")
+        if len(flagged) > FLAGS_SHOWN:
+            lines.append(f"  and {len(flagged) - FLAGS_SHOWN} more: see the report")
+        return lines
 
     def as_text(self, *, verbose: bool = False) -> str:
         """Return a summary for people: counts, reasons, warnings; each file if `verbose`."""
-        done = self.count("written")
+        done = self.count_slices("written")
         lines = [
             f"{done} slices written in {self.series} series (x{self.upscale}, {self.model} on "
             f"{self.backend}, {self.seconds.get('total', 0.0):.1f} s)"
         ]
-        if present := self.count("present"):
+        if self.backend_choice.get("asked", self.backend) != self.backend:
+            lines.append(self.backend_text)
+        if present := self.count_slices("present"):
             lines.append(f"{present} slices were already there")
         lines += [f"{n} {outcome}: {reason}" for outcome, reason, n in self.reasons()]
         lines += [f"warning for {n} slices: {warning}" for warning, n in self.warnings()]
+        lines += self._trust_lines()
+        if self.interrupted:
+            lines.append(f"interrupted: {self.not_reached} slices were not reached; run it again")
         if verbose:
             lines += [
                 f"  {record.outcome} {record.file}: {record.reason}: {record.message}"
@@ -123,9 +212,11 @@ class RunReport:
             "schema": SCHEMA,
             **values,
             "written": self.count("written"),
+            "written_slices": self.count_slices("written"),
             "present": self.count("present"),
             "skipped": self.count("skipped"),
             "failed": self.count("failed"),
+            "flagged": len(self.flagged),
             "exit_code": self.exit_code,
             "reasons": [
                 {"outcome": outcome, "reason": reason, "count": n}
@@ -146,3 +237,24 @@ def file_label(path: Path, root: Path, *, show_path: bool) -> str:
         return relative
     digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()
     return f"sha256:{digest[:12]}"
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse to write a report over anything but a report.
+
+    Raises
+    ------
+    OutputError
+        If `path` exists and is no report of this tool.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    try:
+        stored = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        stored = None
+    if not isinstance(stored, dict) or not {"schema", "slices"} <= stored.keys():
+        raise OutputError(
+            "a file that is no report stands where the report would go",
+            hint="name another file with --report",
+        )

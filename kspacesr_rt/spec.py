@@ -23,7 +23,7 @@ Architecture = Literal["seed-kspace", "seed-image", "dc-residual", "none"]
 DataConsistency = Literal["none", "additive", "hard"]
 Lowering = Literal["gemm", "conv", "dft", "dynamic", "none"]
 Output = Literal["real", "magnitude"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 MatrixTuple = tuple[int, int]
 
 RESEARCH_USE = (

@@ -14,7 +14,13 @@ from kspacesr_rt.metrics import json_number, psnr_between
 from kspacesr_rt.model_file import ModelFile
 from kspacesr_rt.spec import Precision
 
-REQUIRED_DB: dict[Precision, float] = {"fp32": 100.0, "fp16": 65.0, "bf16": 65.0}
+REQUIRED_DB: dict[Precision, float] = {
+    "fp32": 100.0,
+    "fp16": 65.0,
+    "bf16": 65.0,
+    "int8": 45.0,
+    "fp8": 45.0,
+}
 """By precision of the CNN. fp32 results of two correct implementations agree far better than that;
 TF32 or a wrong FFT do not. The others are the parity gate's own limits."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from kspacesr_rt.spec import Lowering, ModelSpec
 torch.set_num_threads(1)
 # A shell starts jobs in the background with SIGINT ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# What was verified or built in a test is nobody's business afterwards; subprocesses inherit it.
+os.environ["KSPACESR_RT_CACHE"] = tempfile.mkdtemp(prefix="kspacesr-test-cache-")
 # Shared machines stall for longer than Hypothesis' deadline without anything being wrong.
 settings.register_profile("shared-machine", deadline=None, max_examples=50)
 settings.load_profile("shared-machine")

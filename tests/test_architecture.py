@@ -26,6 +26,11 @@ RUNTIME_LAYERS = {
     "metrics": 2,
     "added_energy": 2,
     "interpolation": 2,
+    "interruption": 1,
+    "support": 2,
+    "interpolated": 3,
+    "trust": 3,
+    "survey": 4,
     "phantoms": 2,
     "dft_matrices": 2,
     "report": 2,
@@ -39,14 +44,19 @@ RUNTIME_LAYERS = {
     "backends": 6,
     "verify": 7,
     "doctor": 7,
-    "pipeline": 8,
-    "cli": 9,
-    "__main__": 10,
+    "diagnosis": 8,
+    "verified": 8,
+    "selection": 9,
+    "pipeline": 10,
+    "node": 11,
+    "mercure": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 """runtime: pipeline -> {dicom, binding, engines, backends} -> {kspace, spec, metrics} -> errors."""
 HEAVY = (
     *("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"),
-    *("nibabel", "nrrd", "h5py", "pytest"),
+    *("nibabel", "nrrd", "h5py", "pytest", "pynetdicom"),
 )
 
 

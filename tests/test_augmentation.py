@@ -10,6 +10,7 @@ import pytest
 from kspacesr_rt import kspace
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.support import SUPPORT_DROP_DB, measured_support
 from kspacesr_rt.train.augmentation import (
     APODISATION_DEPTH,
     BIAS,
@@ -20,7 +21,6 @@ from kspacesr_rt.train.augmentation import (
 )
 from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.pairs import PairSampler, TrainingSeries
-from kspacesr_rt.train.support import SUPPORT_DROP_DB, measured_support
 
 AS_IS = Augmentation(matrix_shrink=1.0, noise_share=0.0)
 

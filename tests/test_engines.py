@@ -41,8 +41,11 @@ from kspacesr_rt.errors import (
     ModelFileError,
     OutputError,
 )
+from kspacesr_rt.export.calibration import observe
 from kspacesr_rt.export.precision import narrowed
+from kspacesr_rt.export.quantisation import best_scale, network_convolutions, quantised
 from kspacesr_rt.model_file import load_model, parse_model, shipped_models
+from kspacesr_rt.phantoms import brain_phantom
 
 MATRIX = (40, 33)
 needs_rtx = pytest.mark.skipif(
@@ -54,6 +57,21 @@ def in_precision(model, precision):
     """Make the CNN of a model narrow, as `export --precision` does."""
     spec = dataclasses.replace(model.spec, precision=precision)
     return dataclasses.replace(model, spec=spec, proto=narrowed(model.proto, precision))
+
+
+def quantised_for_tensorrt(model, precision):
+    """Put the CNN but its ends in 8 bits, as `export --runtime tensorrt-rtx` does."""
+    nodes = network_convolutions(model.proto)
+    names = [node.input[0] for node in nodes]
+    met = observe(model, [brain_phantom(MATRIX).astype(np.float32)], names)
+    proto = quantised(
+        model.proto,
+        precision,
+        {name: best_scale(values, precision) for name, values in met.items()},
+        wide=[nodes[0].name, nodes[-1].name],
+    )
+    spec = dataclasses.replace(model.spec, precision=precision)
+    return dataclasses.replace(model, spec=spec, proto=proto)
 
 
 def changed(model, change):
@@ -370,6 +388,53 @@ def test_shipped_models_build_with_the_types_they_promise(shipped, tmp_path, nam
     assert info == built.info
     assert len(plan) == info.size_bytes > 1e6
     assert not built.notes
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("precision", "gpu"),
+    [
+        ("int8", "sm86"),
+        ("int8", "sm89"),
+        ("int8", "sm120"),
+        ("fp8", "sm89"),
+        ("fp8", "sm120"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x2-fast", "x4-fast"])
+def test_shipped_models_build_in_8_bits(shipped, tmp_path, name, precision, gpu):
+    """What convolutions take is in 8 bits, and k-space, sums and results are in fp32."""
+    model = quantised_for_tensorrt(shipped[name], precision)
+    output = tmp_path / f"{name}.engine"
+    built = build_engine(model, output, matrix=MATRIX, gpu=gpu)
+    layers, kind = built.info.layers, {"int8": "INT8", "fp8": "FP8"}[precision]
+    convolutions = network_convolutions(model.proto)
+    inside = len(convolutions) - 2  # the first and the last stay in fp32
+    assert layers["QUANTIZE"] == {kind: inside}
+    assert layers["CONSTANT"][kind] == inside  # weights
+    assert layers["DEQUANTIZE"] == {"FLOAT": 2 * inside}
+    assert layers["CONVOLUTION"] == {"FLOAT": len(convolutions)}
+    transforms = sum(node.op_type in ("FFT2c", "IFFT2c") for node in model.proto.graph.node)
+    assert layers["MATRIX_MULTIPLY"] == {"FLOAT": 2 * transforms}
+    assert set(layers["REDUCE"]) == set(layers["ELEMENTWISE"]) == {"FLOAT"}
+    assert not {"PLUGIN_V3", "PLUGIN_V2", "DFT"} & layers.keys()
+    info, plan = load_engine(output)
+    assert info == built.info
+    assert info.inputs.precision == info.spec.precision == precision
+    assert len(plan) == info.size_bytes > 1e6
+
+
+@needs_rtx
+@pytest.mark.parametrize("gpu", ["sm80", "sm86"])
+def test_fp8_is_refused_for_a_gpu_without_it(shipped, tmp_path, gpu):
+    """Ampere has int8 but no fp8: the hint names both ways on."""
+    with pytest.raises(EngineError, match=f"cannot be built for {gpu}: it has no fp8") as caught:
+        build_engine(
+            quantised_for_tensorrt(shipped["x2-fast"], "fp8"), tmp_path / "m.engine", gpu=gpu
+        )
+    assert caught.value.exit_code == 3
+    assert "int8" in caught.value.hint
+    assert not list(tmp_path.iterdir())
 
 
 @needs_rtx

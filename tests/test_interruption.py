@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.train.checkpoint import load_checkpoint, read_document
-from kspacesr_rt.train.interruption import held_signals
 
 STEPS = 400
 """More than a test wants to wait for: a run that ignores its signal fails by its step count."""

@@ -104,6 +104,8 @@ def test_a_cpu_build_of_onnxruntime_is_told_apart(bound, name):
 class FakeRuntime:
     """A runtime whose 'device' is the host: it records, and computes on the CPU."""
 
+    __version__ = "1.0"
+
     def __init__(self, bound, provider, *, came_up=None, elsewhere=()):
         self.bound, self.provider = bound, provider
         self.came_up = came_up or [provider]
@@ -155,8 +157,12 @@ class FakeBinding:
 
 
 @pytest.fixture
-def fake(monkeypatch, bound):
+def fake(monkeypatch, bound, tmp_path):
     """Return a maker of backends on a fake runtime."""
+    monkeypatch.setenv("KSPACESR_RT_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        "kspacesr_rt.backends.ort_gpu.current_gpu", lambda: SimpleNamespace(name="L4", sm=89)
+    )
 
     def make(name, **behaviour):
         runtime = FakeRuntime(bound, PROVIDER_OF[name], **behaviour)

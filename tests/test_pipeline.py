@@ -25,6 +25,7 @@ from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.pipeline import InferOptions, infer
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.spec import ModelSpec
+from kspacesr_rt.trust import MEASURED_TOLERANCE, check_result
 
 ZERO_FILL = InferOptions(backend="zero-fill")
 
@@ -68,7 +69,7 @@ def write_slice(source, target, pixels, **changes):
 
 def test_every_slice_becomes_one_of_a_derived_series(study, out):
     """The main job: as many slices, twice the matrix, half the spacing, one new series."""
-    report = infer(study, out, InferOptions(threads=1))
+    report = infer(study, out, InferOptions(backend="ort-cpu", threads=1))
     assert (report.exit_code, report.count("written"), report.backend) == (0, 4, "ort-cpu")
     derived = [pydicom.dcmread(path) for path in outputs(out)]
     sources = {str(pydicom.dcmread(path).SOPInstanceUID) for path in study.iterdir()}
@@ -242,10 +243,10 @@ def test_rounding_is_not_mistaken_for_an_inconsistency():
     spec = ModelSpec(name="m", architecture="dc-residual", upscale=2, data_consistency="hard")
     for matrix in ((64, 64), (65, 64), (63, 81)):
         lr = (degrade(brain_phantom((2 * matrix[0], 2 * matrix[1])), 2) * 4000).astype(np.float32)
-        residual = pipeline.check_result(zero_fill(lr, 2), lr, spec)
-        assert 0.0 < residual < pipeline.MEASURED_TOLERANCE / 10
+        residual = check_result(zero_fill(lr, 2), lr, spec).measured_residual
+        assert 0.0 < residual < MEASURED_TOLERANCE / 10
     with pytest.raises(SliceFailed, match="measured k-space samples are off by"):
-        pipeline.check_result(zero_fill(lr, 2) + 30.0, lr, spec)
+        check_result(zero_fill(lr, 2) + 30.0, lr, spec)
 
 
 def test_no_mr_image_is_an_error_that_writes_nothing(tmp_path, out):
@@ -304,7 +305,7 @@ def test_contradicting_options_are_refused(study, out):
         infer(study, out, InferOptions(backend="cuda"))
     with pytest.raises(InputError, match="no model for upscale 3 is shipped"):
         infer(study, out, InferOptions(upscale=3))
-    with pytest.raises(InputError, match="no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder as the input"):
         infer(study / "nowhere", out, ZERO_FILL)
     assert not out.exists()
 
@@ -313,7 +314,7 @@ def test_a_missing_runtime_is_never_replaced(study, out, monkeypatch):
     """Asked for ort-cpu on a machine without ONNX Runtime: exit 3 and no output, not zero-fill."""
     monkeypatch.setattr("kspacesr_rt.backends.find_spec", lambda name: None)
     with pytest.raises(BackendUnavailableError, match="needs the package 'onnxruntime'") as caught:
-        infer(study, out)
+        infer(study, out, InferOptions(backend="ort-cpu"))
     assert caught.value.hint == "pip install 'kspacesr-rt[cpu]'"
     assert not out.exists()
 
@@ -344,3 +345,43 @@ def test_the_report_keeps_the_hint_of_a_file_that_was_left_out(study, out, monke
     assert [one.message for one in report.slices if one.outcome == "failed"] == [
         "no codec (pip it)"
     ]
+
+
+def test_slices_beyond_the_models_bounds_are_flagged_and_written(study, out, monkeypatch):
+    """A flag is for a person to look: the slice is there, and the report names it."""
+    real = pipeline.baseline_spec
+
+    def bounded(*arguments):
+        return dataclasses.replace(real(*arguments), bounds={"intensity_drift": -1.0, "n": 4.0})
+
+    monkeypatch.setattr(pipeline, "baseline_spec", bounded)
+    report = infer(study, out, ZERO_FILL)
+    assert report.bounds == {"intensity_drift": -1.0}
+    assert [one.flags for one in report.slices] == [("intensity_drift",)] * 4
+    assert "4 slices flagged as beyond the model's bounds" in report.as_text()
+    assert (report.count("written"), report.exit_code, report.summary()["flagged"]) == (4, 0, 4)
+
+
+def test_figures_of_every_slice_are_in_the_report(study, out):
+    """Bicubic promises nothing about measured samples, so what it did to them is told, no more."""
+    infer(study, out, InferOptions(backend="bicubic"))
+    for one in json.loads((out / "report.json").read_text())["slices"]:
+        assert one["measured_residual"] > 1e-4
+        assert 0 < one["added_energy_share"] < one["added_energy_ratio"] < 1
+        assert abs(one["tissue_drift"]) < 0.05
+        assert one["flags"] == []
+
+
+def test_the_series_record_counts_what_the_outputs_leave_out(study, out):
+    """A user who misses private elements finds out where they went."""
+    for path in study.iterdir():
+        dataset = pydicom.dcmread(path)
+        block = dataset.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
+        block.add_new(0x10, "OB", b"\0\0")
+        dataset.add_new(0x60000010, "US", 256)
+        dataset.save_as(path)
+    (series,) = infer(study, out, ZERO_FILL).series_records
+    assert series.dropped == {"private": 2, "overlay": 1}
+    kept = dataclasses.replace(ZERO_FILL, keep_private=True)
+    (series,) = infer(study, out.parent / "kept", kept).series_records
+    assert series.dropped == {"overlay": 1}

@@ -9,7 +9,17 @@ from PIL import Image
 from kspacesr_rt.errors import ShapeError
 from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.phantoms import brain_phantom
-from kspacesr_rt.preview import LABEL_HEIGHT, PreviewSlice, contact_sheet, panels, sheet, to_grey
+from kspacesr_rt.preview import (
+    DIFFERENCE_GAIN,
+    GAP,
+    LABEL_HEIGHT,
+    PreviewSlice,
+    contact_sheet,
+    panels,
+    sheet,
+    to_grey,
+    window_top,
+)
 
 
 def slice_of(matrix=(40, 30), upscale=2):
@@ -18,11 +28,12 @@ def slice_of(matrix=(40, 30), upscale=2):
 
 
 def test_a_sheet_has_a_row_a_slice_and_four_panels():
-    """Source, zero-fill, SR and difference, all at the SR matrix."""
+    """Source, zero-fill, SR and difference, small ones magnified so that labels fit."""
     png = contact_sheet([slice_of(), slice_of()])
     image = Image.open(io.BytesIO(png))
     assert image.format == "PNG"
-    assert image.size == (4 * 60, 2 * (80 + LABEL_HEIGHT))
+    times = 4  # the larger side, 80, to at least 256
+    assert image.size == (4 * (60 * times + GAP) - GAP, 2 * 80 * times + 3 * LABEL_HEIGHT)
 
 
 def test_all_panels_share_one_window():
@@ -59,3 +70,18 @@ def test_nothing_to_show_is_refused():
     """An empty sheet would be an unreadable picture."""
     with pytest.raises(ShapeError, match="at least one panel"):
         contact_sheet([])
+
+
+def test_labels_say_what_is_shown_in_numbers():
+    """The window, and which differences are white and black; no label leaves its panel."""
+    one = slice_of()
+    labels = [label for label, _ in panels(PreviewSlice(lr=one.lr, sr=one.sr, number=7))]
+    top = window_top(one)
+    assert labels[0] == "slice 7: source 40 x 30"
+    assert labels[1].endswith(f"0 to {top:.4g}")
+    limit = top / 2 / DIFFERENCE_GAIN
+    assert labels[3] == f"SR - zero-fill, -{limit:.3g} to {limit:.3g}"
+    brighter = PreviewSlice(lr=one.lr, sr=one.sr + np.float32(1.01 * limit))
+    assert panels(brighter)[3][1].min() == 255
+    narrow = np.asarray(sheet([[("a" * 90, np.zeros((256, 256), np.uint8))] * 2]))
+    assert (narrow[:LABEL_HEIGHT, 256 : 256 + GAP] == narrow[0, -1]).all()

@@ -12,7 +12,6 @@ from kspacesr_rt.metrics import psnr_between
 from kspacesr_rt.model_file import load_model, shipped_models
 from kspacesr_rt.train.layers import FFT2c, IFFT2c
 
-
 pytestmark = [
     # torch 2.13's exporter uses what its own pytree module calls deprecated.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),

@@ -1,11 +1,13 @@
 """The run report: counts, exit codes and file labels."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from kspacesr_rt.report import RunReport, SliceRecord, file_label
+from kspacesr_rt.errors import OutputError
+from kspacesr_rt.report import RunReport, SliceRecord, file_label, require_replaceable
 
 
 def report(*slices):
@@ -71,3 +73,53 @@ def test_labels_hide_names_and_tell_files_apart():
     assert len(labels) == 2
     assert not any("Meier" in label for label in labels)
     assert file_label(root / "a/Meier.dcm", root, show_path=True) == "a/Meier.dcm"
+
+
+def flagged(n):
+    return SliceRecord(
+        file=f"sha256:{n:012d}",
+        outcome="written",
+        added_energy_ratio=1.5,
+        intensity_drift=1e-7,
+        flags=("added_energy_ratio",),
+    )
+
+
+def test_flagged_slices_are_counted_and_named():
+    """A reader of the summary knows which slices to look at, and why."""
+    given = dataclasses.replace(
+        report(record("written"), flagged(1), flagged(2)), bounds={"added_energy_ratio": 1.25}
+    )
+    assert given.summary()["flagged"] == 2
+    lines = given.as_text().splitlines()
+    assert "2 slices flagged as beyond the model's bounds" in lines
+    assert "  sha256:000000000001: added_energy_ratio 1.5 > 1.25" in lines
+    assert given.exit_code == 0
+    many = dataclasses.replace(given, slices=tuple(flagged(n) for n in range(25)))
+    assert "  and 5 more: see the report" in many.as_text()
+
+
+def test_a_model_without_bounds_says_so_and_a_baseline_need_not():
+    """No flags must not read as no problems."""
+    sentence = "the model states no bounds: no slice is flagged"
+    assert sentence not in report(record("written")).as_text()
+    assert sentence in dataclasses.replace(report(record("written")), weights_sha256="a").as_text()
+
+
+def test_an_interrupted_run_says_what_it_did_not_reach():
+    """Whoever finds the folder in the morning runs it again."""
+    text = dataclasses.replace(report(record("written")), interrupted=True, not_reached=7).as_text()
+    assert "interrupted: 7 slices were not reached; run it again" in text
+
+
+@pytest.mark.parametrize("content", [b"years of work", b"[1]", b'{"schema": 1}', b"\xff\xfe"])
+def test_a_report_replaces_reports_only(content, tmp_path):
+    """`--report notes.txt` must not cost anybody their notes."""
+    path = tmp_path / "notes.txt"
+    require_replaceable(path)
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match="no report stands where the report would go"):
+        require_replaceable(path)
+    path.unlink()
+    report(record("written")).save(path)
+    require_replaceable(path)

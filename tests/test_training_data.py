@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 
-from kspacesr_rt import kspace
+from kspacesr_rt import kspace, support
 from kspacesr_rt.errors import InputError, OutputError, TrainingDataError
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.sample import sample_folder
-from kspacesr_rt.train import support, volumes
+from kspacesr_rt.train import volumes
 from kspacesr_rt.train.augmentation import Augmentation
 from kspacesr_rt.train.pairs import (
     PairSampler,

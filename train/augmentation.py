@@ -17,7 +17,7 @@ APODISATION_START = (0.0, 0.7)
 """Shares of Nyquist from which a scanner's filter may begin to fall."""
 APODISATION_DEPTH = 0.6
 """Largest fall at the end of k-space: 8 dB, so that the rim stays above
-`kspacesr_rt.train.support.SUPPORT_DROP_DB` and does not count as empty."""
+`kspacesr_rt.support.SUPPORT_DROP_DB` and does not count as empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

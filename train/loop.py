@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kspacesr_rt.errors import CheckpointError
 from kspacesr_rt.files import replace_file
+from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.metrics import Quality
 from kspacesr_rt.spec import ModelSpec
@@ -24,7 +25,6 @@ from kspacesr_rt.train.checkpoint import read_document, save_checkpoint
 from kspacesr_rt.train.discriminator import Discriminator, discriminator_loss
 from kspacesr_rt.train.distributed import Ranks
 from kspacesr_rt.train.generators import build_generator
-from kspacesr_rt.train.interruption import held_signals
 from kspacesr_rt.train.losses import GeneratorLoss, find_vgg_features
 from kspacesr_rt.train.optimisers import build_optimiser
 from kspacesr_rt.train.options import TrainingOptions

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kspacesr_rt.dicom import read_slice, scan_folder
+from kspacesr_rt.dicom import read_slices, scan_folder
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.errors import SliceError, TrainingDataError
 from kspacesr_rt.kspace import FloatArray, Matrix, resample_to
+from kspacesr_rt.support import measured_support as measured_support
 from kspacesr_rt.train.fastmri import read_fastmri
 from kspacesr_rt.train.formats import Samples, read_nifti, read_nrrd, read_numpy
 from kspacesr_rt.train.patients import hashed, patient_of_file
-from kspacesr_rt.train.support import measured_support as measured_support
 
 READERS: dict[str, Callable[[Path], Samples]] = {
     ".nii": read_nifti,
@@ -169,13 +169,12 @@ def _read_dicom(root: Path) -> Iterator[Volume]:
         patient = ""
         for source in series.slices:
             try:
-                decoded = read_slice(source)
+                for decoded in read_slices(source):
+                    by_matrix.setdefault(source.matrix, []).append(np.abs(decoded.values))
+                    with quiet_pydicom():
+                        patient = patient or str(decoded.dataset.get("PatientID") or "").strip()
             except SliceError as exc:
                 raise _broken(source.path, root, exc.reason, str(exc)) from exc
-            values = decoded.values
-            by_matrix.setdefault((values.shape[0], values.shape[1]), []).append(np.abs(values))
-            with quiet_pydicom():
-                patient = patient or str(decoded.dataset.get("PatientID") or "").strip()
         identity = hashed(patient or f"study {series.slices[0].study_instance_uid}")
         for matrix, slices in sorted(by_matrix.items()):
             name = f"dicom series {number} ({matrix[0]}x{matrix[1]})"

@@ -42,6 +42,13 @@ class BackendOptions:
 
     threads: int = 0
     """CPU threads of the inference library; 0 lets it take every core."""
+    streams: int = 0
+    """Slices that `openvino` computes side by side; 0 gives one slice every core, for latency."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values."""
+        if min(self.threads, self.streams) < 0:
+            raise InputError("threads and streams are 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ BACKENDS = {
         BackendInfo(
             "openvino",
             "kspacesr_rt.backends.openvino_cpu",
-            "OpenVINO on the CPU, fp32",
+            "OpenVINO on the CPU, types as in the model",
             needs="openvino",
             extra="openvino",
         ),

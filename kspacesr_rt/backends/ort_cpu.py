@@ -22,7 +22,7 @@ class OrtCpuBackend:
 
     def __init__(self, model: BoundModel, options: BackendOptions) -> None:
         self.spec = model.spec
-        self._session: Any = _open_session(model.serialized(), options)
+        self._session: Any = open_session(model.serialized(), options)
 
     def run(self, batch: FloatArray) -> FloatArray:
         """Super-resolve a batch; see `kspacesr_rt.backends.Backend.run`."""
@@ -38,7 +38,8 @@ class OrtCpuBackend:
         self._session = None
 
 
-def _open_session(content: bytes, options: BackendOptions) -> Any:
+def open_session(content: bytes, options: BackendOptions) -> Any:
+    """Return a session on the CPU provider and nothing else."""
     try:
         import onnxruntime
     except ImportError as exc:

@@ -7,6 +7,8 @@ provider runs each node, and anything elsewhere is an error that names the nodes
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +17,9 @@ import numpy as np
 
 from kspacesr_rt.backends import BackendOptions, require_batch
 from kspacesr_rt.binding import BoundModel
-from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.engines.cache import FOLDER_VARIABLE, default_folder
+from kspacesr_rt.engines.driver import current_gpu
+from kspacesr_rt.errors import BackendUnavailableError, OutputError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.spec import ModelSpec
@@ -27,6 +31,8 @@ CUDA, TENSORRT, CPU = (
 )
 PROVIDER_OF = {"ort-cuda": CUDA, "ort-tensorrt": TENSORRT}
 ERRORS_ONLY = 3
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
+"""At 0, NVIDIA's libraries use no TF32, whatever they are told."""
 REINSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'kspacesr-rt[gpu]'"
 """The two packages overwrite each other's files, so only a clean install is sure."""
 
@@ -45,6 +51,7 @@ def cuda_options(spec: ModelSpec, *, graph: bool = True) -> dict[str, str]:
         "use_tf32": "0",
         "cudnn_conv_algo_search": "EXHAUSTIVE",
         "cudnn_conv_use_max_workspace": "1",
+        "fuse_conv_bias": "1",
         "prefer_nhwc": "1" if spec.precision != "fp32" else "0",
         "enable_cuda_graph": "1" if graph else "0",
     }
@@ -62,7 +69,8 @@ def tensorrt_options(
     batch
         Smallest, usual and largest batch: the engine's optimisation profile.
     cache
-        Folder for engines and timings; None builds anew in every session.
+        Folder for engines and timings of this model alone (see `engine_folder`); None builds anew
+        in every session.
 
     Notes
     -----
@@ -84,11 +92,30 @@ def tensorrt_options(
         options |= {
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(cache),
-            "trt_engine_cache_prefix": f"{spec.name}-{rows}x{columns}",
+            "trt_engine_cache_prefix": f"{rows}x{columns}-" + "-".join(map(str, batch)),
             "trt_timing_cache_enable": "1",
             "trt_timing_cache_path": str(cache),
         }
     return options
+
+
+def engine_folder(content: bytes, versions: str) -> Path:
+    """Return where the TensorRT provider may keep the engines of one bound model.
+
+    Parameters
+    ----------
+    content
+        The bound model.
+    versions
+        Versions and GPU that an engine is tied to.
+
+    Notes
+    -----
+    The provider names engines by the shape of the graph, not by its weights: two models of one
+    architecture would share an engine. So each has a folder named by all that went into it.
+    """
+    digest = hashlib.sha256(content + versions.encode()).hexdigest()
+    return default_folder().with_name("ort-tensorrt") / digest[:32]
 
 
 def require_provider(session: Any, provider: str) -> None:
@@ -171,13 +198,13 @@ class _BoundSession:
         settings.log_severity_level = ERRORS_ONLY
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        options = (
-            tensorrt_options(spec, (n, n, n), None) if provider == TENSORRT else cuda_options(spec)
-        )
+        content = model.serialized()
+        if provider == TENSORRT:
+            options = tensorrt_options(spec, (n, n, n), _made_folder(runtime, content))
+        else:
+            options = cuda_options(spec)
         try:
-            session = runtime.InferenceSession(
-                model.serialized(), settings, providers=[(provider, options)]
-            )
+            session = runtime.InferenceSession(content, settings, providers=[(provider, options)])
         except Exception as exc:  # ONNX Runtime raises classes of its own C++ layer
             raise BackendUnavailableError(
                 f"ONNX Runtime cannot run this model on {provider}: {_first_line(exc)}",
@@ -202,6 +229,19 @@ class _BoundSession:
         return result
 
 
+def _made_folder(runtime: Any, content: bytes) -> Path:
+    gpu = current_gpu()
+    folder = engine_folder(content, f"onnxruntime {runtime.__version__}, {gpu.name}, sm{gpu.sm}")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise OutputError(
+            f"cannot make {folder}: {exc.strerror}",
+            hint=f"name another folder with {FOLDER_VARIABLE}",
+        ) from exc
+    return folder
+
+
 def _assignment(session: Any) -> list[dict[str, Any]]:
     """Ask a session which provider runs what, as plain values."""
     return [
@@ -215,6 +255,9 @@ def _first_line(exc: Exception) -> str:
 
 
 def _load_runtime(provider: str) -> Any:
+    if provider == TENSORRT:
+        # The provider has no option for it, and builders have TF32 on: 78 dB of an FFT are left.
+        os.environ[TF32_VARIABLE] = "0"
     try:
         import onnxruntime
     except ImportError as exc:

@@ -3,10 +3,21 @@
 Each module holds the commands of one subject; importing it registers them.
 """
 
-from kspacesr_rt.cli import benchmarks, engines, machine, models, studies, training
+from kspacesr_rt.cli import benchmarks, diagnosis, engines, machine, models, node, studies, training
 from kspacesr_rt.cli.shell import app
 
-__all__ = ["app", "benchmarks", "engines", "machine", "main", "models", "studies", "training"]
+__all__ = [
+    "app",
+    "benchmarks",
+    "diagnosis",
+    "engines",
+    "machine",
+    "main",
+    "models",
+    "node",
+    "studies",
+    "training",
+]
 
 
 def main() -> None:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from kspacesr_rt.cli.shell import AsJson, app, echo_json
 
 
 @app.command()
-def backends(as_json: AsJson = False) -> None:
-    """List what can run a model here, and why the others cannot."""
+def backends(
+    model: Annotated[
+        str | None, typer.Option(help="For which `auto` chooses; default: the shipped x2 model.")
+    ] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Verify anew: forget what was measured before.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what can run a model here, why the others cannot, and what `auto` takes."""
     from kspacesr_rt.backends import BACKENDS
+    from kspacesr_rt.selection import preview_choice
+    from kspacesr_rt.verified import VerificationCache
 
+    if forget:
+        n_forgotten = VerificationCache().forget()
+        typer.echo(f"{n_forgotten} verifications forgotten", err=True)
+    chosen = preview_choice(model)
     if as_json:
-        rows = {
+        rows: dict[str, object] = {
             name: {"usable": info.why_not() is None, "why_not": info.why_not(), "hint": info.hint()}
             for name, info in BACKENDS.items()
         }
-        echo_json(rows)
+        echo_json({**rows, "auto": chosen.to_dict()})
         return
     for name, info in BACKENDS.items():
         reason = info.why_not()
         typer.echo(f"{name:<12} {'yes' if reason is None else 'no ':<4} {info.summary}")
         if reason is not None:
             typer.echo(f"{'':<17} {reason}; {info.hint()}")
+    typer.echo(chosen.as_text())
 
 
 @app.command()

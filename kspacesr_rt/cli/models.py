@@ -36,6 +36,8 @@ class NumberFormat(StrEnum):
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+    int8 = "int8"
+    fp8 = "fp8"
 
 
 @app.command()
@@ -47,9 +49,9 @@ def export(
     fft: Annotated[FFTLowering, typer.Option(help="How the FFT layers are lowered.")] = (
         FFTLowering.auto
     ),
-    runtime: Annotated[str, typer.Option(help="What it is made for; decides `--fft auto`.")] = (
-        "ort-cpu"
-    ),
+    runtime: Annotated[
+        str, typer.Option(help="What it is made for; decides `--fft auto` and what int8 rounds.")
+    ] = "ort-cpu",
     gpu: Annotated[
         str | None, typer.Option(help="Target GPU, such as sm75; decides `--fft auto`.")
     ] = None,
@@ -57,6 +59,13 @@ def export(
         bool, typer.Option(help="Also write MODEL.flat.onnx: one matrix, standard ops only.")
     ] = False,
     precision: Annotated[NumberFormat, typer.Option(help="Of the CNN alone.")] = NumberFormat.fp32,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            help="Images that 8-bit ranges are taken from; default: the shipped sample. Repeat it.",
+        ),
+    ] = None,
     data_consistency: Annotated[
         Consistency | None, typer.Option(help="Override what a k-space network does.")
     ] = None,
@@ -79,6 +88,8 @@ def export(
         output,
         lowering=choice.lowering,
         precision=precision.value,
+        calibration=calibration or (),
+        runtime=runtime,
         backend=backend,
         name=name,
         data_consistency=data_consistency.value if data_consistency else None,
@@ -91,9 +102,11 @@ def export(
         flat = output.with_suffix(".flat.onnx")
         flatten_model(load_model(exported.path), flat, backend=backend, force=force)
     if as_json:
-        echo_json({"path": str(exported.path), "parity": exported.report.to_dict()})
+        echo_json({"path": str(exported.path), "parity": exported.spec.parity})
     elif not quiet:
         typer.echo(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
+        for remark in exported.remarks:
+            typer.echo(remark)
         typer.echo(exported.report.as_text())
         typer.echo(f"{exported.path}: {exported.size_bytes / 1e6:.1f} MB")
 
@@ -120,11 +133,16 @@ def verify(
     """Run a model's stored self-test on a backend of this machine."""
     from kspacesr_rt.backends import BackendOptions
     from kspacesr_rt.model_file import load_model, resolve_model
+    from kspacesr_rt.selection import settle_backend
     from kspacesr_rt.verify import require_verified, verify_model
 
-    result = verify_model(
-        load_model(resolve_model(model, upscale=None)), backend, BackendOptions(threads=threads)
-    )
+    found, options = load_model(resolve_model(model, upscale=None)), BackendOptions(threads=threads)
+    choice = settle_backend(backend, found, options)
+    for note in choice.notes:
+        typer.echo(f"warning: {note}", err=True)
+    if backend != choice.backend:
+        typer.echo(choice.as_text(), err=True)
+    result = verify_model(found, choice.backend, options)
     if as_json:
         echo_json(result.to_dict())
     else:

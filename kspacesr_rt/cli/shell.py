@@ -92,7 +92,9 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")]
-BackendName = Annotated[str, typer.Option("--backend", help="See: kspacesr-rt backends.")]
+BackendName = Annotated[
+    str, typer.Option("--backend", help="auto, or one of: kspacesr-rt backends.")
+]
 ModelArgument = Annotated[str, typer.Argument(help="Model file, or a shipped model's name.")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -17,12 +17,15 @@ def infer(
     model: Annotated[
         str | None, typer.Option(help="Model file or shipped name; default: shipped, by upscale.")
     ] = None,
-    backend: BackendName = "ort-cpu",
+    backend: BackendName = "auto",
     upscale: Annotated[
         int | None, typer.Option(min=1, help="SR / LR; default: the model's, or 2.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Slices given to the backend at once.")] = 1,
     threads: Threads = 0,
+    streams: Annotated[
+        int, typer.Option(min=0, help="Slices of a batch side by side (openvino).")
+    ] = 0,
     report: Annotated[
         Path | None, typer.Option(help="Where the report goes; default OUT/report.json.")
     ] = None,
@@ -30,6 +33,15 @@ def infer(
     include_derived: Annotated[bool, typer.Option(help="Process maps and MIPs too.")] = False,
     uids: Annotated[str, typer.Option(help="stable: same input, same UIDs; or random.")] = "stable",
     keep_private: Annotated[bool, typer.Option(help="Keep private elements.")] = False,
+    compress: Annotated[
+        str, typer.Option(help="Lossless compression of outputs: none, rle, j2k or htj2k.")
+    ] = "none",
+    on_interpolated: Annotated[
+        str, typer.Option(help="Series that the scanner interpolated: warn, skip or crop.")
+    ] = "warn",
+    strict: Annotated[
+        bool, typer.Option(help="Refuse input that is only warned about; write nothing.")
+    ] = False,
     show_paths: Annotated[bool, typer.Option(help="Name input paths in the report.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -39,6 +51,7 @@ def infer(
 ) -> None:
     """Super-resolve a folder of MR DICOM into derived series."""
     from kspacesr_rt.errors import InputError
+    from kspacesr_rt.interpolated import OnInterpolated
     from kspacesr_rt.pipeline import InferOptions
     from kspacesr_rt.pipeline import infer as run_infer
 
@@ -50,11 +63,15 @@ def infer(
         upscale=upscale,
         batch=batch,
         threads=threads,
+        streams=streams,
         preview=preview,
         include_derived=include_derived,
         random_uids=uids == "random",
         keep_private=keep_private,
+        compress=compress,
         show_paths=show_paths,
+        on_interpolated=cast(OnInterpolated, on_interpolated),  # InferOptions checks the word
+        strict=strict,
     )
     with progress_bar("slices", quiet) as update:
         result = run_infer(
@@ -64,6 +81,8 @@ def infer(
             report_file=report,
             on_progress=lambda state: update(state.done, state.total, ""),
         )
+    for note in result.backend_notes:
+        typer.echo(f"warning: {note}", err=True)
     if as_json:
         echo_json(result.summary())
     elif not quiet:

@@ -180,6 +180,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Judge models beside zero-fill and bicubic on HR images they never saw."""
+    from kspacesr_rt.backends import BackendOptions
     from kspacesr_rt.bench.cards import write_card
     from kspacesr_rt.bench.environment import environment
     from kspacesr_rt.bench.invention import as_text as invention_text
@@ -188,9 +189,15 @@ def evaluate(
     from kspacesr_rt.bench.quality import as_text, judge
     from kspacesr_rt.files import replace_file
     from kspacesr_rt.model_file import load_model, resolve_model, shipped_models
+    from kspacesr_rt.selection import settle_backend
 
     paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
     models = [load_model(path) for path in paths]
+    told = BackendOptions(threads=threads)
+    choices = {one.spec.name: settle_backend(backend, one, told) for one in models}
+    for name, choice in choices.items():
+        if backend != choice.backend:
+            typer.echo(f"{name}: {choice.as_text()}", err=True)
     rows = judge(data, models, backend=backend, threads=threads)
     found = [measure(one, data, backend=backend, threads=threads) for one in models if cards]
     for path, invention in zip(paths, found, strict=False):
@@ -201,6 +208,7 @@ def evaluate(
         echo_json(
             {
                 "environment": environment(),
+                "backends": {name: choice.to_dict() for name, choice in choices.items()},
                 "rows": [dataclasses.asdict(row) for row in rows],
                 "invention": [one.to_dict() for one in found],
             }

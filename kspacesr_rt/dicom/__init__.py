@@ -1,4 +1,4 @@
-"""Classic MR DICOM in, derived MR DICOM out.
+"""Classic and Enhanced MR DICOM in, derived MR DICOM out.
 
 >>> scan = scan_folder(Path("study"))                                    # doctest: +SKIP
 >>> decoded = read_slice(scan.series[0].slices[0])                       # doctest: +SKIP
@@ -7,25 +7,42 @@
 """
 
 from kspacesr_rt.dicom.derive import derive, dropped_elements
+from kspacesr_rt.dicom.enhanced_derive import derive_enhanced
+from kspacesr_rt.dicom.enhanced_groups import told_by_frame
+from kspacesr_rt.dicom.enhanced_pixels import FrameReader, read_slices
+from kspacesr_rt.dicom.enhanced_store import EnhancedWriter
 from kspacesr_rt.dicom.pixels import DecodedSlice, read_slice, to_stored
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.scan import LeftOut, Scan, Series, scan_folder
-from kspacesr_rt.dicom.store import output_path, prepare_output, write_atomically
+from kspacesr_rt.dicom.store import (
+    output_path,
+    prepare_output,
+    require_whole,
+    write_atomically,
+)
 from kspacesr_rt.dicom.triage import SourceSlice
+from kspacesr_rt.dicom.uninterpolated import uninterpolated
 
 __all__ = [
     "DecodedSlice",
     "Derivation",
+    "EnhancedWriter",
+    "FrameReader",
     "LeftOut",
     "Scan",
     "Series",
     "SourceSlice",
     "derive",
+    "derive_enhanced",
     "dropped_elements",
     "output_path",
     "prepare_output",
     "read_slice",
+    "read_slices",
+    "require_whole",
     "scan_folder",
     "to_stored",
+    "told_by_frame",
+    "uninterpolated",
     "write_atomically",
 ]

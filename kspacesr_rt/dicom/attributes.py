@@ -39,9 +39,43 @@ def acquired_samples(dataset: Dataset) -> int | None:
     """
     largest = max(numbers(dataset, "AcquisitionMatrix"), default=0.0)
     if largest < 1:
-        text = str(private_value(dataset, 0x0051, "SIEMENS MR HEADER", 0x0B) or "")
-        largest = max((float(digits) for digits in re.findall(r"\d{1,5}", text)), default=0.0)
+        found = re.findall(r"\d{1,5}", _siemens_matrix_text(dataset))
+        largest = max((float(digits) for digits in found), default=0.0)
     return int(largest) if largest >= 1 else None
+
+
+def acquired_matrix(dataset: Dataset) -> tuple[int | None, int | None]:
+    """Return the samples acquired along rows and columns, None where the header does not tell.
+
+    Acquisition Matrix holds frequency rows, frequency columns, phase rows and phase columns, two
+    of them 0. Where In-plane Phase Encoding Direction is told, it decides which axis was phase
+    encoded: ``COL`` is along a column, so the phase count belongs to the rows. Without Acquisition
+    Matrix, Siemens' text ``phase*frequency`` is read.
+    """
+    values = numbers(dataset, "AcquisitionMatrix")
+    direction = dataset.get("InPlanePhaseEncodingDirection")
+    if len(values) == 4:
+        frequency, phase = int(max(values[:2])), int(max(values[2:]))
+        if direction not in ("ROW", "COL"):
+            rows, columns = int(max(values[0], values[2])), int(max(values[1], values[3]))
+            return rows or None, columns or None
+    else:
+        found = re.search(r"(\d{1,5})[^\d*]*\*(\d{1,5})", _siemens_matrix_text(dataset))
+        if found is None or direction not in ("ROW", "COL"):
+            return None, None
+        phase, frequency = int(found[1]), int(found[2])
+    rows, columns = (phase, frequency) if direction == "COL" else (frequency, phase)
+    return rows or None, columns or None
+
+
+def says_interpolated(dataset: Dataset) -> bool:
+    """Return whether Siemens' matrix text is marked: ``256I*320`` or ``320*320s``."""
+    return re.search(r"\d\s*[Is]|\*\s*s", _siemens_matrix_text(dataset)) is not None
+
+
+def _siemens_matrix_text(dataset: Dataset) -> str:
+    value = private_value(dataset, 0x0051, "SIEMENS MR HEADER", 0x0B)
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
 
 
 def mosaic_tiles(dataset: Dataset) -> int:

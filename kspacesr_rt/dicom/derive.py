@@ -91,9 +91,9 @@ def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation)
        C.12.1 (equipment), C.7.6.2 (plane)
     """
     source = decoded.dataset
-    _require_sr_matrix(source, sr_values, derivation.upscale)
+    require_sr_matrix(source, sr_values, derivation.upscale)
     with quiet_pydicom():
-        derived = _copy(source)
+        derived = copied(source)
         drop_stale(derived, keep_private=derivation.keep_private)
         stored = _impose_padding(to_stored(sr_values, source), decoded.padding, derived, derivation)
         moment = provenance.now_for(source)
@@ -103,7 +103,7 @@ def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation)
         _place_it(derived, source, derivation)
         _tell_where_it_comes_from(derived, source, derivation, moment)
         _set_pixels(derived, source, stored)
-        derived.file_meta = _file_meta(derived)
+        derived.file_meta = new_file_meta(derived)
         derived.preamble = bytes(128)  # PS3.10 7.1; the source's may hold anything
     return derived
 
@@ -111,17 +111,18 @@ def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation)
 def dropped_elements(decoded: DecodedSlice, *, keep_private: bool = False) -> dict[str, int]:
     """Count, by kind, the elements of a source that its derived data set leaves out."""
     with quiet_pydicom():
-        return drop_stale(_copy(decoded.dataset), keep_private=keep_private)
+        return drop_stale(copied(decoded.dataset), keep_private=keep_private)
 
 
-def _copy(source: Dataset) -> Dataset:
+def copied(source: Dataset) -> Dataset:
     """Return a deep copy without what a file data set remembers of its file."""
-    copied = Dataset({element.tag: copy.deepcopy(element) for element in source})
-    copied.set_original_encoding(False, True, source.original_character_set)
-    return copied
+    twin = Dataset({element.tag: copy.deepcopy(element) for element in source})
+    twin.set_original_encoding(False, True, source.original_character_set)
+    return twin
 
 
-def _require_sr_matrix(source: Dataset, sr_values: FloatArray, upscale: int) -> None:
+def require_sr_matrix(source: Dataset, sr_values: FloatArray, upscale: int) -> None:
+    """Refuse values of another matrix than the source's upscaled one, or one that is too large."""
     matrix = kspace.upscaled((int(source.Rows), int(source.Columns)), upscale)
     if sr_values.shape != matrix:
         raise ShapeError(f"expected SR values of shape {matrix}, found {sr_values.shape}")
@@ -137,7 +138,11 @@ def _say_what_it_is(derived: Dataset, source: Dataset, derivation: Derivation) -
     further = [str(word) for word in raw[3:]] if isinstance(raw, (MultiValue, list)) else []
     kept = [word for word in further if word != "MOSAIC" and _CODE_STRING.fullmatch(word)]
     derived.ImageType = ["DERIVED", "SECONDARY", flavour, *kept]
+    qualify(derived, source, derivation)
 
+
+def qualify(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
+    """Say how far the content can be trusted: research, synthetic, lossy."""
     derived.ContentQualification = "RESEARCH"
     if derivation.synthetic or source.get("SyntheticData") == "YES":
         derived.SyntheticData = "YES"
@@ -155,6 +160,13 @@ def _name_it(
 ) -> None:
     digest = hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
     derived.SOPInstanceUID = provenance.instance_uid(source.SOPInstanceUID, digest, derivation)
+    name_series(derived, source, derivation, moment)
+
+
+def name_series(
+    derived: Dataset, source: Dataset, derivation: Derivation, moment: datetime
+) -> None:
+    """Give the new series its UID, number and description, and the instance its date."""
     derived.SeriesInstanceUID = provenance.series_uid(source.SeriesInstanceUID, derivation)
     derived.InstanceCreationDate = f"{moment:%Y%m%d}"
     derived.InstanceCreationTime = f"{moment:%H%M%S.%f}"
@@ -193,19 +205,21 @@ def _tell_where_it_comes_from(
 ) -> None:
     earlier = derived.get("DerivationDescription")
     derived.DerivationDescription = provenance.derivation_text(str(earlier or ""), derivation)
-    _append(derived, "DerivationCodeSequence", provenance.code_item(provenance.SPATIAL_RESAMPLING))
+    append_item(
+        derived, "DerivationCodeSequence", provenance.code_item(provenance.SPATIAL_RESAMPLING)
+    )
     derived.SourceImageSequence = Sequence([provenance.source_image_item(source)])
     derived.ReferencedSeriesSequence = provenance.referenced_series(
         derived.get("ReferencedSeriesSequence") or (), source
     )
-    _append(
+    append_item(
         derived,
         "ContributingEquipmentSequence",
         provenance.equipment_item(derivation, moment),
     )
 
 
-def _append(dataset: Dataset, keyword: str, item: Dataset) -> None:
+def append_item(dataset: Dataset, keyword: str, item: Dataset) -> None:
     """Add an item after those that are there: more than one item means successive steps."""
     setattr(dataset, keyword, Sequence([*(dataset.get(keyword) or ()), item]))
 
@@ -261,7 +275,8 @@ def _transfer_syntax(source: Dataset) -> UID | None:
     return syntax
 
 
-def _file_meta(derived: Dataset) -> FileMetaDataset:
+def new_file_meta(derived: Dataset) -> FileMetaDataset:
+    """Return file meta without anything of the source's."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = derived.SOPClassUID

@@ -62,16 +62,41 @@ def sr_position_mm(
     ----------
     .. [1] PS3.3 C.7.6.2.1.1, the mapping from pixel to patient
     """
+    rows, columns = (kspace.grid_origin(n, upscale) for n in matrix)
+    return moved_position_mm(position_mm, orientation, spacing_mm, (rows, columns))
+
+
+def moved_position_mm(
+    position_mm: Sequence[float],
+    orientation: Sequence[float],
+    spacing_mm: Sequence[float],
+    index: tuple[float, float],
+) -> tuple[float, float, float]:
+    """Return the patient point of a source ``(row, column)`` index, whole or not.
+
+    References
+    ----------
+    .. [1] PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1
+    """
     along_columns, along_rows = np.asarray(orientation, dtype=np.float64).reshape(2, 3)
     between_rows, between_columns = spacing_mm
-    rows, columns = matrix
+    row, column = index
     moved = (
         np.asarray(position_mm, dtype=np.float64)
-        + along_columns * between_columns * kspace.grid_origin(columns, upscale)
-        + along_rows * between_rows * kspace.grid_origin(rows, upscale)
+        + along_columns * between_columns * column
+        + along_rows * between_rows * row
     )
     x, y, z = (float(value) for value in moved)
     return x, y, z
+
+
+def resampled_origin(n: int, m: int) -> float:
+    """Return where sample 0 lies after k-space of `n` samples was cropped or filled to `m`.
+
+    In source samples: ``n // 2 - (m // 2) n / m``, since both grids have the image origin at their
+    ``// 2``. It is 0 if both are even; `kspace.grid_origin` is the case ``m = upscale n``.
+    """
+    return n // 2 - (m // 2) * n / m
 
 
 def moves(matrix: Matrix, upscale: int) -> bool:

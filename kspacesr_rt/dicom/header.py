@@ -12,7 +12,8 @@ from typing import BinaryIO, Final
 
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from kspacesr_rt.dicom.quiet import quiet_pydicom
@@ -24,6 +25,7 @@ FLOAT_PIXEL_TAGS: Final = (0x7FE00008, 0x7FE00009)
 PARSE_ERRORS: Final = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -34,6 +36,12 @@ PARSE_ERRORS: Final = (
     struct.error,
 )
 """What pydicom raises on junk: whatever its parser stumbles over, or a value when it is asked."""
+
+MAX_INFLATED: Final = 1 << 30
+"""Bytes that a deflated data set may inflate to: 1 GiB, as much as 8192 slices of 256 squared."""
+_STEP: Final = 1 << 20
+_META_BYTES: Final = 4096
+"""More than File Meta Information ever takes."""
 
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """How a data set without preamble can begin: group 0002 or 0008, little or big endian."""
@@ -55,6 +63,8 @@ class Header:
     """Tag of the pixel data element (integer, float or double), or None without one."""
     pixel_bytes: int
     """Bytes of pixel data: of the value as far as the file holds it, or of all its fragments."""
+    pixel_offset: int | None
+    """Where in the file the value of the pixel data begins; None without one, or deflated."""
     encapsulated: bool
     """Whether the pixel data has undefined length, that is, comes in fragments."""
     complete: bool
@@ -69,7 +79,8 @@ def read_header(path: Path) -> Header:
     SliceSkipped
         ``not-dicom``: nothing in it says DICOM.
     SliceFailed
-        ``unreadable``: the file cannot be opened, or its header cannot be parsed.
+        ``unreadable``: the file cannot be opened, or its header cannot be parsed; ``truncated``
+        or ``too-large``: a deflated data set that ends early, or inflates to too much.
     """
     try:
         with path.open("rb") as file:
@@ -86,10 +97,13 @@ def read_header(path: Path) -> Header:
 def _parse(file: BinaryIO, *, has_preamble: bool) -> Header:
     try:
         with quiet_pydicom():
+            if has_preamble:
+                _require_inflatable(file)
             dataset = dcmread(file, stop_before_pixels=True, force=not has_preamble)
             plausible = len(dataset) > 0 and (has_preamble or "SOPClassUID" in dataset)
+            plausible |= bool(dataset.file_meta.get("MediaStorageSOPClassUID"))
             body = _body(file, dataset)
-            tag, n_bytes, encapsulated, complete = _pixel_element(body, dataset)
+            tag, n_bytes, offset, encapsulated, complete = _pixel_element(body, dataset)
     except OSError:
         raise
     except zlib.error as exc:
@@ -98,16 +112,33 @@ def _parse(file: BinaryIO, *, has_preamble: bool) -> Header:
         if not has_preamble:
             raise SliceSkipped("not-dicom", "not a DICOM file") from exc
         raise SliceFailed("unreadable", "the header cannot be parsed") from exc
-    if not plausible and not dataset.file_meta.get("MediaStorageSOPClassUID"):
+    if not plausible:
         raise SliceSkipped("not-dicom", "holds no DICOM data set")
     return Header(
         dataset=dataset,
         has_preamble=has_preamble,
         pixel_tag=tag,
         pixel_bytes=n_bytes,
+        pixel_offset=offset if body is file else None,
         encapsulated=encapsulated,
         complete=complete,
     )
+
+
+def _require_inflatable(file: BinaryIO) -> None:
+    """Fail for a deflated data set that inflates to too much; leave other files alone."""
+    start = file.read(_META_BYTES)
+    file.seek(132)
+    if str(DeflatedExplicitVRLittleEndian).encode() in start:
+        # The File Meta Information; the deflated data set begins where it ends.
+        read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        inflate, n_bytes, waiting = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
+        while not inflate.eof and (waiting := waiting or file.read(_STEP)):
+            n_bytes += len(inflate.decompress(waiting, _STEP))
+            waiting = inflate.unconsumed_tail
+            if n_bytes > MAX_INFLATED:
+                raise SliceFailed("too-large", "its deflated data set is too large to inflate")
+    file.seek(0)
 
 
 def _body(file: BinaryIO, dataset: FileDataset) -> BinaryIO:
@@ -126,27 +157,29 @@ def _body(file: BinaryIO, dataset: FileDataset) -> BinaryIO:
     return io.BytesIO()
 
 
-def _pixel_element(file: BinaryIO, dataset: FileDataset) -> tuple[int | None, int, bool, bool]:
-    """Return the tag, the bytes present, and whether in fragments and whether complete."""
+def _pixel_element(
+    file: BinaryIO, dataset: FileDataset
+) -> tuple[int | None, int, int | None, bool, bool]:
+    """Return the tag, the bytes present, where, and whether in fragments and whether complete."""
     implicit, little = dataset.original_encoding
     order = "<" if little else ">"
     start = file.read(8)
     if len(start) < 8:
-        return None, 0, False, True
+        return None, 0, None, False, True
     group, element = struct.unpack(f"{order}HH", start[:4])
     tag = group << 16 | element
     if tag not in (PIXEL_DATA, *FLOAT_PIXEL_TAGS):
-        return None, 0, False, True
+        return None, 0, None, False, True
     if implicit or start[4:6] not in _LONG_VRS:
         (length,) = struct.unpack(f"{order}L", start[4:])
     else:
         (length,) = struct.unpack(f"{order}L", file.read(4))
+    here = file.tell()
     if length == _UNDEFINED_LENGTH:
         n_bytes, complete = _fragments(file)
-        return tag, n_bytes, True, complete
-    here = file.tell()
+        return tag, n_bytes, here, True, complete
     present = file.seek(0, os.SEEK_END) - here
-    return tag, min(length, present), False, length <= present
+    return tag, min(length, present), here, False, length <= present
 
 
 def _fragments(file: BinaryIO) -> tuple[int, bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,18 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
-    JPEGLSTransferSyntaxes,
     RLELossless,
 )
 
 from kspacesr_rt.dicom.attributes import numbers
+from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.triage import SourceSlice
@@ -65,7 +62,7 @@ def read_slice(source: SourceSlice) -> DecodedSlice:
     stored = _stored_values(dataset)
     slope, intercept = rescale(dataset)
     values = (stored * slope + intercept).astype(np.float32)
-    padding = _padding(dataset, stored, values)
+    padding = limit_padding(dataset, stored, values)
     for keyword in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:
             del dataset[keyword]
@@ -141,10 +138,10 @@ def _read(source: SourceSlice) -> FileDataset:
         with quiet_pydicom():
             dataset = dcmread(source.path, force=True)
             if not dataset.file_meta.get("TransferSyntaxUID"):
-                dataset.file_meta = _guessed_meta(dataset)
+                dataset.file_meta = guessed_meta(dataset)
             for element in dataset.iterall():  # converts every value, while errors can be told
                 if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
-                    _swap_words(element)
+                    swap_words(element)
     except OSError as exc:
         raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
     except PARSE_ERRORS as exc:
@@ -154,7 +151,8 @@ def _read(source: SourceSlice) -> FileDataset:
     return dataset
 
 
-def _guessed_meta(dataset: FileDataset) -> FileMetaDataset:
+def guessed_meta(dataset: FileDataset) -> FileMetaDataset:
+    """Return the file meta that a data set without any must have had."""
     implicit, little = dataset.original_encoding
     explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     meta = FileMetaDataset()
@@ -162,7 +160,7 @@ def _guessed_meta(dataset: FileDataset) -> FileMetaDataset:
     return meta
 
 
-def _swap_words(element: Any) -> None:
+def swap_words(element: Any) -> None:
     """Bring a raw payload (LUT Data, say) of a big-endian file into little-endian order."""
     width = _WORD_BYTES.get(element.VR)
     if width and isinstance(element.value, bytes) and element.tag != PIXEL_DATA:
@@ -173,7 +171,7 @@ def _swap_words(element: Any) -> None:
 def _stored_values(dataset: FileDataset) -> npt.NDArray[np.int32]:
     """Return the stored integers, ``(y, x)``, unused bits removed."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    decoder = _decoder(syntax)
+    decoder = find_decoder(syntax)
     try:
         with quiet_pydicom():
             # Unused bits are ours to correct: pydicom takes High Bit to be Bits Stored - 1.
@@ -183,7 +181,20 @@ def _stored_values(dataset: FileDataset) -> npt.NDArray[np.int32]:
                 correct_unused_bits=False,  # type: ignore[arg-type]  # pydicom types the dict of all
             )
     except Exception as exc:  # a decoder's error can be anything, and quotes what it likes
-        raise SliceFailed("decode", f"its {syntax.name} pixel data cannot be decoded") from exc
+        raise decode_failure(exc, syntax) from exc
+    return stored_integers(array, dataset, syntax)
+
+
+def stored_integers(
+    array: npt.NDArray[Any], dataset: Dataset, syntax: UID
+) -> npt.NDArray[np.int32]:
+    """Return what a decoder gave as the integers of a slice, unused bits removed.
+
+    Raises
+    ------
+    SliceFailed
+        ``decode``: the decoder gave another matrix than the header announces.
+    """
     if array.shape != (dataset.Rows, dataset.Columns):
         raise SliceFailed("decode", "its pixel data decodes to another matrix than it announces")
     stored = array.astype(np.int32)
@@ -197,33 +208,7 @@ def _stored_values(dataset: FileDataset) -> npt.NDArray[np.int32]:
     return stored
 
 
-def _decoder(syntax: UID) -> Decoder:
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as exc:
-        raise SliceFailed("codec", f"{syntax.name} is not supported") from exc
-    if decoder.is_available:
-        if importlib.util.find_spec("gdcm"):
-            _silence_gdcm()
-        return decoder
-    if syntax in JPEG2000TransferSyntaxes or "High-Throughput" in syntax.name:
-        package = "pylibjpeg pylibjpeg-openjpeg"
-    else:
-        package = "pyjpegls" if syntax in JPEGLSTransferSyntaxes else "python-gdcm"
-    raise SliceFailed(
-        "codec", f"nothing installed decodes {syntax.name}", hint=f"pip install {package}"
-    )
-
-
-def _silence_gdcm() -> None:
-    """Keep GDCM's C++ side from writing about the file to stderr."""
-    import gdcm
-
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
-
-
-def _padding(
+def limit_padding(
     dataset: Dataset, stored: npt.NDArray[np.int32], values: FloatArray
 ) -> npt.NDArray[np.bool_] | None:
     """Find the padded samples and limit `values` there to the signal's range, in place."""

@@ -50,6 +50,8 @@ class Derivation:
     """Keep private elements."""
     options: tuple[str, ...] = ()
     """Other settings that change pixels (``on-interpolated=crop``): they enter the UIDs."""
+    cropped_to: tuple[int, int] | None = None
+    """LR rows and columns, if the scanner's interpolation was cropped away first."""
     run_salt: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
     """What makes the UIDs of this run differ from any other run's, if `uids` is ``random``."""
 
@@ -72,7 +74,7 @@ class Derivation:
             self.weights_sha256,
             self.synthetic,
             self.keep_private,
-            list(self.options),
+            [*self.options, *([f"cropped-to={self.cropped_to}"] if self.cropped_to else [])],
             self.run_salt if self.uids == "random" else None,
         )
 
@@ -171,7 +173,11 @@ def equipment_item(derivation: Derivation, moment: datetime) -> Dataset:
 def _step(derivation: Derivation) -> str:
     model, backend = derivation.model, derivation.backend
     engine = backend if model == backend else f"{model} on {backend}"
-    return f"k-space super-resolution x{derivation.upscale}, {engine}"
+    step = f"k-space super-resolution x{derivation.upscale}, {engine}"
+    if derivation.cropped_to is None:
+        return step
+    rows, columns = derivation.cropped_to
+    return f"interpolation undone by a k-space crop to {rows} x {columns}, {step}"
 
 
 def _ascii(text: str, limit: int = 64) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kspacesr_rt.dicom.enhanced_pixels import FrameReader
 from kspacesr_rt.dicom.header import read_header
 from kspacesr_rt.dicom.pixels import pixel_digest
 from kspacesr_rt.dicom.triage import SourceSlice, examine
@@ -57,6 +58,11 @@ class Series:
     """At least one."""
 
     @property
+    def n_slices(self) -> int:
+        """Slices to process, each frame of a multi-frame file counted."""
+        return sum(item.n_frames or 1 for item in self.slices)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know about the series, each sentence once."""
         found = dict.fromkeys(text for item in self.slices for text in item.warnings)
@@ -76,8 +82,8 @@ class Scan:
 
     @property
     def n_slices(self) -> int:
-        """Slices to process."""
-        return sum(len(item.slices) for item in self.series)
+        """Slices to process, each frame of a multi-frame file counted."""
+        return sum(item.n_slices for item in self.series)
 
 
 def scan_folder(root: Path, *, include_derived: bool = False) -> Scan:
@@ -164,7 +170,7 @@ def _without_duplicates(
         by_digest: defaultdict[str, list[SourceSlice]] = defaultdict(list)
         for item in same:
             try:
-                by_digest[pixel_digest(item)].append(item)
+                by_digest[_digest(item)].append(item)
             except SliceFailed as exc:
                 left_out.append(LeftOut.because(item.path, exc))
         if len(by_digest) > 1:
@@ -178,6 +184,10 @@ def _without_duplicates(
             unique.append(first)
             left_out += [LeftOut.because(item.path, error) for item in others]
     return unique, left_out
+
+
+def _digest(item: SourceSlice) -> str:
+    return pixel_digest(item) if item.n_frames is None else FrameReader(item).digest()
 
 
 def _sorted_series(slices: Iterable[SourceSlice]) -> tuple[Series, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import os
@@ -12,18 +13,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pydicom import dcmwrite
+from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
-from kspacesr_rt.dicom.header import PARSE_ERRORS, read_header
+from kspacesr_rt.dicom.compress import compress, native_samples, require_lossless
+from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA, read_header
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID
-from kspacesr_rt.errors import OutputError, SliceError
+from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
 
 REPORT_NAME: Final = "report.json"
 _OURS_AT_TOP: Final = re.compile(r"report\.json|preview-[^/]*\.png")
 _TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """What `os.link` fails with on FAT, SMB and other file systems without hard links."""
 
@@ -109,7 +112,7 @@ def _is_slice_name(name: str) -> bool:
     return name.endswith(".dcm") and OUR_UID.fullmatch(name[: -len(".dcm")]) is not None
 
 
-def write_atomically(dataset: Dataset, path: Path) -> None:
+def write_atomically(dataset: Dataset, path: Path, *, syntax: UID | None = None) -> None:
     """Write a data set so that `path` is, at every moment, absent or complete.
 
     Parameters
@@ -118,6 +121,9 @@ def write_atomically(dataset: Dataset, path: Path) -> None:
         From `derive`, with `file_meta` and pixel data.
     path
         Must not exist; its folder is created.
+    syntax
+        A lossless one to compress the pixels with (`compress.SYNTAXES`); None leaves them native.
+        The file is decoded and compared before it gets its name.
 
     Raises
     ------
@@ -132,12 +138,17 @@ def write_atomically(dataset: Dataset, path: Path) -> None:
     whereas a rename would replace it.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    native = dataset
     try:
-        content = _encode(dataset)
+        if syntax is not None:
+            dataset = _compressed(native, syntax)
+        content = encode(dataset)
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_new(temporary, content)
         _verify(temporary, dataset, len(content))
-        _publish(temporary, path)
+        if syntax is not None:
+            require_lossless(dcmread(temporary), native_samples(native))
+        publish(temporary, path)
     except OutputError:
         raise
     except FileExistsError as exc:
@@ -151,19 +162,36 @@ def write_atomically(dataset: Dataset, path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _encode(dataset: Dataset) -> bytes:
+def _compressed(native: Dataset, syntax: UID) -> Dataset:
+    """Return a copy whose pixels are compressed; all else is shared."""
+    packed = Dataset({element.tag: element for element in native if element.tag != PIXEL_DATA})
+    packed.set_original_encoding(False, True, native.original_character_set)
+    packed.file_meta, packed.preamble = copy.deepcopy(native.file_meta), native.preamble
+    packed.PixelData = native.PixelData
+    compress(packed, syntax)
+    return packed
+
+
+def encode(dataset: Dataset) -> bytes:
+    """Return a data set as the bytes of a file.
+
+    Raises
+    ------
+    SliceFailed
+        ``unreadable``: it has kept a value of its source that cannot be written.
+    """
     buffer = io.BytesIO()
     try:
         with quiet_pydicom():
             dcmwrite(buffer, dataset, enforce_file_format=True)
     except PARSE_ERRORS as exc:
-        raise OutputError("a derived data set cannot be encoded") from exc
+        raise SliceFailed("unreadable", "the header holds values that cannot be written") from exc
     return buffer.getvalue()
 
 
 def _write_new(path: Path, content: bytes) -> None:
     # Mode 0666 less the umask, as any program creates files.
-    descriptor = os.open(path, _CREATE, 0o666)
+    descriptor = os.open(path, CREATE, 0o666)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
@@ -179,19 +207,50 @@ def _verify(path: Path, dataset: Dataset, n_bytes: int) -> None:
     if (
         path.stat().st_size != n_bytes
         or header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
-        or header.pixel_bytes != len(dataset.PixelData)
+        or not header.complete
+        or (not header.encapsulated and header.pixel_bytes != len(dataset.PixelData))
     ):
         raise OutputError("an output reads back differently than it was written")
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def require_whole(path: Path, dataset: Dataset) -> None:
+    """Make sure that what stands under an output's name is that output, whole.
+
+    Raises
+    ------
+    OutputError
+        If it is something else (a link to a file of the input, say) or ends early. It is left as
+        it is.
+    """
+    try:
+        header = read_header(path) if path.is_file() and not path.is_symlink() else None
+    except SliceError:
+        header = None
+    if (
+        header is None
+        or not header.complete
+        or header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
+    ):
+        raise OutputError(
+            "another file stands under an output's name", hint="remove it, or choose another folder"
+        )
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished temporary file its final name.
+
+    Raises
+    ------
+    FileExistsError
+        If `path` exists: it is never replaced.
+    """
     try:
         path.hardlink_to(temporary)
     except OSError as exc:
         if exc.errno not in _NO_LINKS:
             raise
         # Claim the name, then replace our own empty claim: still never over someone's file.
-        os.close(os.open(path, _CREATE, 0o666))
+        os.close(os.open(path, CREATE, 0o666))
         try:
             temporary.replace(path)
         except BaseException:  # an interrupt too must not leave the empty claim

@@ -14,7 +14,7 @@ float-pixels       skipped  stores floating-point pixels
 phase              skipped  is phase, velocity, real or imaginary: k-space of it means nothing
 derived-map        skipped  is a map, projection, reformat or subtraction (`include_derived`)
 mosaic             skipped  shows many slices as tiles
-enhanced-unsupported skipped is a multi-frame object
+enhanced-unsupported skipped is a multi-frame object other than Enhanced MR
 already-derived    skipped  was written by this tool
 special-file       skipped  is a link, FIFO, socket or device
 duplicate          skipped  repeats another file, pixel for pixel
@@ -22,8 +22,11 @@ duplicate-conflict failed   shares its SOP Instance UID with a file of other pix
 missing-attribute  failed   lacks what the output cannot do without; nothing is invented
 bad-geometry       failed   has an impossible spacing, position or orientation
 unsupported-bits   failed   has bits that fit no MR image (PS3.3 C.8.3.1.1.4)
+too-large          failed   announces more samples than any scanner makes
 truncated          failed   ends early
 codec              failed   is compressed in a way that nothing installed here can decode
+decode             failed   is compressed in a way that its codec does not accept
+bad-rescale        failed   has a rescale slope or intercept that is no usable number
 unreadable         failed   cannot be opened or parsed
 ================== ======== ==================================================================
 """
@@ -79,7 +82,11 @@ _MAP_WORDS: Final = frozenset(
     | {"SUB", "SUBTRACTION", "MODULUS SUBTRACT"}
 )
 """Beside these, every word that ends in MAP."""
-_REQUIRED: Final = (
+MAX_SAMPLES: Final = 1 << 26
+"""Samples of one slice, 8192 squared; beyond, a header of some bytes would ask for gigabytes."""
+_UID: Final = re.compile(r"[0-9.]{1,64}")
+"""Loosely a UID (PS3.5 9.1): scanners have written components with leading zeros."""
+IMAGE_ATTRIBUTES: Final = (
     "SOPInstanceUID",
     "SeriesInstanceUID",
     "StudyInstanceUID",
@@ -89,10 +96,10 @@ _REQUIRED: Final = (
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
-    "PixelSpacing",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
 )
+"""What no output can do without."""
+PLANE_ATTRIBUTES: Final = ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+"""Nor without these: in the header of a slice, or in the functional groups of a frame."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +109,7 @@ class SourceSlice:
     path: Path
     """The file."""
     sop_class_uid: str
-    """MR Image Storage."""
+    """MR or Enhanced MR Image Storage."""
     sop_instance_uid: str
     """Names this slice; kept as the source of the derived one."""
     series_instance_uid: str
@@ -118,6 +125,8 @@ class SourceSlice:
     empty. None where it did not, or the header does not tell."""
     warnings: tuple[str, ...] = ()
     """What a user should know, such as ``interpolated 160->320``; no values of a patient."""
+    n_frames: int | None = None
+    """Frames of a multi-frame file (`enhanced_triage`); None for a classic single-frame one."""
 
 
 def examine(header: Header, path: Path, *, include_derived: bool = False) -> SourceSlice:
@@ -139,16 +148,26 @@ def examine(header: Header, path: Path, *, include_derived: bool = False) -> Sou
     """
     try:
         with quiet_pydicom():
+            if header.dataset.get("SOPClassUID") == EnhancedMRImageStorage:
+                # Imported here: it builds on this module.
+                from kspacesr_rt.dicom.enhanced_triage import examine_frames
+
+                return examine_frames(header, path, include_derived=include_derived)
             _refuse_other_classes(header)
-            _refuse_own_output(header.dataset)
-            _refuse_other_pixels(header)
-            _refuse_other_contents(header.dataset, include_derived=include_derived)
-            _require_attributes(header.dataset)
-            _require_pixels(header)
+            refuse_own_output(header.dataset)
+            if header.pixel_tag is None:  # what else it lacks may have been cut off with them
+                refuse_other_contents(header.dataset, include_derived=include_derived)
+                raise SliceFailed("truncated", "holds no pixel data")
+            refuse_other_pixels(header)
+            refuse_other_contents(header.dataset, include_derived=include_derived)
+            require(header.dataset, *IMAGE_ATTRIBUTES, *PLANE_ATTRIBUTES)
+            require_possible_pixels(header.dataset)
+            require_possible_plane(header.dataset)
+            require_pixel_data(header)
             return _source_slice(header.dataset, path)
     except (SliceSkipped, SliceFailed):
         raise
-    except PARSE_ERRORS as exc:
+    except (OSError, *PARSE_ERRORS) as exc:  # OSError: a sequence that ends in an element
         # A header that parsed can still hold values that pydicom cannot convert when asked.
         raise SliceFailed("unreadable", "the header holds impossible values") from exc
 
@@ -159,15 +178,18 @@ def _refuse_other_classes(header: Header) -> None:
     sop_class = dataset.get("SOPClassUID")
     if MediaStorageDirectoryStorage in (stored_as, sop_class):
         raise SliceSkipped("dicomdir", "a DICOMDIR, the index of a medium")
+    of_mr = stored_as in (MRImageStorage, EnhancedMRImageStorage)
+    if of_mr and sop_class != stored_as and header.pixel_tag is None:
+        raise SliceFailed("truncated", "holds no pixel data")  # even its SOP Class is cut
     if not sop_class:
         if dataset.get("Modality") == "MR" or stored_as == MRImageStorage:
-            raise _missing("SOPClassUID")
+            raise missing("SOPClassUID")
         raise SliceSkipped("not-an-image", "names no SOP Class")
-    if sop_class in (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage):
+    if sop_class == LegacyConvertedEnhancedMRImageStorage:
         raise SliceSkipped(
             "enhanced-unsupported",
             f"{UID(sop_class).name} is multi-frame",
-            hint="export the series as classic MR Image Storage",
+            hint="send the classic MR images that it was converted from",
         )
     if sop_class != MRImageStorage:
         name = UID(sop_class).name if UID(sop_class).is_valid else "an unknown SOP Class"
@@ -179,13 +201,15 @@ def _refuse_other_classes(header: Header) -> None:
         raise SliceSkipped("enhanced-unsupported", "a classic MR object with several frames")
 
 
-def _refuse_own_output(dataset: Dataset) -> None:
+def refuse_own_output(dataset: Dataset) -> None:
+    """Skip what this tool wrote."""
     for item in dataset.get("ContributingEquipmentSequence") or ():
         if item.get("ManufacturerModelName") == TOOL_NAME:
             raise SliceSkipped("already-derived", f"was written by {TOOL_NAME}")
 
 
-def _refuse_other_pixels(header: Header) -> None:
+def refuse_other_pixels(header: Header) -> None:
+    """Skip pixels that are not integers of one sample."""
     dataset = header.dataset
     if header.pixel_tag in FLOAT_PIXEL_TAGS:
         raise SliceSkipped("float-pixels", "stores floating-point pixels")
@@ -194,12 +218,13 @@ def _refuse_other_pixels(header: Header) -> None:
         raise SliceSkipped("not-grayscale", "a colour image")
     for keyword in ("SamplesPerPixel", "PhotometricInterpretation"):
         if not dataset.get(keyword):
-            raise _missing(keyword)
+            raise missing(keyword)
     if dataset.SamplesPerPixel != 1:
         raise SliceSkipped("not-grayscale", "several samples per pixel")
 
 
-def _refuse_other_contents(dataset: Dataset, *, include_derived: bool) -> None:
+def refuse_other_contents(dataset: Dataset, *, include_derived: bool) -> None:
+    """Skip what is no magnitude image of one slice, judged by its type."""
     words = image_type(dataset)
     flavours = set(words[2:])
     if "MOSAIC" in words or mosaic_tiles(dataset) > 1:
@@ -222,11 +247,21 @@ def _refuse_other_contents(dataset: Dataset, *, include_derived: bool) -> None:
         )
 
 
-def _require_attributes(dataset: Dataset) -> None:
-    for keyword in _REQUIRED:
+def require(dataset: Dataset, *keywords: str) -> None:
+    """Fail for the first attribute that is absent or empty."""
+    for keyword in keywords:
         value = dataset.get(keyword)
         if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
-            raise _missing(keyword)
+            raise missing(keyword)
+        # Letters in a UID have been names of patients; the report carries UIDs.
+        if keyword.endswith("UID") and not _UID.fullmatch(str(value)):
+            raise SliceFailed(
+                "missing-attribute", f"has no {dictionary_description(keyword)} that is one"
+            )
+
+
+def require_possible_pixels(dataset: Dataset) -> None:
+    """Fail for bits or a matrix that no MR image has."""
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high, signed = int(dataset.HighBit), int(dataset.PixelRepresentation)
     if (
@@ -238,6 +273,12 @@ def _require_attributes(dataset: Dataset) -> None:
         raise SliceFailed("unsupported-bits", "Bits Allocated, Stored and High Bit fit no MR image")
     if min(int(dataset.Rows), int(dataset.Columns)) < 1:
         raise SliceFailed("bad-geometry", "has no rows or no columns")
+    if int(dataset.Rows) * int(dataset.Columns) > MAX_SAMPLES:
+        raise SliceFailed("too-large", f"announces more than {MAX_SAMPLES} samples")
+
+
+def require_possible_plane(dataset: Dataset) -> None:
+    """Fail for a spacing, position or orientation that no slice has."""
     spacing = numbers(dataset, "PixelSpacing")
     position = numbers(dataset, "ImagePositionPatient")
     orientation = numbers(dataset, "ImageOrientationPatient")
@@ -249,7 +290,8 @@ def _require_attributes(dataset: Dataset) -> None:
         raise SliceFailed("bad-geometry", "Image Orientation (Patient) is not two unit vectors")
 
 
-def _require_pixels(header: Header) -> None:
+def require_pixel_data(header: Header, *, n_frames: int = 1) -> None:
+    """Fail if the file holds fewer pixels than its header announces."""
     dataset = header.dataset
     if header.pixel_tag != PIXEL_DATA or header.pixel_bytes == 0:
         raise SliceFailed("truncated", "holds no pixel data")
@@ -257,6 +299,7 @@ def _require_pixels(header: Header) -> None:
     if syntax is not None and not UID(syntax).is_transfer_syntax:
         raise SliceFailed("codec", "its transfer syntax is unknown")
     expected = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+    expected *= n_frames
     if not header.complete or (not header.encapsulated and header.pixel_bytes < expected):
         raise SliceFailed("truncated", "holds less pixel data than its matrix needs")
 
@@ -287,5 +330,6 @@ def _orthonormal(orientation: tuple[float, ...]) -> bool:
     return bool(np.allclose(vectors @ vectors.T, np.eye(2), atol=UNIT_TOLERANCE, rtol=0.0))
 
 
-def _missing(keyword: str) -> SliceFailed:
+def missing(keyword: str) -> SliceFailed:
+    """Return the error for an attribute that is absent or empty."""
     return SliceFailed("missing-attribute", f"has no {dictionary_description(keyword)}")

@@ -11,7 +11,6 @@ from pydicom.sequence import Sequence
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
-    EnhancedMRImageStorage,
     ImplicitVRLittleEndian,
     LegacyConvertedEnhancedMRImageStorage,
     MediaStorageDirectoryStorage,
@@ -58,7 +57,6 @@ SKIPPED = {
     "secondary-capture": ("not-mr", {"SOPClassUID": SecondaryCaptureImageStorage}),
     "rgb": ("not-grayscale", {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}),
     "palette": ("not-grayscale", {"PhotometricInterpretation": "PALETTE COLOR"}),
-    "enhanced": ("enhanced-unsupported", {"SOPClassUID": EnhancedMRImageStorage}),
     "legacy": ("enhanced-unsupported", {"SOPClassUID": LegacyConvertedEnhancedMRImageStorage}),
     "multi-frame": ("enhanced-unsupported", {"NumberOfFrames": 2}),
 }

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save, then stop."""
+"""Ctrl-C and SIGTERM: finish the slice or the step, write what is known, then stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def held_signals() -> Iterator[Callable[[], bool]]:
     Yields
     ------
         A function that tells whether a signal waits. A second signal is delivered at once: whoever
-        presses Ctrl-C twice does not want to wait for the step to end.
+        presses Ctrl-C twice does not want to wait for the block to end.
 
     Notes
     -----

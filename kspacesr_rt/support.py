@@ -11,7 +11,6 @@ neither happens, so there the end of the acquired samples shows as a cliff.
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from kspacesr_rt.kspace import FloatArray, fft2c, ifft2c
 
@@ -22,6 +21,8 @@ SUPPORT_DROP_DB = 12.0
 training series: acquired samples fall by 8 to 11 dB up to Nyquist, empty rims by 16 to 23 dB."""
 SMALLEST_SUPPORT = 0.5
 """No series is cropped below this share of Nyquist, whatever its spectrum looks like."""
+SMALLEST_MEASURED = 31
+"""Samples of an axis below which its profile tells nothing: its share is taken to be 1."""
 CLIFF_DB = 17.0
 """A fall by this much within `CLIFF_WIDTH`, inside the tissue, is the end of what was acquired.
 Measured: fully sampled series fall by 16 dB at most, interpolated ones by 18 to 35."""
@@ -77,7 +78,8 @@ def _folded(profile: FloatArray) -> FloatArray:
     right = profile[centre:]
     left = profile[centre::-1][:reach]
     folded = (right[: len(left)] + left) / 2
-    return np.convolve(folded, np.ones(3) / 3, mode="valid") if reach >= 16 else folded[:0]
+    smooth = np.convolve(folded, np.ones(3) / 3, mode="valid")
+    return smooth if len(profile) >= SMALLEST_MEASURED else folded[:0]
 
 
 def _share(whole: FloatArray, inside: FloatArray) -> float:
@@ -110,9 +112,19 @@ def _inside(slices: FloatArray) -> FloatArray:
     for axis in (1, 2):
         around = [(INSIDE_RADIUS, INSIDE_RADIUS) if one == axis else (0, 0) for one in range(3)]
         padded = np.pad(darkest, around, mode="edge")
-        darkest = sliding_window_view(padded, 2 * INSIDE_RADIUS + 1, axis=axis).min(axis=-1)
+        darkest = _running_minimum(padded, 2 * INSIDE_RADIUS + 1, axis)
     bright = np.maximum(darkest - INSIDE_LEVEL * np.percentile(slices, 99), 0.0)
     y, x = ((np.arange(n) - n // 2) / n for n in slices.shape[1:])
     gaussian = np.exp(-2.0 * (np.pi * INSIDE_SIGMA) ** 2 * (y[:, None] ** 2 + x**2))
     weights: FloatArray = ifft2c(fft2c(bright) * gaussian).real
     return weights
+
+
+def _running_minimum(array: FloatArray, width: int, axis: int) -> FloatArray:
+    """Return the minimum over each run of `width` samples, doubling what one sample stands for."""
+    found, covered = np.moveaxis(array, axis, -1), 1
+    while covered < width:
+        step = min(covered, width - covered)
+        found = np.minimum(found[..., :-step], found[..., step:])
+        covered += step
+    return np.moveaxis(found, -1, axis)

@@ -1,0 +1,230 @@
+"""Make the derived Enhanced MR header: read it as the table of what changes, and why.
+
+As in `derive`, what is not named here is kept: frame content, stacks, dimensions, per-frame windows
+and rescales, acquisition groups. Beside it, three rules are Enhanced MR's own: Image Type speaks in
+other terms, the plane stands in functional groups, and the derivation is told frame by frame.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from kspacesr_rt import kspace
+from kspacesr_rt.dicom import geometry, provenance
+from kspacesr_rt.dicom.attributes import numbers
+from kspacesr_rt.dicom.derive import US_MAX, append_item, name_series, new_file_meta, qualify
+from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups
+from kspacesr_rt.dicom.header import PIXEL_DATA
+from kspacesr_rt.dicom.provenance import Derivation
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.stale import drop_stale
+from kspacesr_rt.dicom.uids import stable_uid
+from kspacesr_rt.errors import SliceFailed
+
+_CODE_STRING: Final = re.compile(r"[A-Z0-9 _]{1,16}")
+_OF_THE_OLD_PIXELS: Final = (
+    *("SmallestImagePixelValue", "LargestImagePixelValue"),
+    # Padding is limited to the signal before inference and not imposed again: the value could not
+    # be told from a result in the frames where it is signal (PS3.3 C.7.5.1.1.2).
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+)
+_CONCATENATION_UIDS: Final = ("ConcatenationUID", "SOPInstanceUIDOfConcatenationSource")
+
+
+def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
+    """Turn the header of an Enhanced MR file into the one of its super-resolved copy.
+
+    Parameters
+    ----------
+    header
+        From `FrameReader.take_header`: the file up to its pixels. What follows them (private group
+        7FE1, signatures, padding) is not carried over. The header is used up, since a second copy
+        of some thousand functional groups is nothing to hold for tidiness.
+    derivation
+        What makes the pixels.
+
+    Returns
+    -------
+        An Enhanced MR Image Storage data set with new `file_meta`. It lacks pixels, and its SOP
+        Instance UID is still the source's: `EnhancedWriter` knows it when it knows the pixels.
+
+    Raises
+    ------
+    SliceFailed
+        ``too-large``: DICOM cannot count that many rows or columns.
+
+    References
+    ----------
+    .. [1] PS3.3 C.8.13.1 and C.8.16 (types), C.7.6.16.2.1 to .4 (plane), C.7.6.16.2.6 (derivation),
+       C.7.6.16.2.6 and C.8.13.2 (evidence)
+    """
+    matrix = (int(header.Rows), int(header.Columns))
+    sr_matrix = kspace.upscaled(matrix, derivation.upscale)
+    if max(sr_matrix) > US_MAX:
+        raise SliceFailed("too-large", f"DICOM counts at most {US_MAX} rows or columns")
+    with quiet_pydicom():
+        source = _root(header)
+        drop_stale(header, keep_private=derivation.keep_private)
+        # What sorts behind the pixels would stand behind them, where the writer has nothing.
+        derived = Dataset({element.tag: element for element in header if element.tag < PIXEL_DATA})
+        derived.set_original_encoding(False, True, header.original_character_set)
+        for keyword in _OF_THE_OLD_PIXELS:
+            derived.pop(keyword, None)
+        groups = FunctionalGroups(derived)
+        moment = provenance.now_for(source)
+
+        _say_what_it_is(derived, groups, source, derivation)
+        name_series(derived, source, derivation, moment)
+        _name_concatenation(derived, derivation)
+        _place_frames(groups, matrix, derivation)
+        _place_root(derived, matrix, derivation)
+        _tell_where_it_comes_from(derived, source, derivation, moment)
+        _tell_frames_where_they_come_from(groups, source, derivation)
+        derived.Rows, derived.Columns = sr_matrix
+        derived.HighBit = int(source.BitsStored) - 1  # PS3.5 8.1.1; the values were shifted down
+        derived.file_meta = new_file_meta(derived)
+        derived.preamble = bytes(128)  # PS3.10 7.1; the source's may hold anything
+    return derived
+
+
+def _root(header: Dataset) -> Dataset:
+    """Return the elements of the source outside of sequences, and its file meta."""
+    root = Dataset({element.tag: copy.copy(element) for element in header if element.VR != "SQ"})
+    root.file_meta = header.file_meta
+    return root
+
+
+def _say_what_it_is(
+    derived: Dataset, groups: FunctionalGroups, source: Dataset, derivation: Derivation
+) -> None:
+    for dataset, keyword in (
+        (derived, "ImageType"),
+        *((item, "FrameType") for item in groups.every("MRImageFrameTypeSequence")),
+    ):
+        words = [str(word) for word in dataset.get(keyword) or ()]
+        flavour = words[2] if len(words) > 2 and _CODE_STRING.fullmatch(words[2]) else "OTHER"
+        # Value 2 enumerates PRIMARY alone for these classes (C.8.16.1.2).
+        setattr(dataset, keyword, ["DERIVED", "PRIMARY", flavour, "RESAMPLED"])
+        if not dataset.get("VolumeBasedCalculationTechnique"):
+            dataset.VolumeBasedCalculationTechnique = "NONE"
+    qualify(derived, source, derivation)
+
+
+def _name_concatenation(derived: Dataset, derivation: Derivation) -> None:
+    """Let the parts of a file that was split belong together again, and not to the source's."""
+    for keyword in _CONCATENATION_UIDS:
+        if earlier := derived.get(keyword):
+            uid = stable_uid("concatenation", str(earlier), *derivation.identity)
+            setattr(derived, keyword, uid)
+
+
+def _place_frames(groups: FunctionalGroups, matrix: kspace.Matrix, derivation: Derivation) -> None:
+    frames = [groups.classic_header(n + 1) for n in range(len(groups.frames))]
+    if geometry.moves(matrix, derivation.upscale):
+        moved = [_moved(classic, matrix, derivation) for classic in frames]
+        _set_positions(groups, moved)
+    for measures in groups.every("PixelMeasuresSequence"):
+        if spacing := numbers(measures, "PixelSpacing"):
+            measures.PixelSpacing = geometry.as_ds(
+                geometry.sr_spacing_mm(spacing, derivation.upscale)
+            )
+
+
+def _moved(classic: Dataset, matrix: kspace.Matrix, derivation: Derivation) -> list[str]:
+    return geometry.as_ds(
+        geometry.sr_position_mm(
+            numbers(classic, "ImagePositionPatient"),
+            numbers(classic, "ImageOrientationPatient"),
+            numbers(classic, "PixelSpacing"),
+            matrix,
+            derivation.upscale,
+        )
+    )
+
+
+def _set_positions(groups: FunctionalGroups, positions: list[list[str]]) -> None:
+    """Write the positions; a shared one stays shared while all frames agree."""
+    shared = groups.shared.get("PlanePositionSequence")
+    own = [frame for frame in groups.frames if frame.get("PlanePositionSequence")]
+    if shared and not own and all(position == positions[0] for position in positions):
+        shared[0].ImagePositionPatient = positions[0]
+        return
+    for frame, position in zip(groups.frames, positions, strict=True):
+        if not frame.get("PlanePositionSequence"):
+            frame.PlanePositionSequence = copy.deepcopy(shared)
+        frame.PlanePositionSequence[0].ImagePositionPatient = position
+    groups.shared.pop("PlanePositionSequence", None)
+
+
+def _place_root(derived: Dataset, matrix: kspace.Matrix, derivation: Derivation) -> None:
+    """Keep a plane true that stands in the root, where it has no place but some write it."""
+    spacing = numbers(derived, "PixelSpacing")
+    has_plane = len(spacing) == 2 and len(numbers(derived, "ImageOrientationPatient")) == 6
+    if has_plane and len(numbers(derived, "ImagePositionPatient")) == 3:
+        derived.ImagePositionPatient = _moved(derived, matrix, derivation)
+    elif geometry.moves(matrix, derivation.upscale):
+        derived.pop("ImagePositionPatient", None)
+    if len(spacing) == 2:
+        derived.PixelSpacing = geometry.as_ds(geometry.sr_spacing_mm(spacing, derivation.upscale))
+
+
+def _tell_where_it_comes_from(
+    derived: Dataset, source: Dataset, derivation: Derivation, moment: datetime
+) -> None:
+    derived.SourceImageEvidenceSequence = _evidence(
+        derived.get("SourceImageEvidenceSequence") or (), source
+    )
+    derived.ReferencedSeriesSequence = provenance.referenced_series(
+        derived.get("ReferencedSeriesSequence") or (), source
+    )
+    append_item(
+        derived, "ContributingEquipmentSequence", provenance.equipment_item(derivation, moment)
+    )
+
+
+def _evidence(earlier: Iterable[Dataset], source: Dataset) -> Sequence:
+    """Return Source Image Evidence Sequence with the source in it (PS3.3 C.8.13.2, 10.3)."""
+    instance = Dataset()
+    instance.ReferencedSOPClassUID = source.SOPClassUID
+    instance.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    series = Dataset()
+    series.SeriesInstanceUID = source.SeriesInstanceUID
+    series.ReferencedSOPSequence = Sequence([instance])
+    studies = list(earlier)
+    for study in studies:
+        if study.get("StudyInstanceUID") == source.StudyInstanceUID:
+            append_item(study, "ReferencedSeriesSequence", series)
+            return Sequence(studies)
+    study = Dataset()
+    study.StudyInstanceUID = source.StudyInstanceUID
+    study.ReferencedSeriesSequence = Sequence([series])
+    return Sequence([*studies, study])
+
+
+def _tell_frames_where_they_come_from(
+    groups: FunctionalGroups, source: Dataset, derivation: Derivation
+) -> None:
+    """Add this step to each frame's Derivation Image Sequence: its source is one frame."""
+    shared = groups.shared.get("DerivationImageSequence") or ()
+    for number, frame in enumerate(groups.frames, start=1):
+        # What was shared belongs to the frame now: a group stands in one of the two places.
+        earlier = frame.get("DerivationImageSequence") or copy.deepcopy(shared)
+        frame.DerivationImageSequence = Sequence([*earlier, _step(source, number, derivation)])
+    groups.shared.pop("DerivationImageSequence", None)
+
+
+def _step(source: Dataset, number: int, derivation: Derivation) -> Dataset:
+    reference = provenance.source_image_item(source)
+    reference.ReferencedFrameNumber = number
+    step = Dataset()
+    step.DerivationDescription = provenance.derivation_text("", derivation)
+    step.DerivationCodeSequence = Sequence([provenance.code_item(provenance.SPATIAL_RESAMPLING)])
+    step.SourceImageSequence = Sequence([reference])
+    return step

@@ -1,0 +1,240 @@
+"""Write an Enhanced MR file frame by frame, whole or not at all.
+
+All that is known of a file while it grows is in one `EnhancedWriter`: no frame waits in memory, and
+frames may come in any order.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from kspacesr_rt.dicom import provenance
+from kspacesr_rt.dicom.compress import packed_frames
+from kspacesr_rt.dicom.header import read_header
+from kspacesr_rt.dicom.pixels import IntArray
+from kspacesr_rt.dicom.provenance import Derivation
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.store import CREATE, encode, output_path, publish
+from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
+
+UID_LENGTH: Final = 44
+"""Bytes that the SOP Instance UID takes in the file: it is put in place when all pixels are known,
+so its length must not depend on them. Of all UUIDs, 97 % make a UID of 43 or 44 characters."""
+VALUE_MAX: Final = 2**32 - 2
+"""Bytes in a value of explicit length (PS3.5 7.1.1, even)."""
+
+_STAND_IN: Final = "2.25." + "9" * (UID_LENGTH - len("2.25."))
+"""No UUID is that large, so nothing else in a header reads like it."""
+
+
+class EnhancedWriter:
+    """One output file that grows; a context manager that leaves nothing if it is not finished.
+
+    >>> with EnhancedWriter(out, derived, derivation) as writer:         # doctest: +SKIP
+    ...     for number, stored in enumerate(frames, start=1):
+    ...         writer.write(number, stored)
+    ...     path, fresh = writer.finish()
+    """
+
+    def __init__(
+        self,
+        root_out: Path,
+        derived: Dataset,
+        derivation: Derivation,
+        *,
+        syntax: UID | None = None,
+    ) -> None:
+        """Lay the file out; nothing is written yet.
+
+        Parameters
+        ----------
+        root_out
+            Output folder.
+        derived
+            From `derive_enhanced`; not changed.
+        derivation
+            What made it; its identity enters the SOP Instance UID.
+        syntax
+            A lossless one to compress the frames with, once all are there; None leaves them native.
+
+        Raises
+        ------
+        SliceFailed
+            ``too-large``: the pixels are more than a DICOM value can hold.
+        """
+        self._root_out = root_out
+        self._derivation = derivation
+        self._source_uid = str(derived.SOPInstanceUID)
+        self._series_uid = str(derived.SeriesInstanceUID)
+        self._shape = (int(derived.Rows), int(derived.Columns))
+        self._frame_bytes = self._shape[0] * self._shape[1] * int(derived.BitsAllocated) // 8
+        self._digests: list[bytes | None] = [None] * int(derived.NumberOfFrames)
+        n_bytes = self._frame_bytes * len(self._digests)
+        self._n_pixel_bytes = n_bytes + n_bytes % 2
+        if self._n_pixel_bytes > VALUE_MAX:
+            raise SliceFailed(
+                "too-large",
+                f"{len(self._digests)} frames of {self._shape[0]} x {self._shape[1]} are more than "
+                "the 4 GiB that pixel data can hold",
+                hint="a smaller --upscale fits",
+            )
+        self._head = _before_pixels(derived, self._n_pixel_bytes)
+        self._syntax = syntax
+        self._temporary: Path | None = None
+        self._file: BinaryIO | None = None
+
+    def write(self, number: int, stored: IntArray) -> None:
+        """Put a frame in its place.
+
+        Parameters
+        ----------
+        number
+            From 1.
+        stored
+            Stored integers as the header describes them, ``(rows, columns)``.
+
+        Raises
+        ------
+        OutputError
+            If the disk is full or the folder cannot be written.
+        """
+        if stored.shape != self._shape or stored.nbytes != self._frame_bytes:
+            raise ValueError(f"frame of {stored.shape} {stored.dtype} does not fit {self._shape}")
+        content = stored.tobytes()
+        with _told_as_output_error():
+            file = self._file or self._begin()
+            file.seek(len(self._head) + (number - 1) * self._frame_bytes)
+            file.write(content)
+        self._digests[number - 1] = hashlib.sha256(content).digest()
+
+    def _begin(self) -> BinaryIO:
+        folder = self._root_out / self._series_uid
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{_STAND_IN}.dcm.{secrets.token_hex(4)}.part"
+        # Mode 0666 less the umask, as any program creates files.
+        self._file = os.fdopen(os.open(temporary, CREATE, 0o666), "wb")
+        self._temporary = temporary
+        return self._file
+
+    def finish(self) -> tuple[Path, bool]:
+        """Complete the file, read it back, and give it its name.
+
+        Returns
+        -------
+            The path, and whether it is new: False if an earlier run had written the same pixels.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written or reads back differently.
+        """
+        digests = [digest for digest in self._digests if digest is not None]
+        file, temporary = self._file, self._temporary
+        if file is None or temporary is None or len(digests) != len(self._digests):
+            raise RuntimeError(f"{len(digests)} of {len(self._digests)} frames were written")
+        uid = self._instance_uid(b"".join(digests))
+        reference = Dataset()
+        reference.SeriesInstanceUID, reference.SOPInstanceUID = self._series_uid, uid
+        path = output_path(self._root_out, reference)
+        with _told_as_output_error():
+            padding = self._n_pixel_bytes - self._frame_bytes * len(digests)
+            file.seek(len(self._head) + self._n_pixel_bytes - padding)
+            file.write(bytes(padding))
+            file.seek(0)
+            # A UID of 43 characters is padded to an even length with a NUL (PS3.5 9.1).
+            value = uid.encode("ascii").ljust(UID_LENGTH, b"\0")
+            file.write(self._head.replace(_STAND_IN.encode("ascii"), value))
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            if path.exists():
+                return path, False
+            self._verify(temporary, uid)
+            try:
+                if self._syntax is None:
+                    publish(temporary, path)
+                else:
+                    with packed_frames(temporary, self._syntax) as packed:
+                        publish(packed, path)
+            except FileExistsError:  # written by another process since
+                return path, False
+        return path, True
+
+    def _instance_uid(self, digests: bytes) -> str:
+        """Return the UID for these pixels: the first of the possible ones that has the length."""
+        pixels = hashlib.sha256(repr(self._shape).encode() + digests).hexdigest()
+        return next(
+            uid
+            for attempt in count()
+            for uid in [
+                provenance.instance_uid(self._source_uid, f"{pixels}/{attempt}", self._derivation)
+            ]
+            if len(uid) + len(uid) % 2 == UID_LENGTH
+        )
+
+    def _verify(self, temporary: Path, uid: str) -> None:
+        """Read the file back: a full disk can leave one that opens without an error."""
+        expected = len(self._head) + self._n_pixel_bytes
+        try:
+            header = read_header(temporary)
+        except SliceError as exc:
+            raise OutputError("an output does not read back") from exc
+        if (
+            temporary.stat().st_size != expected
+            or header.dataset.get("SOPInstanceUID") != uid
+            or header.pixel_bytes != self._n_pixel_bytes
+            or header.pixel_offset != len(self._head)
+        ):
+            raise OutputError("an output reads back differently than it was written")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is None or self._temporary is None:
+            return
+        with suppress(OSError):  # a full disk may complain once more
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder, unless others wrote into it
+            self._temporary.parent.rmdir()
+
+
+def _before_pixels(derived: Dataset, n_pixel_bytes: int) -> bytes:
+    """Return the bytes of a file up to the value of its pixel data, which stands last."""
+    with quiet_pydicom():  # a copied UID is validated once more
+        header = Dataset({element.tag: element for element in derived})
+        header.set_original_encoding(False, True, derived.original_character_set)
+        header.file_meta, header.preamble = copy.deepcopy(derived.file_meta), derived.preamble
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = UID(_STAND_IN)
+        header.add_new(0x7FE00010, "OW" if header.BitsAllocated == 16 else "OB", b"")
+    length = n_pixel_bytes.to_bytes(4, "little")
+    return encode(header)[: -len(length)] + length
+
+
+@contextmanager
+def _told_as_output_error() -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as exc:
+        raise OutputError(f"an output cannot be written: {exc.strerror}") from exc

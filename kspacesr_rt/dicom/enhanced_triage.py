@@ -1,0 +1,132 @@
+"""Decide whether an Enhanced MR file can be super-resolved: every frame of it, or none.
+
+The reason words are those of `triage`. One frame that is a phase image or a map leaves the whole
+file out, since the output is one file again; the message names the frame.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from kspacesr_rt.dicom import geometry
+from kspacesr_rt.dicom.attributes import acquired_samples, image_type, numbers, sort_numbers
+from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups, told_by_frame
+from kspacesr_rt.dicom.header import Header
+from kspacesr_rt.dicom.triage import (
+    IMAGE_ATTRIBUTES,
+    INTERPOLATED_BELOW,
+    PLANE_ATTRIBUTES,
+    SourceSlice,
+    missing,
+    refuse_other_contents,
+    refuse_other_pixels,
+    refuse_own_output,
+    require,
+    require_pixel_data,
+    require_possible_pixels,
+    require_possible_plane,
+)
+from kspacesr_rt.errors import SliceFailed, SliceSkipped
+
+_MAP_WORDS: Final = frozenset(
+    {"DIVISION", "MAXIMUM", "MINIMUM", "QUANTITY", "STD DEVIATION", "TEMPERATURE"}
+)
+"""Frame Type values 3 and 4 of computed pictures, beside those that classic images have too
+(PS3.3 C.8.13.3.1.1, C.8.16.1.4)."""
+_PROJECTIONS: Final = frozenset(
+    {"MAX IP", "MIN IP", "VOLUME RENDER", "SURFACE RENDER", "MPR", "CURVED MPR"}
+)
+"""Volume Based Calculation Technique of what is no plane of the acquisition (C.8.16.2.1.3)."""
+
+
+def examine_frames(header: Header, path: Path, *, include_derived: bool = False) -> SourceSlice:
+    """Return the multi-frame source that a header describes; see `triage.examine`.
+
+    Raises
+    ------
+    SliceSkipped, SliceFailed
+        With one of the words of `triage`.
+    """
+    dataset = header.dataset
+    refuse_own_output(dataset)
+    refuse_other_pixels(header)
+    groups = FunctionalGroups(dataset)
+    if not groups.frames:
+        refuse_other_contents(dataset, include_derived=include_derived)
+        raise missing("PerFrameFunctionalGroupsSequence")
+    require(dataset, *IMAGE_ATTRIBUTES, "NumberOfFrames")
+    require_possible_pixels(dataset)
+    n_frames = int(dataset.NumberOfFrames)
+    if n_frames != len(groups.frames):
+        raise SliceFailed(
+            "missing-attribute",
+            f"has functional groups for {len(groups.frames)} of {n_frames} frames",
+        )
+    frames = [groups.classic_header(frame) for frame in range(1, n_frames + 1)]
+    for frame, classic in enumerate(frames, start=1):
+        with told_by_frame(frame):
+            _refuse_other_frames(classic, include_derived=include_derived)
+    for frame, classic in enumerate(frames, start=1):
+        with told_by_frame(frame):
+            require(classic, *PLANE_ATTRIBUTES)
+            require_possible_plane(classic)
+    require_pixel_data(header, n_frames=n_frames)
+    return _source(dataset, groups, frames, path)
+
+
+def _refuse_other_frames(classic: Dataset, *, include_derived: bool) -> None:
+    refuse_other_contents(classic, include_derived=include_derived)
+    if include_derived:
+        return
+    technique = str(classic.get("VolumeBasedCalculationTechnique") or "").replace("_", " ")
+    if technique in _PROJECTIONS or _MAP_WORDS.intersection(image_type(classic)[2:]):
+        raise SliceSkipped(
+            "derived-map",
+            "a map, projection, reformat or subtraction",
+            hint="--include-derived processes it all the same",
+        )
+
+
+def _source(
+    dataset: Dataset, groups: FunctionalGroups, frames: list[Dataset], path: Path
+) -> SourceSlice:
+    matrix = (int(dataset.Rows), int(dataset.Columns))
+    first = min(
+        geometry.slice_position_mm(
+            numbers(classic, "ImagePositionPatient"), numbers(classic, "ImageOrientationPatient")
+        )
+        for classic in frames
+    )
+    acquired = _acquired_samples(dataset, groups)
+    interpolated = acquired is not None and acquired < INTERPOLATED_BELOW * max(matrix)
+    return SourceSlice(
+        path=path,
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_instance_uid=str(dataset.SeriesInstanceUID),
+        study_instance_uid=str(dataset.StudyInstanceUID),
+        matrix=matrix,
+        order=(round(first, 2), *sort_numbers(dataset)),
+        interpolated_from=acquired if interpolated else None,
+        warnings=(f"interpolated {acquired}->{max(matrix)}",) if interpolated else (),
+        n_frames=len(frames),
+    )
+
+
+def _acquired_samples(dataset: Dataset, groups: FunctionalGroups) -> int | None:
+    """Return the larger side of the acquired matrix (MR FOV/Geometry, PS3.3 C.8.13.5.3)."""
+    geometries = list(groups.every("MRFOVGeometrySequence"))
+    samples = [
+        number
+        for item in geometries
+        for keyword in (
+            "MRAcquisitionFrequencyEncodingSteps",
+            "MRAcquisitionPhaseEncodingStepsInPlane",
+        )
+        for number in numbers(item, keyword)
+    ]
+    largest = int(max(samples, default=0.0))
+    return largest if largest >= 1 else acquired_samples(dataset)

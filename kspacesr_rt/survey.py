@@ -1,0 +1,90 @@
+"""Look at a few slices of a series before it is processed, for how much of k-space they hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from kspacesr_rt.dicom import (
+    DecodedSlice,
+    Series,
+    SourceSlice,
+    dropped_elements,
+    read_slice,
+    read_slices,
+)
+from kspacesr_rt.dicom.attributes import acquired_matrix, says_interpolated
+from kspacesr_rt.errors import SliceError
+from kspacesr_rt.interpolated import KspaceSupport, kspace_profile, surveyed_numbers
+from kspacesr_rt.kspace import Matrix
+
+INTERPOLATION_WARNINGS = ("interpolated ", "k-space measured ")
+"""How warnings begin that speak of interpolation: those of the header (`kspacesr_rt.dicom.triage`)
+and those of `KspaceSupport.warning`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survey:
+    """What is known of a series before it is processed."""
+
+    supports: dict[Matrix, KspaceSupport]
+    """For each stored matrix of the series."""
+    read: dict[Path, DecodedSlice] = field(default_factory=dict)
+    """Slices that were read on the way, so that nobody need read them again."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Elements, by kind, that the output of the first of them leaves out."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to warn about, a sentence for each matrix that the scanner interpolated."""
+        told = (support.warning for support in self.supports.values())
+        return tuple(text for text in told if text is not None)
+
+
+def survey_series(series: Series, *, keep_private: bool = False) -> Survey:
+    """Measure the k-space of a series over a few of its slices, and hear its header.
+
+    Slices that cannot be read are passed over: they fail by themselves when their turn comes.
+    """
+    by_matrix: defaultdict[Matrix, list[SourceSlice]] = defaultdict(list)
+    for item in series.slices:
+        by_matrix[item.matrix].append(item)
+    read: dict[Path, DecodedSlice] = {}
+    supports: dict[Matrix, KspaceSupport] = {}
+    for matrix, slices in by_matrix.items():
+        found: list[DecodedSlice] = []
+        for number in surveyed_numbers(len(slices)):
+            found += _read(slices[number], read)
+        supports[matrix] = _support(matrix, slices, found)
+    first = next(iter(read.values()), None)
+    return Survey(
+        supports=supports,
+        read=read,
+        dropped=dropped_elements(first, keep_private=keep_private) if first else {},
+    )
+
+
+def _read(source: SourceSlice, read: dict[Path, DecodedSlice]) -> list[DecodedSlice]:
+    try:
+        if source.n_frames is None:
+            read[source.path] = read_slice(source)
+            return [read[source.path]]
+        # Frames are decoded in their order, so the earliest of the middle ones cost the least.
+        first, *_ = numbers = surveyed_numbers(source.n_frames)
+        return list(islice(read_slices(source), first, first + len(numbers)))
+    except SliceError:
+        return []
+
+
+def _support(matrix: Matrix, slices: list[SourceSlice], found: list[DecodedSlice]) -> KspaceSupport:
+    headers = [decoded.dataset for decoded in found]
+    return KspaceSupport(
+        matrix=matrix,
+        profile=kspace_profile([decoded.values for decoded in found]),
+        acquired=acquired_matrix(headers[0]) if headers else (None, None),
+        header_says=any(item.interpolated_from is not None for item in slices)
+        or any(says_interpolated(header) for header in headers),
+        n_slices=len(found),
+    )

@@ -1,0 +1,137 @@
+"""What each result says about itself, and whether that is within what its model was seen to do.
+
+Four figures a slice, from one transform of the result and one of its source: how far measured
+samples moved, how much energy lies outside the measured band, and how far intensity drifted, over
+the whole slice and over tissue. A model card's bounds turn figures into flags; a model that states
+none is reported without flags, never with invented ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from kspacesr_rt.added_energy import energy_of_spectra
+from kspacesr_rt.errors import ShapeError, SliceFailed
+from kspacesr_rt.kspace import FloatArray, fft2c, residual_of_spectra, upscaled
+from kspacesr_rt.spec import ModelSpec
+
+MEASURED_TOLERANCE = 1e-4
+"""Largest deviation of a measured k-space sample that rounding explains: fp32 transforms leave
+1e-6 of the largest sample; TF32 would leave 1e-3."""
+TISSUE_LEVEL = 0.1
+"""Tissue is what is brighter than this share of the 99th percentile of the source."""
+BOUNDED = ("added_energy_ratio", "intensity_drift", "measured_residual")
+"""Figures that `kspacesr_rt.spec.ModelSpec.bounds` can limit, under their own names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SliceFigures:
+    """What was measured on one result, before clipping; all dimensionless."""
+
+    measured_residual: float
+    """Largest change of a measured k-space sample, over the largest of them."""
+    added_energy_share: float
+    """Energy outside the measured band, over that of the whole result."""
+    added_energy_ratio: float
+    """The same, over that of the outer half of the measured band."""
+    intensity_drift: float
+    """Change of the mean intensity, over that of the source."""
+    tissue_drift: float
+    """Change of the mean over tissue, signed, over that of the source. No rounding: sharper edges
+    move brightness into the rim of tissue or out of it."""
+
+    def beyond(self, bounds: Mapping[str, float]) -> tuple[str, ...]:
+        """Return the names of the figures that exceed a model's bounds."""
+        return tuple(name for name in BOUNDED if getattr(self, name) > bounds.get(name, np.inf))
+
+    def worse_of(self, other: SliceFigures) -> SliceFigures:
+        """Return the larger of each figure: what is said of a multi-frame file."""
+        drift = max(self.tissue_drift, other.tissue_drift, key=abs)
+        names = ("measured_residual", "added_energy_share", "added_energy_ratio", "intensity_drift")
+        larger = {name: max(getattr(self, name), getattr(other, name)) for name in names}
+        return SliceFigures(**larger, tissue_drift=drift)
+
+
+def measure_slice(sr: FloatArray, lr: FloatArray) -> SliceFigures:
+    """Measure one result against its source.
+
+    Parameters
+    ----------
+    sr, lr
+        Shapes ``(s * y, s * x)`` and ``(y, x)``, same FOV and intensities, finite, not clipped.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes are others.
+
+    Notes
+    -----
+    In double precision: energies span more decades than fp32 has digits. Each figure equals the
+    function of its name in `kspacesr_rt.kspace` and `kspacesr_rt.added_energy`.
+    """
+    if sr.ndim != 2 or lr.ndim != 2 or 0 in lr.shape:
+        raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
+    upscale = sr.shape[1] // lr.shape[1]
+    if upscale < 1 or sr.shape != upscaled((lr.shape[0], lr.shape[1]), upscale):
+        raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
+    wide_sr, wide_lr = sr.astype(np.float64), lr.astype(np.float64)
+    sr_kspace, lr_kspace = fft2c(wide_sr), fft2c(wide_lr)
+    energy = energy_of_spectra(sr_kspace, lr_kspace)
+    drift = abs(wide_sr.mean() - wide_lr.mean()) / (np.abs(wide_lr).mean() or 1.0)
+    return SliceFigures(
+        measured_residual=residual_of_spectra(sr_kspace, lr_kspace),
+        added_energy_share=energy.share,
+        added_energy_ratio=energy.ratio,
+        intensity_drift=float(drift),
+        tissue_drift=_tissue_drift(wide_sr, wide_lr, upscale),
+    )
+
+
+def check_result(sr: FloatArray, lr: FloatArray, spec: ModelSpec) -> SliceFigures:
+    """Check one result before anybody sees it.
+
+    Parameters
+    ----------
+    sr, lr
+        One slice each, ``(s*y, s*x)`` and ``(y, x)``, not clipped.
+    spec
+        What was promised.
+
+    Returns
+    -------
+        What was measured on it.
+
+    Raises
+    ------
+    SliceFailed
+        ``non-finite`` or ``data-consistency``.
+    """
+    if not np.isfinite(sr).all():
+        raise SliceFailed("non-finite", "the result holds NaN or infinity")
+    figures = measure_slice(sr, lr)
+    residual = figures.measured_residual
+    keeps = spec.data_consistency == "hard" or spec.name == "zero-fill"
+    if keeps and spec.output == "real" and residual > MEASURED_TOLERANCE:
+        raise SliceFailed(
+            "data-consistency",
+            f"measured k-space samples are off by {residual:.1e} of the largest, "
+            f"{MEASURED_TOLERANCE:.0e} is allowed",
+        )
+    return figures
+
+
+def _tissue_drift(sr: FloatArray, lr: FloatArray, upscale: int) -> float:
+    """Return the relative change of the mean over the LR samples that hold tissue.
+
+    The result is taken where those samples lie: at SR index ``upscale * (k - n // 2) + m // 2``.
+    """
+    tissue = lr > TISSUE_LEVEL * np.percentile(lr, 99.0)
+    before = float(lr[tissue].mean()) if tissue.any() else 0.0
+    if before == 0.0:
+        return 0.0
+    rows, columns = (upscale * (np.arange(n) - n // 2) + upscale * n // 2 for n in lr.shape)
+    return float(sr[np.ix_(rows, columns)][tissue].mean()) / before - 1.0

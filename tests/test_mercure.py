@@ -1,0 +1,139 @@
+"""The contract of mercure's modules: what it hands over, and what it expects back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from pydicom import dcmread
+
+from kspacesr_rt.errors import InputError, NoMRImageError
+from kspacesr_rt.mercure import read_task, run_task
+from kspacesr_rt.pipeline import InferOptions
+from kspacesr_rt.sample import sample_folder
+
+SETTINGS = {"backend": "zero-fill", "upscale": 2}
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Make a folder as mercure does: flat, inputs named by UID, tags and task beside them."""
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    output.mkdir()
+    for path in sorted(sample_folder().glob("*.dcm"))[8:11]:
+        series = dcmread(path, stop_before_pixels=True).SeriesInstanceUID
+        (source / f"{series}#{path.stem}.dcm").write_bytes(path.read_bytes())
+        (source / f"{series}#{path.stem}.tags").write_text('{"PatientName": "X"}')
+    write_task(source, SETTINGS)
+    return {"MERCURE_IN_DIR": str(source), "MERCURE_OUT_DIR": str(output)}
+
+
+def write_task(source, settings):
+    task = {"id": "1", "info": {}, "process": {"module_name": "sr", "settings": settings}}
+    (source / "task.json").write_text(json.dumps(task))
+
+
+def source_of(case):
+    return read_task(case).source
+
+
+def result_of(case):
+    return json.loads((read_task(case).output / "result.json").read_bytes())
+
+
+def spoil(case):
+    """Cut the pixels of one input off."""
+    path = min(source_of(case).glob("*.dcm"))
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def test_a_module_runs_as_mercure_runs_it(case):
+    """Environment in, flat files and a result out, nothing else, exit code 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kspacesr_rt", "mercure"],
+        env={**os.environ, **case, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    output = read_task(case).output
+    found = sorted(path.name for path in output.iterdir())
+    assert [name.endswith(".dcm") for name in found] == [True, True, True, False]
+    assert found[-1] == "result.json"
+    for path in output.glob("*.dcm"):
+        ds = dcmread(path)
+        assert path.name == f"{ds.SeriesInstanceUID}#{ds.SOPInstanceUID}.dcm"
+        assert (ds.Rows, ds.Columns) == (512, 512)
+    told = result_of(case)
+    assert (told["written"], told["backend"], told["exit_code"]) == (3, "zero-fill", 0)
+    notification = told["__mercure_notification"]
+    assert not notification["requested"]
+    assert "3 slices x2" in notification["text"]
+    assert "not-dicom" not in notification["text"], "task.json is no concern of the reader"
+
+
+def test_some_failed_slices_keep_the_case_back(case):
+    """Mercure dispatches what ends with 0: half a series must not reach the archive unasked."""
+    spoil(case)
+    assert run_task(read_task(case)) == 8
+    notification = result_of(case)["__mercure_notification"]
+    assert notification["requested"]
+    assert "1 failed: truncated" in notification["text"]
+    assert len(list(read_task(case).output.glob("*.dcm"))) == 2
+
+
+def test_a_site_may_choose_to_have_a_partial_series(case):
+    """Then somebody is told, all the same."""
+    spoil(case)
+    write_task(source_of(case), {**SETTINGS, "partial": "deliver"})
+    assert run_task(read_task(case)) == 0
+    assert result_of(case)["__mercure_notification"]["requested"]
+
+
+def test_a_case_without_an_mr_image_says_so(case):
+    """An error, with its text where mercure shows it."""
+    for path in source_of(case).glob("*.dcm"):
+        path.unlink()
+    with pytest.raises(NoMRImageError):
+        run_task(read_task(case))
+    told = result_of(case)
+    assert told["exit_code"] == 9
+    assert "no MR image" in told["__mercure_notification"]["text"]
+    assert [path.name for path in read_task(case).output.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modle": "x2-fast"}, "unknown setting 'modle'"),
+        ({"upscale": "2"}, "'upscale' in task.json is not of type int"),
+        ({"batch": True}, "'batch' in task.json is not of type int"),
+        ({"partial": "maybe"}, "fail or deliver"),
+        (["x2-fast"], "not an object"),
+    ],
+)
+def test_a_setting_that_is_not_understood_is_refused(case, settings, message):
+    """A typing error must not quietly run another model."""
+    write_task(source_of(case), settings)
+    with pytest.raises(InputError, match=message):
+        read_task(case)
+
+
+def test_no_settings_mean_the_defaults(case):
+    """Mercure writes null or {} for a module without settings."""
+    write_task(source_of(case), None)
+    assert read_task(case).options == InferOptions()
+
+
+def test_a_missing_environment_is_named(tmp_path):
+    """Run by hand, the command says what mercure would have set."""
+    with pytest.raises(InputError, match="MERCURE_IN_DIR is not set"):
+        read_task({})
+    with pytest.raises(InputError, match="names no folder"):
+        read_task({"MERCURE_IN_DIR": str(tmp_path / "no")})
+    with pytest.raises(InputError, match=r"no readable task\.json"):
+        read_task({"MERCURE_IN_DIR": str(tmp_path), "MERCURE_OUT_DIR": str(tmp_path)})

@@ -1,0 +1,194 @@
+"""Processing and forwarding of single parts: what goes wrong there, and what follows."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+
+import pytest
+from node_cases import TargetServer, make_series, wait_until
+from pydicom import dcmread
+from pydicom.filereader import read_dataset
+from pydicom.uid import ImplicitVRLittleEndian
+
+from kspacesr_rt.errors import InputError, OutputError
+from kspacesr_rt.node import processing
+from kspacesr_rt.node.events import Log
+from kspacesr_rt.node.forwarder import Forwarder
+from kspacesr_rt.node.metrics import Metrics
+from kspacesr_rt.node.peers import parse_target
+from kspacesr_rt.node.processing import Keep, Processor
+from kspacesr_rt.node.sent import SentJournal
+from kspacesr_rt.node.service import Node, NodeOptions
+from kspacesr_rt.node.spool import MAX_ATTEMPTS, SENT, Spool, State
+from kspacesr_rt.pipeline import InferOptions
+
+ZERO_FILL = InferOptions(backend="zero-fill")
+CANNOT_UNDERSTAND = 0xC000
+
+
+class Bench:
+    """A spool with one closed part of three slices, and what works on it."""
+
+    def __init__(self, folder, paths, keep=Keep.all) -> None:
+        self.spool = Spool(folder / "spool")
+        for path in paths:
+            ds = dcmread(path, stop_before_pixels=True)
+            incoming = self.spool.incoming(path.read_bytes())
+            series = (str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
+            self.spool.store(series, str(ds.SOPInstanceUID), incoming)
+        self.spool.close(timeout_s=0)
+        self.metrics, self.log = Metrics(), Log(quiet=True)
+        self.stop = lambda: False
+        self.processor = Processor(
+            self.spool, ZERO_FILL, keep, self.metrics, self.log, lambda: self.stop()
+        )
+
+    def forwarder(self, *targets):
+        return Forwarder(
+            "KSPACESR",
+            [parse_target(target.name) for target in targets],
+            self.spool,
+            SentJournal(self.spool.root / SENT),
+            self.processor.reasons,
+            0.05,
+            self.metrics,
+            self.log,
+            lambda: self.stop(),
+        )
+
+    def only(self, state):
+        [part] = self.spool.parts(state)
+        return part
+
+    def states(self):
+        return {state: n for state, n in self.spool.counts().items() if n}
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return make_series(tmp_path / "source", 1)
+
+
+@pytest.fixture
+def make_bench(tmp_path, paths):
+    made = []
+
+    def make(**more):
+        made.append(Bench(tmp_path, paths, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.spool.close_all()
+
+
+def test_a_part_that_always_ends_in_an_error_is_set_aside_whatever_the_option(
+    make_bench, monkeypatch
+):
+    """It must not stand in the way for ever, and nobody knows what it is: it is kept."""
+
+    def broken(*args, **more):
+        raise ZeroDivisionError("SECRET^PATIENT")
+
+    bench = make_bench(keep=Keep.none)
+    monkeypatch.setattr(processing, "infer", broken)
+    for _ in range(MAX_ATTEMPTS):
+        assert not bench.processor.process(bench.only(State.closed))
+    assert bench.processor.process(bench.only(State.closed))
+    assert bench.states() == {State.quarantined: 1}
+    assert len(list(bench.only(State.quarantined).inputs.iterdir())) == 3
+    assert bench.metrics.value("processing_errors_total", kind="ZeroDivisionError") == MAX_ATTEMPTS
+    assert "SECRET" not in bench.metrics.as_text()
+
+
+def test_a_full_disk_is_not_the_parts_fault(make_bench, monkeypatch):
+    """It is tried until there is room, however often that is."""
+
+    def full(*args, **more):
+        raise OutputError("an output cannot be written: No space left on device")
+
+    bench = make_bench()
+    with monkeypatch.context() as patch:
+        patch.setattr(processing, "infer", full)
+        for _ in range(2 * MAX_ATTEMPTS):
+            assert not bench.processor.process(bench.only(State.closed))
+    assert bench.processor.process(bench.only(State.closed))
+    assert len(bench.only(State.processed).results()) == 3
+
+
+def test_sigterm_ends_processing_at_a_slice_and_the_next_start_goes_on(make_bench):
+    """A volume takes minutes; what is done is not done again."""
+    bench = make_bench()
+    bench.stop = lambda: len(bench.only(State.closed).results()) == 1
+    assert not bench.processor.process(bench.only(State.closed))
+    [first] = bench.only(State.closed).results()
+    before = first.stat().st_mtime_ns
+    bench.stop = lambda: False
+    assert bench.processor.process(bench.only(State.closed))
+    results = bench.only(State.processed).results()
+    assert len(results) == 3
+    assert before in [path.stat().st_mtime_ns for path in results]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(Keep.all, 2), (Keep.failed, 1), (Keep.none, 0)])
+def test_what_is_left_out_of_a_series_is_kept_as_asked(tmp_path, make_bench, paths, keep, kept):
+    """The good slice is delivered; the phase image is skipped, the cut one has failed."""
+    ds = dcmread(paths[0])
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "PHASE"]
+    ds.save_as(paths[0])
+    paths[1].write_bytes(paths[1].read_bytes()[:-100])
+    bench = make_bench(keep=keep)
+    assert bench.processor.process(bench.only(State.closed))
+    with TargetServer() as target:
+        forwarder = bench.forwarder(target)
+        wait_until(lambda: forwarder.step() or not bench.spool.parts(State.processed), "a step")
+        assert len(target.received) == 1
+    assert bench.states() == ({State.quarantined: 1} if kept else {})
+    if kept:
+        assert len(list(bench.only(State.quarantined).inputs.iterdir())) == kept
+    assert bench.metrics.value("left_out_total") == 2
+
+
+def test_one_refused_instance_holds_back_neither_the_others_nor_the_other_target(make_bench):
+    """It is offered again for ever; each target has the rest long since, once."""
+    bench = make_bench()
+    bench.processor.process(bench.only(State.closed))
+    with TargetServer() as moody, TargetServer() as easy:
+        asked = []
+
+        def refuse_the_first(n):
+            asked.append(n)
+            return CANNOT_UNDERSTAND if len(asked) == 1 else 0x0000
+
+        moody.answer = refuse_the_first
+        forwarder = bench.forwarder(moody, easy)
+        forwarder.step()
+        assert (len(moody.received), len(easy.received)) == (2, 3)
+        assert bench.states() == {State.processed: 1}
+        wait_until(lambda: forwarder.step() or not bench.states(), "the last one")
+        assert Counter(moody.received) == Counter(easy.received)
+        assert set(Counter(easy.received).values()) == {1}
+    assert bench.metrics.value("forward_failures_total", reason="status-c000") == 1
+
+
+def test_a_target_that_knows_only_implicit_vr_gets_that(make_bench):
+    """The one syntax that every node must know (PS3.5 10.1)."""
+    bench = make_bench()
+    bench.processor.process(bench.only(State.closed))
+    with TargetServer(syntaxes=[ImplicitVRLittleEndian]) as target:
+        bench.forwarder(target).step()
+        assert len(target.received) == 3
+    for uid, content in target.datasets.items():
+        ds = read_dataset(io.BytesIO(content), is_implicit_VR=True, is_little_endian=True)
+        assert (ds.SOPInstanceUID, ds.Rows) == (uid, 64)
+
+
+def test_a_node_needs_stable_uids_and_a_target(tmp_path):
+    """Without them it could not know what it has sent, or where to."""
+    target = parse_target("PACS@127.0.0.1:104")
+    options = NodeOptions(ae_title="A", targets=(target,), spool=tmp_path / "spool")
+    with pytest.raises(InputError, match="stable UIDs"):
+        Node(options, InferOptions(random_uids=True), Log(quiet=True))
+    with pytest.raises(InputError, match="needs a target"):
+        NodeOptions(ae_title="A", targets=(), spool=tmp_path / "spool")

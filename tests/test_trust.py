@@ -1,0 +1,90 @@
+"""What is said about each result equals what the single measures say, and bounds become flags."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kspacesr_rt import added_energy, kspace
+from kspacesr_rt.bench import invention
+from kspacesr_rt.errors import ShapeError
+from kspacesr_rt.interpolation import zero_fill
+from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.trust import BOUNDED, SliceFigures, measure_slice
+
+FIGURES = {
+    "measured_residual": 1e-6,
+    "added_energy_share": 1e-3,
+    "added_energy_ratio": 0.5,
+    "intensity_drift": 2e-6,
+    "tissue_drift": -0.01,
+}
+
+
+@given(st.integers(16, 33), st.integers(16, 33), st.integers(2, 4), st.integers(0, 99))
+def test_figures_are_those_of_the_single_measures(rows, columns, upscale, seed):
+    """One pair of transforms must not change what is measured: odd sizes, any upscale."""
+    rng = np.random.default_rng(seed)
+    lr = rng.random((rows, columns)) * 900
+    sr = kspace.zero_fill_image(lr, upscale).real + rng.normal(size=(upscale * rows, 1))
+    found = measure_slice(sr, lr)
+    energy = added_energy.added_energy(sr, lr)
+    assert found.measured_residual == pytest.approx(kspace.measured_residual(sr, lr), rel=1e-6)
+    assert found.added_energy_share == pytest.approx(energy.share, rel=1e-9)
+    assert found.added_energy_ratio == pytest.approx(energy.ratio, rel=1e-9)
+    assert found.intensity_drift == pytest.approx(added_energy.intensity_drift(sr, lr), rel=1e-9)
+
+
+@pytest.mark.parametrize("matrix", [(40, 40), (41, 40), (39, 47)])
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_a_zero_fill_drifts_nowhere_and_a_gain_everywhere(matrix, upscale):
+    """Tissue is looked up where its samples lie, for every parity."""
+    lr = brain_phantom(matrix).astype(np.float64) * 700
+    same = measure_slice(kspace.zero_fill_image(lr, upscale).real, lr)
+    assert abs(same.tissue_drift) < (1e-9 if 0 in np.array(matrix) % 2 else 1e-2)
+    assert same.intensity_drift < 1e-9
+    assert same.added_energy_share < 1e-12
+    brighter = measure_slice(1.05 * kspace.zero_fill_image(lr, upscale).real, lr)
+    assert brighter.tissue_drift == pytest.approx(0.05 + 1.05 * same.tissue_drift, abs=1e-9)
+    assert brighter.intensity_drift == pytest.approx(0.05, abs=1e-9)
+
+
+def test_an_empty_slice_has_figures():
+    """The first slices of a volume often are air."""
+    found = measure_slice(np.zeros((32, 32)), np.zeros((16, 16)))
+    assert found == SliceFigures(**dict.fromkeys(FIGURES, 0.0))
+
+
+def test_slices_that_do_not_belong_together_are_refused():
+    """A silent broadcast would measure nonsense."""
+    with pytest.raises(ShapeError, match="one SR and one LR slice"):
+        measure_slice(np.ones((33, 32)), np.ones((16, 16)))
+    with pytest.raises(ShapeError, match="one SR and one LR slice"):
+        measure_slice(np.ones((1, 32, 32)), np.ones((16, 16)))
+
+
+def test_bounds_become_flags_and_no_bounds_become_none():
+    """Exactly at a limit is within it; limits of other names say nothing."""
+    figures = SliceFigures(**FIGURES)
+    assert figures.beyond({}) == ()
+    assert figures.beyond({"added_energy_ratio": 0.5, "data_n_slices": 0.0}) == ()
+    limits = {"added_energy_ratio": 0.49, "intensity_drift": 1e-6, "measured_residual": 1e-5}
+    assert figures.beyond(limits) == ("added_energy_ratio", "intensity_drift")
+
+
+def test_the_runtime_and_the_model_card_name_the_same_bounds():
+    """A limit that is stored under another name would never flag anything."""
+    assert BOUNDED == invention.BOUNDED
+
+
+def test_of_two_frames_the_worse_figures_are_told():
+    """Tissue may drift to either side: the further one counts."""
+    other = SliceFigures(**{**FIGURES, "added_energy_ratio": 0.7, "tissue_drift": 0.005})
+    worse = SliceFigures(**FIGURES).worse_of(other)
+    assert (worse.added_energy_ratio, worse.tissue_drift) == (0.7, -0.01)
+
+
+def test_fp32_results_are_measured_in_double_precision():
+    """The share of a zero-fill is rounding of its fp32 values, not of the transforms."""
+    lr = brain_phantom((64, 60)).astype(np.float32)
+    assert measure_slice(zero_fill(lr, 2), lr).added_energy_share < 1e-12
