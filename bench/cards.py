@@ -75,7 +75,7 @@ def stamp(path: Path, rows: list[QualityRow], invention: Invention | None = None
 
 def _quality(spec: ModelSpec, rows: list[QualityRow]) -> dict[str, dict[str, float]]:
     quality: dict[str, dict[str, float]] = {}
-    for row in means(rows):
+    for row in means([row for row in rows if row.convention == CONVENTION]):
         if row.upscale != spec.upscale:
             continue
         values = quality.setdefault(row.data, {})

@@ -25,6 +25,9 @@ from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.volumes import read_volumes
 
 CONVENTION = "slice-range1"
+"""What cards and gates quote."""
+SHOWN = (CONVENTION, "slice-range1-gaussian")
+"""What tables of models show: SSIM depends more on its window than on most models."""
 LR_OF = {
     "kspace-crop": "LR = magnitude of the inverse FFT of the k-space centre",
     "seed-resize": "LR = bilinear resize of the image, which lies off the k-space grid",

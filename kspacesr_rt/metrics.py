@@ -29,6 +29,7 @@ from kspacesr_rt.kspace import Array, FloatArray
 
 CONVENTIONS = {
     "slice-range1": "mean over slices, data range 1 = maximum of the HR series",
+    "slice-range1-gaussian": "the same data range, SSIM in the Gaussian window of its paper",
     "fastmri-volume": "data range = maximum of the HR volume, PSNR over the volume",
     "seed": "mean over slices, PSNR on data range 1, SSIM on data range 2 (flatters)",
 }
@@ -36,6 +37,8 @@ CONVENTIONS = {
 
 SSIM_WINDOW = 7
 """Edge of the uniform window in samples: scikit-image's default."""
+GAUSSIAN_SIGMA, GAUSSIAN_RADIUS = 1.5, 5
+"""Standard deviation and radius in samples of the window of Wang et al. 2004, 11 x 11."""
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 """Stabilisers as shares of the data range: Wang et al. 2004, doi:10.1109/TIP.2003.819861."""
 SEED_SSIM_RANGE = 2.0
@@ -68,7 +71,7 @@ def evaluate(sr: FloatArray, hr: FloatArray, convention: str) -> Quality:
     Parameters
     ----------
     sr, hr
-        Shape ``(..., y, x)``, leading axes are slices; for ``slice-range1`` and ``seed`` both
+        Shape ``(..., y, x)``, leading axes are slices; except for ``fastmri-volume``, both are
         divided by the maximum of the HR series. Nothing is clipped here.
     convention
         A name in `CONVENTIONS`.
@@ -93,7 +96,12 @@ def evaluate(sr: FloatArray, hr: FloatArray, convention: str) -> Quality:
             ssim=ssim(sr, hr, top),
         )
     ssim_range = SEED_SSIM_RANGE if convention == "seed" else 1.0
-    return Quality(mae=mae(sr, hr), psnr_db=psnr_db(sr, hr), ssim=ssim(sr, hr, ssim_range))
+    gaussian = convention == "slice-range1-gaussian"
+    return Quality(
+        mae=mae(sr, hr),
+        psnr_db=psnr_db(sr, hr),
+        ssim=ssim(sr, hr, ssim_range, gaussian=gaussian),
+    )
 
 
 def mae(sr: FloatArray, hr: FloatArray) -> float:
@@ -112,31 +120,38 @@ def psnr_db(sr: FloatArray, hr: FloatArray, data_range: float = 1.0) -> float:
     return float(np.mean([psnr_between(ours, theirs, data_range) for ours, theirs in slices]))
 
 
-def ssim(sr: FloatArray, hr: FloatArray, data_range: float = 1.0) -> float:
+def ssim(
+    sr: FloatArray, hr: FloatArray, data_range: float = 1.0, *, gaussian: bool = False
+) -> float:
     """Return the structural similarity of each slice, averaged over the slices.
 
     Parameters
     ----------
     sr, hr
-        Shape ``(..., y, x)``, at least 7 x 7 samples a slice.
+        Shape ``(..., y, x)``, at least 7 x 7 samples a slice; 11 x 11 with `gaussian`.
     data_range
         Distance of the largest from the smallest possible value, in the unit of the images.
+    gaussian
+        Weight the samples of a window as Wang et al. 2004 do (doi:10.1109/TIP.2003.819861), with
+        their population covariance.
 
     Notes
     -----
     Equals ``skimage.metrics.structural_similarity`` of float64 slices with its defaults: uniform
-    7 x 7 window, sample covariance, mean over the windows that lie inside the slice. skimage
-    computes float32 input in float32; this is always float64.
+    7 x 7 window, sample covariance, mean over the windows that lie inside the slice; with
+    `gaussian`, with ``gaussian_weights=True, use_sample_covariance=False``. skimage computes
+    float32 input in float32; this is always float64.
     """
     wide_sr, wide_hr = _pair(sr, hr)
-    if min(wide_sr.shape[-2:]) < SSIM_WINDOW:
+    weights = _GAUSSIAN if gaussian else _UNIFORM
+    if min(wide_sr.shape[-2:]) < len(weights):
         raise ShapeError(
-            f"SSIM needs slices of at least {SSIM_WINDOW} x {SSIM_WINDOW} samples, "
+            f"SSIM needs slices of at least {len(weights)} x {len(weights)} samples, "
             f"found shape {wide_sr.shape}"
         )
     c1, c2 = (_positive(data_range) * SSIM_K1) ** 2, (data_range * SSIM_K2) ** 2
     slices = zip(_slices(wide_sr), _slices(wide_hr), strict=True)
-    return float(np.mean([_slice_ssim(ours, theirs, c1, c2) for ours, theirs in slices]))
+    return float(np.mean([_slice_ssim(ours, theirs, c1, c2, weights) for ours, theirs in slices]))
 
 
 def psnr_between(a: FloatArray, b: FloatArray, data_range: float) -> float:
@@ -214,21 +229,26 @@ def _complex(values: Array) -> npt.NDArray[Any]:
     return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
 
 
-def _window_mean(image: _Wide) -> _Wide:
-    """Average every window inside a slice: 7 shifted adds per axis, no running sum to drift."""
-    rows, columns = (n - SSIM_WINDOW + 1 for n in image.shape)
-    summed = sum((image[i : i + rows] for i in range(SSIM_WINDOW)), np.zeros(()))
-    total = sum((summed[:, i : i + columns] for i in range(SSIM_WINDOW)), np.zeros(()))
-    return total / SSIM_WINDOW**2
+_UNIFORM = np.full(SSIM_WINDOW, 1.0 / SSIM_WINDOW)
+_GAUSSIAN = np.exp(-0.5 * (np.arange(-GAUSSIAN_RADIUS, GAUSSIAN_RADIUS + 1) / GAUSSIAN_SIGMA) ** 2)
+_GAUSSIAN /= _GAUSSIAN.sum()
 
 
-def _slice_ssim(a: _Wide, b: _Wide, c1: float, c2: float) -> float:
+def _window_mean(image: _Wide, weights: _Wide) -> _Wide:
+    """Average every window inside a slice: shifted adds per axis, no running sum to drift."""
+    rows, columns = (n - len(weights) + 1 for n in image.shape)
+    summed = sum((w * image[i : i + rows] for i, w in enumerate(weights)), np.zeros(()))
+    total = sum((w * summed[:, i : i + columns] for i, w in enumerate(weights)), np.zeros(()))
+    return np.asarray(total, dtype=np.float64)
+
+
+def _slice_ssim(a: _Wide, b: _Wide, c1: float, c2: float, weights: _Wide) -> float:
     n = SSIM_WINDOW**2
-    mean_a, mean_b = _window_mean(a), _window_mean(b)
-    unbiased = n / (n - 1)
-    var_a = unbiased * (_window_mean(a * a) - mean_a**2)
-    var_b = unbiased * (_window_mean(b * b) - mean_b**2)
-    covariance = unbiased * (_window_mean(a * b) - mean_a * mean_b)
+    unbiased = n / (n - 1) if weights is _UNIFORM else 1.0
+    mean_a, mean_b = _window_mean(a, weights), _window_mean(b, weights)
+    var_a = unbiased * (_window_mean(a * a, weights) - mean_a**2)
+    var_b = unbiased * (_window_mean(b * b, weights) - mean_b**2)
+    covariance = unbiased * (_window_mean(a * b, weights) - mean_a * mean_b)
     similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
         (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     )

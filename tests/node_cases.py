@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread, dcmwrite
+from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, evt
 
@@ -148,6 +149,7 @@ class TargetServer:
     """A storage SCP in a thread, which counts what it acknowledged."""
 
     def __init__(self, *, syntaxes=(ExplicitVRLittleEndian, ImplicitVRLittleEndian)) -> None:
+        self.host = "127.0.0.1"
         self.received: list[str] = []
         self.datasets: dict[str, bytes] = {}
         self.answer = lambda n: 0x0000
@@ -177,7 +179,15 @@ class TargetServer:
 
     @property
     def name(self) -> str:
-        return f"PACS@127.0.0.1:{self.port}"
+        return f"PACS@{self.host}:{self.port}"
+
+    def sources(self) -> set[str]:
+        """Return the SOP Instance UIDs that the received instances were derived from."""
+        return {
+            str(item.ReferencedSOPInstanceUID)
+            for content in list(self.datasets.values())
+            for item in read_dataset(io.BytesIO(content), False, True).SourceImageSequence
+        }
 
     def wait_for(self, n: int) -> None:
         wait_until(lambda: len(self.received) >= n, f"{n} instances at the target")

@@ -28,7 +28,6 @@ from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGExtended12Bit,
@@ -149,22 +148,6 @@ def test_every_syntax_that_infer_decodes_is_taken(node):
 # What is taken -----------------------------------------------------------------------------------
 
 
-def test_it_keeps_the_bytes_as_they_came(node, files):
-    """Neither decoded nor encoded again: what is in the spool is what the sender sent."""
-    with association(node.port, syntaxes=[ExplicitVRLittleEndian]) as held:
-        ds = dcmread(files[0][0])
-        ds.SeriesInstanceUID, ds.SOPInstanceUID = "1.2.3.77", "1.2.3.77.1"
-        ds.PatientComments = "Zürich"  # not in the declared character set, yet what was sent
-        assert store(held, ds) == SUCCESS
-        # The same again: the sender has not heard us, say.
-        assert store(held, ds) == SUCCESS
-    [path] = node.spool.glob("received/*/in/*.dcm")
-    from pynetdicom.dsutils import encode
-
-    assert dataset_bytes(path) == encode(ds, False, True)
-    assert metric(node, "instances_repeated_total") == 1
-
-
 def test_a_data_set_that_is_not_what_it_says_is_refused(node, files):
     """An instance without a series could never be complete."""
     ds = dcmread(files[0][0])
@@ -227,8 +210,8 @@ def test_dcmtk_sends_to_it(node, target, tmp_path):
         [find_dcmtk("storescu"), *titles, *place, *map(str, paths)], capture_output=True, text=True
     )
     assert sent.returncode == 0, sent.stderr
-    before = len(set(target.received))
-    wait_until(lambda: len(set(target.received)) >= before + 3, "dcmtk's series")
+    sources = {str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths}
+    wait_until(lambda: sources <= target.sources(), "dcmtk's series")
     refused = subprocess.run(
         [find_dcmtk("echoscu"), "-aet", "STRANGER", "-aec", "KSPACESR", *place]
     )
@@ -264,7 +247,7 @@ def test_a_full_queue_says_so_and_a_late_target_gets_everything(tmp_path, files,
     """The target is down: the queue fills, senders hear it, and all is delivered in the end."""
     with TargetServer() as down:
         pass  # its port is free again
-    more = ("--queue", "1", "--series-timeout", "2")
+    more = ("--queue", "1", "--series-timeout", "5")
     with NodeProcess(tmp_path / "spool", down.name, *more) as node:
         with association(node.port) as held:
             assert store(held, files[0][0]) == SUCCESS

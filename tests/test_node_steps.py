@@ -6,22 +6,36 @@ import io
 from collections import Counter
 
 import pytest
-from node_cases import TargetServer, make_series, wait_until
+from node_cases import (
+    TargetServer,
+    association,
+    dataset_bytes,
+    make_series,
+    send,
+    store,
+    wait_until,
+)
 from pydicom import dcmread
 from pydicom.filereader import read_dataset
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom.dsutils import encode
 
 from kspacesr_rt.errors import InputError, OutputError
-from kspacesr_rt.node import processing
+from kspacesr_rt.node import durable, processing
 from kspacesr_rt.node.events import Log
 from kspacesr_rt.node.forwarder import Forwarder
 from kspacesr_rt.node.metrics import Metrics
-from kspacesr_rt.node.peers import parse_target
+from kspacesr_rt.node.peers import ANY_ON_THIS_MACHINE, Peer, parse_target
 from kspacesr_rt.node.processing import Keep, Processor
+from kspacesr_rt.node.receiver import Receiver
 from kspacesr_rt.node.sent import SentJournal
 from kspacesr_rt.node.service import Node, NodeOptions
 from kspacesr_rt.node.spool import MAX_ATTEMPTS, SENT, Spool, State
-from kspacesr_rt.pipeline import InferOptions
+from kspacesr_rt.pipeline import InferOptions, infer
 
 ZERO_FILL = InferOptions(backend="zero-fill")
 CANNOT_UNDERSTAND = 0xC000
@@ -83,15 +97,87 @@ def make_bench(tmp_path, paths):
         one.spool.close_all()
 
 
+@pytest.fixture
+def receiver(tmp_path):
+    """Run a receiver without what follows it; yields its port, spool and metrics."""
+    spool, metrics = Spool(tmp_path / "received"), Metrics()
+    one = Receiver("KSPACESR", [ANY_ON_THIS_MACHINE], spool, metrics, Log(quiet=True))
+    yield one.start("127.0.0.1", 0), spool, metrics
+    one.stop(patience_s=5)
+    spool.close_all()
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encoding"),
+    [
+        (ExplicitVRLittleEndian, (False, True, False)),
+        (ImplicitVRLittleEndian, (True, True, False)),
+        (DeflatedExplicitVRLittleEndian, (False, True, True)),
+    ],
+)
+def test_it_keeps_the_bytes_as_they_came(receiver, paths, syntax, encoding):
+    """Neither decoded nor encoded again, whatever stands in there; a repetition is known."""
+    port, spool, metrics = receiver
+    ds = dcmread(paths[0])
+    ds.PatientComments = "Zürich"
+    with association(port, syntaxes=[syntax]) as held:
+        assert store(held, ds) == store(held, ds) == 0x0000
+    [part] = spool.parts(State.received)
+    [path] = part.inputs.iterdir()
+    assert dataset_bytes(path) == encode(ds, *encoding)
+    assert dcmread(path).file_meta.TransferSyntaxUID == syntax
+    assert metrics.value("instances_received_total") == 1
+    assert metrics.value("instances_repeated_total") == 1
+
+
+def test_a_series_of_known_size_is_complete_at_once(receiver, paths):
+    """Some archives tell (0020,1209); then nobody waits for the silence."""
+    port, spool, _ = receiver
+    for n_sent, path in enumerate(paths, start=1):
+        ds = dcmread(path)
+        ds.NumberOfSeriesRelatedInstances = len(paths)
+        send(port, [ds])
+        assert len(spool.close(timeout_s=3600)) == (n_sent == len(paths))
+
+
+def test_a_disk_that_fails_is_no_success(receiver, paths, monkeypatch):
+    """The sender keeps what we could not keep; the next try is taken."""
+    port, spool, metrics = receiver
+    with monkeypatch.context() as patch:
+
+        def broken(*args, **more):
+            raise OSError(5, "Input/output error")
+
+        patch.setattr(durable, "move", broken)
+        assert send(port, [paths[0]]) == [0xA700]
+    assert list((spool.root / "incoming").glob("*.dcm")) == []
+    assert send(port, [paths[0]]) == [0x0000]
+    assert metrics.value("instances_refused_total", reason="spool-error") == 1
+
+
+def test_an_accident_at_the_door_lets_nobody_in(receiver, monkeypatch):
+    """What checks the sender must fail closed."""
+    port, _, _ = receiver
+
+    def broken(self, ae_title, address):
+        raise RuntimeError
+
+    monkeypatch.setattr(Peer, "is_from", broken)
+    with association(port, echo=True) as held:
+        assert held.is_rejected
+
+
 def test_a_part_that_always_ends_in_an_error_is_set_aside_whatever_the_option(
     make_bench, monkeypatch
 ):
     """It must not stand in the way for ever, and nobody knows what it is: it is kept."""
-
-    def broken(*args, **more):
-        raise ZeroDivisionError("SECRET^PATIENT")
-
     bench = make_bench(keep=Keep.none)
+
+    def broken(source, *args, **more):
+        if bench.spool.root in source.parents:
+            raise ZeroDivisionError("SECRET^PATIENT")
+        return infer(source, *args, **more)
+
     monkeypatch.setattr(processing, "infer", broken)
     for _ in range(MAX_ATTEMPTS):
         assert not bench.processor.process(bench.only(State.closed))
@@ -100,6 +186,24 @@ def test_a_part_that_always_ends_in_an_error_is_set_aside_whatever_the_option(
     assert len(list(bench.only(State.quarantined).inputs.iterdir())) == 3
     assert bench.metrics.value("processing_errors_total", kind="ZeroDivisionError") == MAX_ATTEMPTS
     assert "SECRET" not in bench.metrics.as_text()
+
+
+def test_no_part_is_set_aside_while_nothing_can_be_computed(make_bench, monkeypatch):
+    """A GPU that is gone must not send every series into quarantine, one after the other."""
+
+    def broken(*args, **more):
+        raise RuntimeError("CUDA failure")
+
+    bench = make_bench()
+    with monkeypatch.context() as patch:
+        patch.setattr(processing, "infer", broken)
+        for _ in range(3 * MAX_ATTEMPTS):
+            assert not bench.processor.process(bench.only(State.closed))
+        assert not bench.processor.able
+        assert bench.metrics.value("processing_errors_total", kind="proof-RuntimeError") >= 2
+    assert bench.processor.process(bench.only(State.closed))
+    assert bench.processor.able
+    assert len(bench.only(State.processed).results()) == 3
 
 
 def test_a_full_disk_is_not_the_parts_fault(make_bench, monkeypatch):
@@ -170,6 +274,17 @@ def test_one_refused_instance_holds_back_neither_the_others_nor_the_other_target
         assert Counter(moody.received) == Counter(easy.received)
         assert set(Counter(easy.received).values()) == {1}
     assert bench.metrics.value("forward_failures_total", reason="status-c000") == 1
+
+
+def test_a_target_without_an_address_is_tried_again(make_bench):
+    """A name server that is down for a night is like a target that is."""
+    bench = make_bench()
+    bench.processor.process(bench.only(State.closed))
+    with TargetServer() as nowhere:
+        nowhere.host = "no-such-host.invalid"
+        bench.forwarder(nowhere).step()
+    assert bench.metrics.value("forward_failures_total", reason="unknown-host") == 1
+    assert bench.states() == {State.processed: 1}
 
 
 def test_a_target_that_knows_only_implicit_vr_gets_that(make_bench):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -101,6 +102,10 @@ def test_a_cpu_build_of_onnxruntime_is_told_apart(bound, name):
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in caught.value.hint
 
 
+EMPTY_FIELD = onnx.ModelProto(doc_string="context").SerializeToString()
+"""Appended to a model it makes another file that computes the same: a fake context model."""
+
+
 class FakeRuntime:
     """A runtime whose 'device' is the host: it records, and computes on the CPU."""
 
@@ -119,6 +124,8 @@ class FakeRuntime:
 
     def InferenceSession(self, content, settings, providers):
         self.opened.append(providers)
+        if written := providers[0][1].get("trt_ep_context_file_path"):
+            Path(written).write_bytes(content + EMPTY_FIELD)
         real = onnxruntime.InferenceSession(content, providers=[CPU])
         parts = [(self.provider, ["conv"]), *((CPU, [name]) for name in self.elsewhere)]
         return SimpleNamespace(
@@ -203,3 +210,44 @@ def test_no_path_is_written_unasked(bound):
     """Engines go where the user says, or nowhere."""
     options = tensorrt_options(bound.spec, (1, 1, 1), None)
     assert not any(str(Path.home()) in value for value in options.values())
+
+
+def test_a_second_session_starts_from_the_context_model(fake, tmp_path):
+    """Building takes TensorRT minutes; the engine of the first run is used by the next."""
+    batch = np.random.default_rng(1).random((1, 1, *MATRIX), dtype=np.float32)
+    first, runtime = fake("ort-tensorrt")
+    expected = first.run(batch)
+    assert runtime.opened[0][0][1]["trt_dump_ep_context_model"] == "1"
+    (context,) = tmp_path.rglob("*.ctx.onnx")
+    assert not list(context.parent.glob("*.part.onnx"))
+    second, runtime = fake("ort-tensorrt")
+    np.testing.assert_array_equal(second.run(batch), expected)
+    assert "trt_dump_ep_context_model" not in runtime.opened[0][0][1]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no digest", "changed"])
+def test_a_damaged_context_model_is_built_again(fake, tmp_path, damage):
+    """After a crash or a full disk the provider must get the model itself, not half an engine."""
+    batch = np.zeros((1, 1, *MATRIX), np.float32)
+    fake("ort-tensorrt")[0].run(batch)
+    (context,) = tmp_path.rglob("*.ctx.onnx")
+    if damage == "truncated":
+        context.write_bytes(context.read_bytes()[:100])
+    elif damage == "no digest":
+        context.with_suffix(".sha256").unlink()
+    else:
+        context.write_bytes(context.read_bytes()[:-1] + b"!")
+    again, runtime = fake("ort-tensorrt")
+    again.run(batch)
+    assert runtime.opened[0][0][1]["trt_dump_ep_context_model"] == "1"
+    third, runtime = fake("ort-tensorrt")
+    third.run(batch)
+    assert "trt_dump_ep_context_model" not in runtime.opened[0][0][1]
+
+
+def test_a_refused_session_leaves_no_context_model(fake, tmp_path):
+    """What runs partly on the CPU must not be found ready by the next session."""
+    backend, _ = fake("ort-tensorrt", elsewhere=["correct"])
+    with pytest.raises(BackendUnavailableError):
+        backend.run(np.zeros((1, 1, *MATRIX), np.float32))
+    assert not list(tmp_path.rglob("*.ctx.onnx"))

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from kspacesr_rt.backends import BackendOptions, require_batch
+from kspacesr_rt.backends.context_model import ContextModel
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.engines.cache import FOLDER_VARIABLE, default_folder
 from kspacesr_rt.engines.driver import current_gpu
@@ -97,6 +98,16 @@ def tensorrt_options(
             "trt_timing_cache_path": str(cache),
         }
     return options
+
+
+def context_options(context: ContextModel) -> dict[str, str]:
+    """Return the TensorRT provider's options that make it write a context model."""
+    return {
+        "trt_dump_ep_context_model": "1",
+        "trt_ep_context_file_path": str(context.being_written),
+        # The engine inside the file, so that there is one thing to check and none to lose.
+        "trt_ep_context_embed_mode": "1",
+    }
 
 
 def engine_folder(content: bytes, versions: str) -> Path:
@@ -199,8 +210,15 @@ class _BoundSession:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         content = model.serialized()
+        context = None
         if provider == TENSORRT:
-            options = tensorrt_options(spec, (n, n, n), _made_folder(runtime, content))
+            folder = _made_folder(runtime, content)
+            options = tensorrt_options(spec, (n, n, n), folder)
+            context = ContextModel(folder, options["trt_engine_cache_prefix"])
+            if (stored := context.stored()) is not None:
+                content = stored
+            else:
+                options |= context_options(context)
         else:
             options = cuda_options(spec)
         try:
@@ -213,6 +231,8 @@ class _BoundSession:
         session.disable_fallback()
         require_provider(session, provider)
         require_all_on(_assignment(session), provider)
+        if context is not None:
+            context.keep()
         rows, columns = spec.matrix
         shape, sr = (n, 1, rows, columns), (n, 1, *spec.sr_matrix(spec.matrix))
         self._input = runtime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32), "cuda", 0)

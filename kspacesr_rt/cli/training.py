@@ -186,7 +186,7 @@ def evaluate(
     from kspacesr_rt.bench.invention import as_text as invention_text
     from kspacesr_rt.bench.invention import measure
     from kspacesr_rt.bench.picture import comparison
-    from kspacesr_rt.bench.quality import as_text, judge
+    from kspacesr_rt.bench.quality import SHOWN, as_text, judge
     from kspacesr_rt.files import replace_file
     from kspacesr_rt.model_file import load_model, resolve_model, shipped_models
     from kspacesr_rt.selection import settle_backend
@@ -198,7 +198,7 @@ def evaluate(
     for name, choice in choices.items():
         if backend != choice.backend:
             typer.echo(f"{name}: {choice.as_text()}", err=True)
-    rows = judge(data, models, backend=backend, threads=threads)
+    rows = judge(data, models, backend=backend, threads=threads, conventions=SHOWN)
     found = [measure(one, data, backend=backend, threads=threads) for one in models if cards]
     for path, invention in zip(paths, found, strict=False):
         write_card(path, rows, invention)
