@@ -149,15 +149,17 @@ class TargetServer:
     """A storage SCP in a thread, which counts what it acknowledged."""
 
     def __init__(self, *, syntaxes=(ExplicitVRLittleEndian, ImplicitVRLittleEndian)) -> None:
-        self.host = "127.0.0.1"
         self.received: list[str] = []
         self.datasets: dict[str, bytes] = {}
+        self.classes = [str(MRImageStorage)]
         self.answer = lambda n: 0x0000
+        self.fall_over = lambda uid: False
         self._syntaxes, self._server, self.port = list(syntaxes), None, 0
 
     def start(self):
         ae = AE(ae_title="PACS")
-        ae.add_supported_context(MRImageStorage, self._syntaxes)
+        for sop_class in self.classes:
+            ae.add_supported_context(sop_class, self._syntaxes)
         self._server = ae.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._on_store)]
         )
@@ -170,6 +172,9 @@ class TargetServer:
             self._server = None
 
     def _on_store(self, event) -> int:
+        if self.fall_over(event.request.AffectedSOPInstanceUID):
+            event.assoc.abort()
+            return 0xC000
         status = self.answer(len(self.received))
         if status == 0x0000:
             uid = str(event.request.AffectedSOPInstanceUID)
@@ -179,7 +184,7 @@ class TargetServer:
 
     @property
     def name(self) -> str:
-        return f"PACS@{self.host}:{self.port}"
+        return f"PACS@127.0.0.1:{self.port}"
 
     def sources(self) -> set[str]:
         """Return the SOP Instance UIDs that the received instances were derived from."""

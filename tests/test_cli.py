@@ -77,7 +77,7 @@ def test_known_errors_are_two_lines_with_their_exit_code(run, tmp_path):
     assert result.exit_code == 2
     error, hint = result.stderr.strip().splitlines()
     assert error == "error: no model file 'x3-imaginary'"
-    assert hint.startswith("hint: shipped models: x2-fast")
+    assert hint.startswith("hint: shipped models: x2-base")
     (tmp_path / "empty").mkdir()
     assert run("infer", tmp_path / "empty", tmp_path / "out").exit_code == 9
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import socket
+import sys
 from collections import Counter
 
 import pytest
@@ -24,21 +26,30 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import encode
 
-from kspacesr_rt.errors import InputError, OutputError
+from kspacesr_rt.errors import BackendUnavailableError, InputError, OutputError
 from kspacesr_rt.node import durable, processing
 from kspacesr_rt.node.events import Log
 from kspacesr_rt.node.forwarder import Forwarder
 from kspacesr_rt.node.metrics import Metrics
+from kspacesr_rt.node.network import load_pynetdicom
+from kspacesr_rt.node.part import State
 from kspacesr_rt.node.peers import ANY_ON_THIS_MACHINE, Peer, parse_target
 from kspacesr_rt.node.processing import Keep, Processor
 from kspacesr_rt.node.receiver import Receiver
 from kspacesr_rt.node.sent import SentJournal
 from kspacesr_rt.node.service import Node, NodeOptions
-from kspacesr_rt.node.spool import MAX_ATTEMPTS, SENT, Spool, State
+from kspacesr_rt.node.spool import MAX_ATTEMPTS, SENT, Spool
 from kspacesr_rt.pipeline import InferOptions, infer
 
 ZERO_FILL = InferOptions(backend="zero-fill")
 CANNOT_UNDERSTAND = 0xC000
+
+
+def put(spool, paths):
+    for path in paths:
+        ds = dcmread(path, stop_before_pixels=True)
+        series = (str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
+        spool.store(series, str(ds.SOPInstanceUID), spool.incoming(path.read_bytes()))
 
 
 class Bench:
@@ -46,11 +57,7 @@ class Bench:
 
     def __init__(self, folder, paths, keep=Keep.all) -> None:
         self.spool = Spool(folder / "spool")
-        for path in paths:
-            ds = dcmread(path, stop_before_pixels=True)
-            incoming = self.spool.incoming(path.read_bytes())
-            series = (str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
-            self.spool.store(series, str(ds.SOPInstanceUID), incoming)
+        put(self.spool, paths)
         self.spool.close(timeout_s=0)
         self.metrics, self.log = Metrics(), Log(quiet=True)
         self.stop = lambda: False
@@ -157,7 +164,7 @@ def test_a_disk_that_fails_is_no_success(receiver, paths, monkeypatch):
 
 def test_an_accident_at_the_door_lets_nobody_in(receiver, monkeypatch):
     """What checks the sender must fail closed."""
-    port, _, _ = receiver
+    port, _, metrics = receiver
 
     def broken(self, ae_title, address):
         raise RuntimeError
@@ -165,6 +172,7 @@ def test_an_accident_at_the_door_lets_nobody_in(receiver, monkeypatch):
     monkeypatch.setattr(Peer, "is_from", broken)
     with association(port, echo=True) as held:
         assert held.is_rejected
+    assert metrics.value("internal_errors_total", where="receive", kind="RuntimeError") == 1
 
 
 def test_a_part_that_always_ends_in_an_error_is_set_aside_whatever_the_option(
@@ -210,7 +218,8 @@ def test_a_full_disk_is_not_the_parts_fault(make_bench, monkeypatch):
     """It is tried until there is room, however often that is."""
 
     def full(*args, **more):
-        raise OutputError("an output cannot be written: No space left on device")
+        cause = OSError(28, "No space left on device")
+        raise OutputError("an output cannot be written") from cause
 
     bench = make_bench()
     with monkeypatch.context() as patch:
@@ -276,13 +285,43 @@ def test_one_refused_instance_holds_back_neither_the_others_nor_the_other_target
     assert bench.metrics.value("forward_failures_total", reason="status-c000") == 1
 
 
-def test_a_target_without_an_address_is_tried_again(make_bench):
+def test_a_part_that_a_target_chokes_on_does_not_stand_in_the_way(tmp_path, make_bench):
+    """Whether it takes nothing of it or falls over: the next part has its turn."""
+    bench = make_bench()
+    put(bench.spool, make_series(tmp_path / "more", 2))
+    put(bench.spool, make_series(tmp_path / "more", 3))
+    bench.spool.close(timeout_s=0)
+    for part in bench.spool.parts(State.closed):
+        bench.processor.process(part)
+    first, second, _ = bench.spool.parts(State.processed)
+    for path in first.results():  # as an Enhanced MR would be, to this target
+        content = path.read_bytes()
+        path.write_bytes(
+            content.replace(b"1.2.840.10008.5.1.4.1.1.4\0", b"1.2.840.10008.5.1.4.1.1.2\0")
+        )
+    poison = {path.stem for path in second.results()}
+    with TargetServer() as target:
+        forwarder = bench.forwarder(target)
+        target.fall_over = lambda uid: uid in poison
+        wait_until(lambda: forwarder.step() or len(target.received) == 3, "the third part")
+        assert bench.metrics.value("forward_failures_total", reason="no-context") >= 1
+        assert bench.metrics.value("forward_failures_total", reason="connection-lost") >= 1
+        target.fall_over = lambda uid: False
+        wait_until(lambda: forwarder.step() or len(target.received) == 6, "the second part")
+    assert [part.name for part in bench.spool.parts(State.processed)] == [first.name]
+
+
+def test_a_target_without_an_address_is_tried_again(make_bench, monkeypatch):
     """A name server that is down for a night is like a target that is."""
     bench = make_bench()
     bench.processor.process(bench.only(State.closed))
-    with TargetServer() as nowhere:
-        nowhere.host = "no-such-host.invalid"
-        bench.forwarder(nowhere).step()
+
+    def unknown(*args, **more):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with TargetServer() as target, monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", unknown)
+        bench.forwarder(target).step()
     assert bench.metrics.value("forward_failures_total", reason="unknown-host") == 1
     assert bench.states() == {State.processed: 1}
 
@@ -297,6 +336,14 @@ def test_a_target_that_knows_only_implicit_vr_gets_that(make_bench):
     for uid, content in target.datasets.items():
         ds = read_dataset(io.BytesIO(content), is_implicit_VR=True, is_little_endian=True)
         assert (ds.SOPInstanceUID, ds.Rows) == (uid, 64)
+
+
+def test_what_is_missing_is_named_with_the_line_that_installs_it(monkeypatch):
+    """The base install has no network."""
+    monkeypatch.setitem(sys.modules, "pynetdicom", None)
+    with pytest.raises(BackendUnavailableError, match="pynetdicom") as raised:
+        load_pynetdicom()
+    assert raised.value.hint == "pip install 'kspacesr-rt[serve]'"
 
 
 def test_a_node_needs_stable_uids_and_a_target(tmp_path):
