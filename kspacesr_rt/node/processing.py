@@ -1,0 +1,204 @@
+"""Closed parts through `infer`: what became of every file decides what follows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Literal
+
+from kspacesr_rt.dicom import scan_folder
+from kspacesr_rt.errors import NoMRImageError, ResultError
+from kspacesr_rt.node import durable
+from kspacesr_rt.node.events import Log
+from kspacesr_rt.node.metrics import Metrics
+from kspacesr_rt.node.part import Part
+from kspacesr_rt.node.spool import FULL_DISK, INCOMING, MAX_ATTEMPTS, Spool
+from kspacesr_rt.pipeline import InferOptions, RunProgress, infer
+from kspacesr_rt.report import RunReport
+
+REPORT: Final = "report.json"
+NEVER_KEPT: Final = frozenset({"already-derived", "duplicate"})
+"""What is left out for these reasons lies elsewhere: our own results, and what is there twice."""
+EXHAUSTED: Final = "failed: attempts"
+"""Reason of inputs that end every attempt: kept under any option, since nobody knows why."""
+
+
+class Keep(StrEnum):
+    """What of the files that were left out goes into quarantine; all are counted."""
+
+    all = "all"
+    failed = "failed"
+    none = "none"
+
+
+class _DrainRequestedError(Exception):
+    """Ends `infer` between two slices; what is written stays, and the next start goes on."""
+
+
+class Processor:
+    """Takes closed parts, one at a time.
+
+    Parameters
+    ----------
+    spool
+        Where they are.
+    options
+        For `infer`.
+    keep
+        What goes into quarantine.
+    metrics, log
+        What happened.
+    stop_asked
+        Asked after every slice.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        options: InferOptions,
+        keep: Keep,
+        metrics: Metrics,
+        log: Log,
+        stop_asked: Callable[[], bool],
+    ) -> None:
+        self._spool, self._keep = spool, keep
+        # False after a shipped slice did not go through either; the node is not healthy then.
+        self.able = True
+        # The names of files in the spool are digests: they may be told, and must be found again.
+        self._options = replace(options, show_paths=True)
+        self._metrics, self._log, self._stop_asked = metrics, log, stop_asked
+
+    def process(self, part: Part) -> bool:
+        """Process a closed part and move it on; return False to have it tried again later."""
+        before = self._spool.begin_attempt(part)
+        if before >= MAX_ATTEMPTS:
+            if not self._is_able():
+                self._spool.forgive_attempts(part)
+                return False
+            self._set_aside(part, {path.name: EXHAUSTED for path in _files(part)})
+            return True
+        try:
+            report = infer(part.inputs, part.outputs, self._options, on_progress=self._progress)
+        except _DrainRequestedError:
+            self._spool.forgive_attempts(part)
+            return False
+        except NoMRImageError:
+            self._set_aside(part, self._left_out(part))
+            return True
+        except Exception as exc:  # its text may quote a patient's values
+            cause = exc.__cause__
+            if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+                self._spool.forgive_attempts(part)
+            return self._error(type(exc).__name__)
+        self.able = True
+        self._tell(part, report)
+        self._spool.finish_processing(part)
+        return True
+
+    def reasons(self, part: Part) -> dict[str, str]:
+        """Return the inputs of a processed part that go into quarantine, and why."""
+        try:
+            report = json.loads((part.outputs / REPORT).read_bytes())
+        except FileNotFoundError:  # `tidy` was interrupted, and knows
+            return {}
+        return self._kept(
+            {
+                one["file"]: f"{one['outcome']}: {one['reason']}"
+                for one in report["slices"]
+                if one["outcome"] in ("skipped", "failed")
+            }
+        )
+
+    def _is_able(self) -> bool:
+        """Return whether a shipped slice goes through: if not, no part is to blame."""
+        scratch = self._spool.root / INCOMING / "proof"
+        try:
+            prove(self._options, scratch)
+            self.able = True
+        except Exception as exc:
+            self.able = False
+            self._error(f"proof-{type(exc).__name__}")
+        finally:
+            durable.remove_tree(scratch)
+        return self.able
+
+    def _progress(self, progress: RunProgress) -> None:
+        if self._stop_asked():
+            raise _DrainRequestedError
+
+    def _error(self, kind: str) -> Literal[False]:
+        self._metrics.count("processing_errors_total", kind=kind)
+        self._log.write("processing-error", kind=kind)
+        return False
+
+    def _tell(self, part: Part, report: RunReport) -> None:
+        for outcome in ("written", "present", "skipped", "failed"):
+            if n := report.count_slices(outcome):
+                self._metrics.count("slices_total", n, outcome=outcome)
+        for outcome, reason, n in report.reasons():
+            self._metrics.count("left_out_total", n, outcome=outcome, reason=reason)
+        self._log.write(
+            "processed",
+            part=part.name,
+            written=report.count_slices("written") + report.count_slices("present"),
+            skipped=report.count("skipped"),
+            failed=report.count("failed"),
+        )
+
+    def _left_out(self, part: Part) -> dict[str, str]:
+        """Return why each input was left out, when there is no report."""
+        scan = scan_folder(part.inputs, include_derived=self._options.include_derived)
+        # What the scan would process, only ``--on-interpolated skip`` leaves out.
+        reasons = {path.name: "skipped: interpolated" for path in _files(part)}
+        told = {left.path.name: f"{left.outcome}: {left.reason}" for left in scan.left_out}
+        return reasons | told
+
+    def _set_aside(self, part: Part, reasons: Mapping[str, str]) -> None:
+        for reason, n in Counter(reasons.values()).items():
+            outcome, _, word = reason.partition(": ")
+            self._metrics.count("left_out_total", n, outcome=outcome, reason=word)
+        kept = self._kept(reasons)
+        self._metrics.count("parts_set_aside_total", kept=str(bool(kept)).lower())
+        self._log.write("set-aside", part=part.name, files=len(reasons), kept=len(kept))
+        self._spool.set_aside(part, kept, keep=bool(kept))
+
+    def _kept(self, reasons: Mapping[str, str]) -> dict[str, str]:
+        wanted = {Keep.all: ("failed", "skipped"), Keep.failed: ("failed",), Keep.none: ()}
+        return {
+            name: reason
+            for name, reason in reasons.items()
+            if reason == EXHAUSTED
+            or (
+                reason.startswith(wanted[self._keep])
+                and reason.partition(": ")[2] not in NEVER_KEPT
+            )
+        }
+
+
+def prove(options: InferOptions, scratch: Path) -> RunReport:
+    """Super-resolve a shipped slice, so that a node does not listen that cannot compute.
+
+    Raises
+    ------
+    KspaceSRError
+        What `infer` raises, or `ResultError` if the slice failed.
+    """
+    from kspacesr_rt.sample import sample_folder
+
+    first = min(sample_folder().glob("*.dcm"))
+    # The sample may be what these would leave out.
+    report = infer(first, scratch, replace(options, on_interpolated="warn", strict=False))
+    if report.exit_code:
+        raise ResultError(
+            f"'{report.model}' on '{report.backend}' cannot process a shipped slice",
+            hint="kspacesr-rt doctor, and kspacesr-rt verify MODEL, tell more",
+        )
+    return report
+
+
+def _files(part: Part) -> list[Path]:
+    return sorted(part.inputs.glob("*.dcm"))

@@ -1,0 +1,400 @@
+"""The spool: where every instance is, between Success to its sender and Success from the targets.
+
+The state of a part (what arrived of a series until it fell silent) is the folder that it lies in,
+and each step to the next state is one rename:
+
+=========== =============================== ==================================================
+state       the part holds                  left by
+=========== =============================== ==================================================
+received    ``in/``                         `close`: the series is complete, or silent -> closed
+closed      ``in/``, ``out/`` so far        `finish_processing`: every slice has its outcome
+            ``attempts``                    -> processed; `set_aside`: nothing can be
+                                            processed -> quarantined, or gone
+processed   ``in/``, ``out/``               `finish_forwarding`: every target has acknowledged
+                                            all of ``out/`` (journal `sent`) -> forwarded
+forwarded   the same                        `tidy`: what was left out -> quarantined; else gone
+quarantined ``in/``, ``reasons.json``       a person
+=========== =============================== ==================================================
+
+Beside these: ``incoming/`` holds files that have no Success yet, ``trash/`` what is being removed;
+both are emptied when the spool is opened. Everything else is taken up where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final, Literal
+
+from kspacesr_rt.errors import OutputError
+from kspacesr_rt.node import durable
+from kspacesr_rt.node.part import WAITING, Limits, Part, SpoolFullError, State
+
+MARKER: Final = "kspacesr-spool"
+"""A file of this name says that a folder is a spool, and of which layout."""
+LAYOUT: Final = b"1\n"
+INCOMING, TRASH, SENT = "incoming", "trash", "sent"
+MAX_ATTEMPTS: Final = 5
+"""Times that a part may end the process (or raise what nobody foresaw) before it is set aside."""
+FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Open:
+    """A part that still grows."""
+
+    part: Part
+    last: float
+    """When its last instance came, on the monotonic clock."""
+    instances: set[str] = field(default_factory=set)
+    """Digests of the SOP Instance UIDs."""
+    expected: int | None = None
+    """Instances of the series, if the sender told."""
+
+    def is_due(self, now: float, timeout_s: float) -> bool:
+        complete = self.expected is not None and len(self.instances) >= self.expected
+        return complete or now - self.last >= timeout_s
+
+
+class Spool:
+    """A folder of parts; one process at a time, any number of its threads.
+
+    Parameters
+    ----------
+    root
+        The folder, made if missing; must be empty or a spool.
+    limits
+        How much it may hold.
+    clock
+        A monotonic clock, in seconds.
+
+    Raises
+    ------
+    OutputError
+        If the folder is something else, cannot be written, or another process uses it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.root = root
+        self.limits = limits or Limits()
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._open: dict[str, _Open] = {}
+        self._bytes: dict[str, int] = {}
+        with _told("cannot be used"):
+            self._held = self._claim()
+            try:
+                self._recover()
+            except BaseException:
+                self._held.close()
+                raise
+
+    def close_all(self) -> None:
+        """Let another process use the spool."""
+        self._held.close()
+
+    # What arrives ---------------------------------------------------------------------------
+
+    def incoming(self, *content: bytes) -> Path:
+        """Write an instance that has no place yet, durable except for its name.
+
+        Raises
+        ------
+        SpoolFullError
+            If the disk is full; nothing is left of the attempt.
+        """
+        path = self.root / INCOMING / secrets.token_hex(8)
+        try:
+            durable.write_new(path, *content)
+        except OSError as exc:
+            durable.remove_file(path)
+            if exc.errno in FULL_DISK:
+                raise SpoolFullError("disk") from exc
+            raise
+        return path
+
+    def discard(self, incoming: Path) -> None:
+        """Remove an instance that was refused."""
+        durable.remove_file(incoming)
+
+    def require_room(self, series: tuple[str, str], n_bytes: int) -> None:
+        """Refuse an instance that does not fit.
+
+        Raises
+        ------
+        SpoolFullError
+            If its series is new and the queue is full, or the disk's limit would be passed.
+        """
+        with self._lock:
+            if _digest(*series) not in self._open and self.is_full():
+                raise SpoolFullError("queue")
+            if self._reserved() + n_bytes * (1 + self.limits.growth) > self.limits.n_bytes:
+                raise SpoolFullError("disk")
+
+    def is_full(self) -> bool:
+        """Return whether a new series would be refused."""
+        with self._lock:
+            waiting = sum(len(self._names(state)) for state in WAITING)
+            return waiting >= self.limits.n_parts or self._reserved() >= self.limits.n_bytes
+
+    def takes_nothing(self) -> bool:
+        """Return whether every instance would be refused: full, and no series is under way."""
+        with self._lock:
+            return not self._open and self.is_full()
+
+    def store(
+        self,
+        series: tuple[str, str],
+        sop_instance_uid: str,
+        incoming: Path,
+        *,
+        expected: int | None = None,
+    ) -> Literal["stored", "duplicate"]:
+        """Give an instance its place, for good.
+
+        Parameters
+        ----------
+        series
+            Study and Series Instance UID; instances of both go into one part, whoever sends them.
+        sop_instance_uid
+            Of the instance.
+        incoming
+            From `incoming`; it is gone afterwards.
+        expected
+            Number of instances of the series, if the sender told.
+
+        Returns
+        -------
+            ``duplicate`` if the open part held the very same bytes already.
+
+        Raises
+        ------
+        SpoolFullError
+            As `require_room`.
+        """
+        # Two contents under one UID are both kept: the pipeline judges them by their pixels.
+        with incoming.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        instance = _digest(sop_instance_uid)
+        n_bytes = incoming.stat().st_size
+        with self._lock:
+            self.require_room(series, n_bytes)
+            key = _digest(*series)
+            growing = self._open.get(key) or self._begin(key)
+            growing.last = self._clock()
+            growing.instances.add(instance)
+            growing.expected = expected or growing.expected
+            place = growing.part.inputs / f"{instance}-{content[:16]}.dcm"
+            if place.exists():
+                durable.remove_file(incoming)
+                return "duplicate"
+            durable.move(incoming, place)
+            self._bytes[growing.part.name] += n_bytes
+            return "stored"
+
+    def _begin(self, key: str) -> _Open:
+        name = f"{time.time_ns():020d}-{key}"
+        part = Part(name=name, state=State.received, root=self.root)
+        while self._exists(name):  # the clock was set back, or is coarse
+            name = f"{int(name[:20]) + 1:020d}-{key}"
+            part = Part(name=name, state=State.received, root=self.root)
+        blank = self.root / INCOMING / secrets.token_hex(8)
+        durable.make_folder(blank)
+        durable.make_folder(blank / "in")
+        try:
+            durable.move(blank, part.folder)
+        finally:
+            if part.folder.exists():  # also if only the sync after it has failed
+                self._open[key] = _Open(part=part, last=self._clock())
+                self._bytes[name] = 0
+        return self._open[key]
+
+    # Steps from state to state --------------------------------------------------------------
+
+    def close(self, timeout_s: float) -> list[Part]:
+        """Close the parts whose series is complete or has been silent; return them."""
+        with self._lock:
+            now = self._clock()
+            due = {key: one for key, one in self._open.items() if one.is_due(now, timeout_s)}
+            closed = []
+            for key, growing in due.items():
+                try:
+                    closed.append(self._move(growing.part, State.closed))
+                finally:
+                    if not growing.part.folder.exists():
+                        del self._open[key]
+            return closed
+
+    def begin_attempt(self, part: Part) -> int:
+        """Note, before it is tried, that a part is processed; return how often it was before."""
+        marks = part.folder / "attempts"
+        before = marks.stat().st_size if marks.exists() else 0
+        durable.append(marks, b"x")
+        return before
+
+    def forgive_attempts(self, part: Part) -> None:
+        """Forget the attempts: what ended the last one was not the part's fault."""
+        durable.remove_file(part.folder / "attempts")
+
+    def finish_processing(self, part: Part) -> Part:
+        """Move a part on whose ``out/`` holds a result or a reason for every input."""
+        return self._move(part, State.processed)
+
+    def finish_forwarding(self, part: Part) -> Part:
+        """Move a part on that every target has acknowledged."""
+        return self._move(part, State.forwarded)
+
+    def set_aside(self, part: Part, reasons: Mapping[str, str], *, keep: bool) -> None:
+        """Take a part out of the way that holds nothing to process.
+
+        Parameters
+        ----------
+        part
+            A closed one.
+        reasons
+            Names of files in ``in/``, and why each was left out.
+        keep
+            Quarantine it; otherwise it is removed.
+        """
+        self._put_away(part, dict(reasons) if keep else {})
+
+    def tidy(self, part: Part, reasons: Mapping[str, str]) -> None:
+        """Remove a forwarded part, except for the inputs in `reasons`: they are quarantined."""
+        told = part.folder / "reasons.json"
+        if told.exists():  # an earlier attempt got further: the report may be gone
+            reasons = json.loads(told.read_bytes())
+        self._put_away(part, dict(reasons))
+
+    def _put_away(self, part: Part, reasons: dict[str, str]) -> None:
+        if not reasons:
+            with self._lock:
+                durable.move(part.folder, self.root / TRASH / part.name)
+                self._bytes.pop(part.name, None)
+            durable.remove_tree(self.root / TRASH / part.name)
+            return
+        told = part.folder / "reasons.json"
+        if not told.exists():
+            draft = self.incoming((json.dumps(reasons, indent=1) + "\n").encode())
+            durable.move(draft, told)
+        for path in sorted(part.inputs.iterdir()):
+            if path.name not in reasons:
+                durable.remove_file(path)
+        durable.remove_tree(part.outputs)
+        durable.remove_file(part.folder / "attempts")
+        self._move(part, State.quarantined)
+
+    def _move(self, part: Part, state: State) -> Part:
+        moved = Part(name=part.name, state=state, root=part.root)
+        with self._lock:
+            durable.move(part.folder, moved.folder)
+            self._bytes[part.name] = durable.n_bytes_below(moved.folder)
+        return moved
+
+    # What is there --------------------------------------------------------------------------
+
+    def parts(self, state: State) -> list[Part]:
+        """Return the parts in a state, oldest first."""
+        return [Part(name=name, state=state, root=self.root) for name in self._names(state)]
+
+    def counts(self) -> dict[State, int]:
+        """Return how many parts are in each state."""
+        counts = Counter({state: len(self._names(state)) for state in State})
+        return {state: counts[state] for state in State}
+
+    def n_bytes(self) -> int:
+        """Return the bytes in the spool, as of the last step of each part."""
+        with self._lock:
+            return sum(self._bytes.values())
+
+    def _reserved(self) -> float:
+        """Bytes in the spool, with what processing of the received and closed parts will add."""
+        unprocessed = {*self._names(State.received), *self._names(State.closed)}
+        return sum(
+            n * (1 + self.limits.growth if name in unprocessed else 1)
+            for name, n in self._bytes.items()
+        )
+
+    def _names(self, state: State) -> list[str]:
+        return sorted(entry.name for entry in (self.root / state).iterdir())
+
+    def _exists(self, name: str) -> bool:
+        return any((self.root / state / name).exists() for state in State)
+
+    # Opening --------------------------------------------------------------------------------
+
+    def _claim(self) -> IO[bytes]:
+        try:
+            import fcntl
+        except ModuleNotFoundError as exc:
+            raise OutputError("a spool needs file locks of Linux or macOS") from exc
+        self.root.mkdir(parents=True, exist_ok=True, mode=durable.PRIVATE_FOLDER)
+        marker = self.root / MARKER
+        if not marker.exists():
+            # ``lost+found`` stands at the top of a file system of its own.
+            if any(path.name not in ("lost+found", MARKER) for path in self.root.iterdir()):
+                raise OutputError(
+                    "the spool's folder holds something else", hint="name a new folder with --spool"
+                )
+            durable.append(marker, LAYOUT)
+        held = marker.open("rb+")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (layout := held.read()) not in (LAYOUT, b""):
+                raise OutputError(f"the spool is of layout {layout[:8]!r}, expected {LAYOUT!r}")
+            if not layout:  # a crash between creating and writing it
+                durable.append(marker, LAYOUT)
+        except BlockingIOError as exc:
+            held.close()
+            raise OutputError(
+                "another process uses this spool", hint="name another folder with --spool"
+            ) from exc
+        except BaseException:
+            held.close()
+            raise
+        return held
+
+    def _recover(self) -> None:
+        for name in (INCOMING, TRASH):
+            durable.remove_tree(self.root / name)
+        for name in (INCOMING, TRASH, SENT, *State):
+            durable.make_folder(self.root / name)
+        for state in State:
+            for part in self.parts(state):
+                self._bytes[part.name] = durable.n_bytes_below(part.folder)
+        for part in self.parts(State.received):
+            key = part.name[21:]
+            # Of two open parts of a series (never made, but a person may copy), one may grow.
+            if key in self._open:
+                self._move(self._open[key].part, State.closed)
+            instances = {path.name.partition("-")[0] for path in part.inputs.glob("*.dcm")}
+            self._open[key] = _Open(part=part, last=self._clock(), instances=instances)
+
+
+def _digest(*texts: str) -> str:
+    """Return 24 digits that stand for texts: a UID from the network never becomes a path."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as exc:
+        raise OutputError(f"the spool {what}: {exc.strerror or exc}") from exc
