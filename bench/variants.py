@@ -14,6 +14,10 @@ SEED_SHAPE = "seed-x2"
 published figures for it are compared with."""
 
 
+OF_THEIR_RUNTIME = ("bf16", "int8", "fp8")
+"""Precisions whose files are made for one runtime."""
+
+
 class VariantFailed(Exception):  # noqa: N818 - an outcome of a row, like SliceFailed
     """A variant could not be made; the message says why."""
 
@@ -34,8 +38,9 @@ class Variants:
         VariantFailed
             If the export or its gate refused; a reason is found out once and then repeated.
         """
-        # bf16 has no kernels in ONNX Runtime on a CPU, so its gate runs where the row will.
-        judge = row.contestant if row.precision == "bf16" else "ort-cpu"
+        # bf16 has no kernels in ONNX Runtime on a CPU, so its gate runs where the row will; 8-bit
+        # files differ by what their runtime fuses.
+        judge = row.contestant if row.precision in OF_THEIR_RUNTIME else "ort-cpu"
         key = (row.model, row.lowering or "gemm", row.precision, judge)
         if row.contestant in PEERS:
             key = (row.model, "", "", "")
@@ -75,6 +80,7 @@ class Variants:
             path,
             lowering=lowering,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
+            runtime=judge,
             backend=judge,
         )
 
