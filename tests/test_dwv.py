@@ -1,4 +1,4 @@
-"""A web viewer shows source and output: dwv in headless Chromium, from npm (GPL-3.0, not shipped)."""
+"""A web viewer shows source and output: dwv (npm, GPL-3.0, not shipped) in headless Chromium."""
 
 import functools
 import html
@@ -52,14 +52,13 @@ MODULES = {
 }
 """What dwv imports by name; its drawing tools are not used here."""
 
+JAVASCRIPT = "text/javascript"
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".mjs": "text/javascript",
-    }  # noqa: E501, RUF012
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {".mjs": JAVASCRIPT}
 
     def log_message(self, *args):
         pass
@@ -112,7 +111,7 @@ def shown(site, file: Path, profile: Path):
 
 
 def test_dwv_shows_the_output_where_the_source_was(site, tmp_path):
-    """Twice the samples, half the spacing, the same corner, and a head rather than noise or black."""
+    """Twice the samples, half the spacing, the same corner, and a head rather than noise."""
     source = sorted(sample_folder().glob("*.dcm"))[8]
     infer(source, tmp_path / "out", InferOptions(backend="zero-fill"))
     (derived,) = (tmp_path / "out").glob("*/*.dcm")
