@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -48,7 +48,9 @@ from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import FloatArray, degrade, divisible_crop
 from kspacesr_rt.metrics import Quality, evaluate, json_number, psnr_between, tissue_slices
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.spec import Precision
 from kspacesr_rt.train.volumes import read_volumes
+from kspacesr_rt.verify import REQUIRED_DB
 
 GEMM_PRECISIONS = ("fp32", "bf16", "int8")
 """In which the machine's peak is measured, interleaved with the rows."""
@@ -165,6 +167,11 @@ def benchmark(
     )
 
 
+def precision_of(plan: RowPlan) -> Precision:
+    """Return a plan's precision as a model's specification has it."""
+    return cast(Precision, plan.precision)
+
+
 def _prepare(options: BenchOptions, variants: Variants, folder: Path) -> dict[str, _Slices]:
     volume = next(iter(read_volumes(options.data or sample_folder())), None)
     if volume is None:
@@ -224,7 +231,8 @@ class _Judge:
             baseline = not (plan.lowering or plan.contestant in PEERS)
             if spread > SETTLED:
                 status, reason = UNSTABLE, f"the ratio still moves by {spread:.0%}"
-            if not baseline and not between >= WRONG_DB:
+            required = REQUIRED_DB[precision_of(plan)] if plan.lowering else WRONG_DB
+            if not baseline and not between >= required:
                 status, reason = WRONG, f"{between:.1f} dB from PyTorch fp32"
         times = np.concatenate(one.times_s)
         p50, p90, p95, p99 = (float(value) for value in np.percentile(times, [50, 90, 95, 99]))

@@ -24,6 +24,9 @@ from kspacesr_rt.spec import OP_DOMAIN
 
 PROFILED = ("ort-cpu", "openvino")
 """Backends whose profiles are read here."""
+TYPE_CHANGES = ("Reorder", "Cast", "Convert", "QuantizeLinear", "DequantizeLinear", "FakeQuantize")
+"""Kernels that only change layout or type: what narrow or blocked convolutions cost besides."""
+CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv")
 CALLS = 7
 """Profiled calls; the median of each kernel counts."""
 _SUFFIX = re.compile(r"(_nchwc|_token_\d+|_fused_.*|_kernel_time)+$")
@@ -46,8 +49,8 @@ def layer_shares(model: BoundModel, lr: FloatArray, backend: str, threads: int) 
     Returns
     -------
         Shares that sum to 1: ``fft`` (everything inside the bodies of our operators), ``conv``
-        (the CNN's convolutions with what is fused into them, and their layout changes) and
-        ``other``.
+        (the CNN's convolutions with what is fused into them, and their changes of layout and
+        type) and ``other``.
 
     Raises
     ------
@@ -59,9 +62,11 @@ def layer_shares(model: BoundModel, lr: FloatArray, backend: str, threads: int) 
     profile = _ort_profile if backend == "ort-cpu" else _openvino_profile
     kernels = profile(model, lr, threads)
     conv, other = _own_nodes(model)
+    # Runtimes rename convolutions that they cast; only this lowering has others than the CNN's.
+    own_kinds = TYPE_CHANGES if model.spec.lowering == "conv" else TYPE_CHANGES + CONVOLUTIONS
     spent: defaultdict[str, float] = defaultdict(float)
     for (name, kind), seconds in kernels.items():
-        if name in conv or kind.startswith("Reorder"):
+        if name in conv or kind.startswith(own_kinds):
             group = "conv"
         elif name in other:
             group = "other"
