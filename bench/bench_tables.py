@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kspacesr_rt.bench.rows import FAILED, OK, BenchRow
+from kspacesr_rt.bench.scaling import Scaling
 
 HEADINGS = {
     "model": "---",
@@ -68,6 +69,25 @@ def as_csv(rows: Iterable[BenchRow]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()
+
+
+def scaling_text(curves: Iterable[Scaling]) -> str:
+    """Return cost curves in columns for a terminal."""
+    lines = []
+    for one in curves:
+        for axis, exponent in one.exponents.items():
+            points = [point for point in one.points if point.axis == axis]
+            lines.append(
+                f"{points[0].model} on {points[0].backend}: seconds a slice over {axis}, "
+                f"exponent {exponent:.2f}"
+            )
+            for point in points:
+                cost = point.reason
+                if point.seconds_per_slice is not None:
+                    share = "" if point.fft_share is None else f"  FFT {point.fft_share:.1%}"
+                    cost = f"{point.seconds_per_slice * 1e3:9.1f} ms{share}"
+                lines.append(f"  {point.value:5d}  {cost}")
+    return "\n".join(lines)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ How to read it: compare ratios and quality within one table. A row that failed o
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from kspacesr_rt.bench.rows import (
     Latency,
     with_pareto,
 )
+from kspacesr_rt.bench.scaling import Scaling, measure_scaling
 from kspacesr_rt.bench.variants import SEED_SHAPE, VariantFailed, Variants
 from kspacesr_rt.bench.worker import GEMM
 from kspacesr_rt.errors import InputError
@@ -80,6 +82,8 @@ class BenchOptions:
     """Time for rounds."""
     slices: int = SLICES
     """Slices to judge on."""
+    scaling: tuple[str, ...] = ()
+    """Backends whose cost is also followed over matrix, batch and threads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +96,8 @@ class BenchResult:
     environment: dict[str, Any]
     data: str
     """What slices were taken, in words."""
+    scaling: tuple[Scaling, ...] = ()
+    """Curves, one a model and backend."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -102,6 +108,7 @@ class BenchResult:
             "convention": CONVENTION,
             "gemm_flop_per_s": self.peaks,
             "rows": [row.to_dict() for row in self.rows],
+            "scaling": [curves.to_dict() for curves in self.scaling],
         }
 
 
@@ -158,12 +165,25 @@ def benchmark(
             for one in found
             if one.plan.contestant != GEMM
         ]
+        curves = [
+            measure_scaling(
+                variants.original(name),
+                variants.path_for(RowPlan(contestant=backend, model=name, lowering="gemm")),
+                folder,
+                backend=backend,
+                threads=range(1, (os.cpu_count() or 1) + 1),
+                on_progress=on_progress,
+            )
+            for name in options.models
+            for backend in options.scaling
+        ]
     described = "the shipped sample" if options.data is None else "a folder of the user's"
     return BenchResult(
         rows=tuple(with_pareto(rows)),
         peaks=rates,
         environment=environment(),
         data=f"{options.slices} slices of {described}",
+        scaling=tuple(curves),
     )
 
 

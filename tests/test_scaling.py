@@ -1,10 +1,15 @@
 """Curves of cost: exponents that are right, points that cannot run kept with their reason."""
 
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from kspacesr_rt.bench import scaling
-from kspacesr_rt.bench.scaling import ScalingPoint, _exponent, measure_scaling
+from kspacesr_rt.bench.bench_tables import scaling_text
+from kspacesr_rt.bench.scaling import Scaling, ScalingPoint, _exponent, measure_scaling
+from kspacesr_rt.cli import app
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.model_file import load_model, shipped_models
 
@@ -53,3 +58,39 @@ def test_a_small_measurement_has_all_three_curves(tmp_path, monkeypatch):
 def test_an_axis_without_values_is_refused(tmp_path):
     with pytest.raises(InputError, match="at least one value"):
         measure_scaling(load_model(X2), X2, tmp_path, matrices=())
+
+
+def test_curves_are_told_with_their_exponents_and_gaps():
+    points = (
+        ScalingPoint(
+            axis="matrix",
+            value=64,
+            backend="ort-cpu",
+            model="m",
+            seconds_per_slice=0.01,
+            fft_share=0.03,
+        ),
+        ScalingPoint(axis="matrix", value=1024, backend="ort-cpu", model="m", reason="too large"),
+    )
+    text = scaling_text([Scaling(points=points, exponents={"matrix": 2.04})])
+    assert "m on ort-cpu: seconds a slice over matrix, exponent 2.04" in text
+    assert "10.0 ms  FFT 3.0%" in text
+    assert "1024  too large" in text
+
+
+def test_bench_follows_the_backends_it_is_told(tmp_path, monkeypatch):
+    """The command's option reaches the curves, with the file the rows ran."""
+    seen = []
+
+    def follow(model, path, folder, *, backend, threads, on_progress):
+        seen.append((model.spec.name, path, backend))
+        return Scaling(points=(), exponents={})
+
+    monkeypatch.setattr("kspacesr_rt.bench.benchmark.measure_scaling", follow)
+    file = tmp_path / "rows.json"
+    arguments = ["bench", "--model", "x2-fast", "--no-peers", "--only", "zero-fill"]
+    arguments += ["--budget", "1", "--scaling", "ort-cpu", "-o", str(file), "-q"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert seen == [("x2-fast", X2, "ort-cpu")]
+    assert json.loads(file.read_text())["scaling"] == [{"points": [], "exponents": {}}]

@@ -26,6 +26,9 @@ def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="Word of a row's label, such as openvino or int8.")
     ] = None,
+    scaling: Annotated[
+        list[str] | None, typer.Option(help="Backend to follow over matrix, batch and threads.")
+    ] = None,
     budget: Annotated[float, typer.Option(min=1.0, help="Seconds of timing.")] = 300.0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON to write.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV to write.")] = None,
@@ -33,7 +36,7 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure latency, image quality and parity of every runtime in one table."""
-    from kspacesr_rt.bench.bench_tables import as_csv, as_text
+    from kspacesr_rt.bench.bench_tables import as_csv, as_text, scaling_text
     from kspacesr_rt.bench.benchmark import BenchOptions, benchmark
     from kspacesr_rt.files import replace_file
     from kspacesr_rt.model_file import shipped_models
@@ -47,6 +50,7 @@ def bench(
         peers=peers,
         only=tuple(only or ()),
         budget_s=budget,
+        scaling=tuple(scaling or ()),
     )
     with progress_bar("rows", quiet) as update:
         result = benchmark(options, on_progress=update)
@@ -58,3 +62,5 @@ def bench(
         echo_json(result.to_dict())
     elif not quiet:
         typer.echo(as_text(result.rows))
+        if result.scaling:
+            typer.echo(f"\n{scaling_text(result.scaling)}")
