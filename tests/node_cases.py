@@ -86,7 +86,13 @@ def find_dcmtk(name: str) -> str | None:
     """Return a program of dcmtk; pynetdicom puts its own ones of the same names into its folder."""
     folders = [*os.environ["PATH"].split(os.pathsep), "/usr/bin"]
     own = Path(sys.executable).parent
-    return shutil.which(name, path=os.pathsep.join(one for one in folders if Path(one) != own))
+    # Any environment's folder, not only this one's: one may have been activated in another.
+    foreign = (one for one in folders if Path(one) != own and not _is_environment(Path(one)))
+    return shutil.which(name, path=os.pathsep.join(foreign))
+
+
+def _is_environment(folder: Path) -> bool:
+    return (folder.parent / "pyvenv.cfg").exists()
 
 
 def environment() -> dict[str, str]:
