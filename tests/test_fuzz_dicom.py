@@ -1,6 +1,6 @@
 """Damaged files by the hundred: no crash, no hang, no output without pixels, no patient named.
 
-``KSPACESR_RT_FUZZ=20000`` damages that many files instead of 750.
+``KSPACESR_RT_FUZZ=20000`` damages that many files instead of 1000.
 """
 
 import json
@@ -18,7 +18,7 @@ from pydicom import dcmread
 
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 
-N_FILES = int(os.environ.get("KSPACESR_RT_FUZZ", "750"))
+N_FILES = int(os.environ.get("KSPACESR_RT_FUZZ", "1000"))
 BATCH = 125
 TIMEOUT_S = 300
 """Wall time that a batch may take; it takes 10 s."""
