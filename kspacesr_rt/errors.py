@@ -13,6 +13,7 @@
     ├── BackendUnavailableError (RuntimeError)  3  never replaced by another backend
     │   └── EngineError                           no TensorRT engine of this model for that GPU
     ├── ParityError .......................... 4  the parity gate said no
+    ├── RegressionError ...................... 4  a benchmark got slower or worse
     ├── ResultError .......................... 5  a result that must not be used
     │   ├── NonFiniteError (ArithmeticError)
     │   └── DataConsistencyError (ArithmeticError)
@@ -87,6 +88,12 @@ class ParityError(KspaceSRError):
     exit_code = 4
 
 
+class RegressionError(KspaceSRError):
+    """A benchmark's row is slower than its baseline, or its image quality or parity is worse."""
+
+    exit_code = 4
+
+
 class ResultError(KspaceSRError):
     """A computed image must not be used."""
 
@@ -111,6 +118,10 @@ class OutputError(KspaceSRError, OSError):
     """The output place is unsafe (inside the input, foreign files) or cannot be written."""
 
     exit_code = 7
+
+
+class RunMismatchError(OutputError):
+    """The output folder holds a run with other parameters: their outputs are not to be mixed."""
 
 
 class PartialFailureError(KspaceSRError):

@@ -273,6 +273,31 @@ def grid_origin(n: int, upscale: int) -> float:
     return n // 2 - (upscale * n // 2) / upscale
 
 
+def origin_ramp(
+    frequency: npt.NDArray[np.integer[Any]], n: int, upscale: int
+) -> npt.NDArray[np.complex128]:
+    """Return the phases that put the origin of an LR axis where the SR grid has it.
+
+    Parameters
+    ----------
+    frequency
+        Integer frequencies of the axis, any shape.
+    n
+        LR samples of the axis.
+    upscale
+        SR samples per LR sample.
+
+    Returns
+    -------
+        Shape of `frequency`: factors for a spectrum whose phase counts from sample 0, such as
+        `numpy.fft.fft` gives, before it is zero-filled. All 1 for even `n`; see `grid_origin`.
+    """
+    ramp: npt.NDArray[np.complex128] = np.exp(
+        2j * np.pi * frequency * (grid_origin(n, upscale) / n)
+    )
+    return ramp
+
+
 def to_channels(values: ComplexArray) -> FloatArray:
     """Split complex ``(..., y, x)`` into real and imaginary channels ``(..., 2, y, x)``."""
     _require_image_axes(values)

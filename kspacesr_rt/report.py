@@ -88,6 +88,20 @@ class SeriesRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StageTiming:
+    """How busy one stage of a run was."""
+
+    name: str
+    """A word of `kspacesr_rt.pipeline.clock.STAGES`."""
+    busy_s: float
+    """Seconds, added up over its workers; stages overlap, so these add up to more than the run."""
+    workers: int
+    """Threads that could do it at the same time, together with the other stages of its group."""
+    utilisation: float
+    """`busy_s` over the time that these threads had: wall time times `workers`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunReport:
     """A whole run."""
 
@@ -120,7 +134,11 @@ class RunReport:
     not_reached: int = 0
     """Slices that an interrupted run did not come to."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time by stage: scan, read, infer, write, and the total."""
+    """Seconds that each stage was busy, and ``total``: wall time."""
+    stages: tuple[StageTiming, ...] = ()
+    """Every stage, in the order a slice meets them."""
+    bottleneck: str = ""
+    """The stage that held the others up: the busiest one of the busiest group of stages."""
     intended_use: str = ""
     """From the model."""
 
@@ -194,6 +212,9 @@ class RunReport:
         lines += [f"{n} {outcome}: {reason}" for outcome, reason, n in self.reasons()]
         lines += [f"warning for {n} slices: {warning}" for warning, n in self.warnings()]
         lines += self._trust_lines()
+        if self.bottleneck and done:
+            busy = {one.name: one.utilisation for one in self.stages}[self.bottleneck]
+            lines.append(f"bottleneck: {self.bottleneck}, busy {busy:.0%} of the time it had")
         if self.interrupted:
             lines.append(f"interrupted: {self.not_reached} slices were not reached; run it again")
         if verbose:
@@ -206,7 +227,7 @@ class RunReport:
 
     def summary(self) -> dict[str, Any]:
         """Return the counts and the run's parameters, without the slices."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(dataclasses.replace(self, slices=()))
         del values["slices"]
         return {
             "schema": SCHEMA,
@@ -226,8 +247,13 @@ class RunReport:
 
     def save(self, path: Path) -> None:
         """Write the report as JSON."""
-        document = {**self.summary(), "slices": [dataclasses.asdict(one) for one in self.slices]}
-        replace_file(path, (json.dumps(document, indent=1) + "\n").encode())
+        # One slice after the other: as one document, ten thousand took 100 MB on their way.
+        head = json.dumps(self.summary(), indent=1).removesuffix("\n}")
+        lines = [json.dumps(dataclasses.asdict(one)).encode() for one in self.slices]
+        replace_file(
+            path,
+            b'%s,\n "slices": [\n  %s\n ]\n}\n' % (head.encode(), b",\n  ".join(lines)),
+        )
 
 
 def file_label(path: Path, root: Path, *, show_path: bool) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kspacesr_rt.kspace import FloatArray, fft2c, ifft2c
+from kspacesr_rt.kspace import FloatArray
 
 REFERENCE = 0.4
 """Share of Nyquist that falls are measured from: every series holds signal there."""
@@ -66,20 +66,25 @@ def measured_support(slices: FloatArray) -> tuple[float, float]:
 
 def _profiles(slices: FloatArray) -> list[FloatArray]:
     """Return power in dB over frequency, DC first, along y and along x."""
-    power = np.mean(np.abs(fft2c(slices)) ** 2, axis=0)
+    rows, columns = slices.shape[1:]
+    half = np.fft.rfft2(slices, norm="ortho")  # a real image's other half mirrors this one
+    power = np.mean(half.real**2 + half.imag**2, axis=0)
     decibels = 10.0 * np.log10(power + np.finfo(float).tiny)
-    return [_folded(decibels.mean(axis=1 - axis)) for axis in (0, 1)]
+    stands_for = np.full(half.shape[2], 2.0)
+    stands_for[0] = 1.0
+    if columns % 2 == 0:
+        stands_for[-1] = 1.0
+    along_y = decibels @ stands_for / columns
+    mirrored = along_y[-np.arange(rows)]
+    folded = ((along_y + mirrored) / 2)[: (rows + 1) // 2]
+    return [_smooth(folded), _smooth(decibels.mean(axis=0)[: (columns + 1) // 2])]
 
 
-def _folded(profile: FloatArray) -> FloatArray:
-    """Average both signs of frequency, and three neighbours."""
-    centre = len(profile) // 2
-    reach = len(profile) - centre
-    right = profile[centre:]
-    left = profile[centre::-1][:reach]
-    folded = (right[: len(left)] + left) / 2
-    smooth = np.convolve(folded, np.ones(3) / 3, mode="valid")
-    return smooth if len(profile) >= SMALLEST_MEASURED else folded[:0]
+def _smooth(folded: FloatArray) -> FloatArray:
+    """Average three neighbours; an axis too short to tell anything gives nothing."""
+    if 2 * len(folded) <= SMALLEST_MEASURED - 1:
+        return folded[:0]
+    return np.convolve(folded, np.ones(3) / 3, mode="valid")
 
 
 def _share(whole: FloatArray, inside: FloatArray) -> float:
@@ -114,10 +119,9 @@ def _inside(slices: FloatArray) -> FloatArray:
         padded = np.pad(darkest, around, mode="edge")
         darkest = _running_minimum(padded, 2 * INSIDE_RADIUS + 1, axis)
     bright = np.maximum(darkest - INSIDE_LEVEL * np.percentile(slices, 99), 0.0)
-    y, x = ((np.arange(n) - n // 2) / n for n in slices.shape[1:])
+    y, x = np.fft.fftfreq(slices.shape[1]), np.fft.rfftfreq(slices.shape[2])
     gaussian = np.exp(-2.0 * (np.pi * INSIDE_SIGMA) ** 2 * (y[:, None] ** 2 + x**2))
-    weights: FloatArray = ifft2c(fft2c(bright) * gaussian).real
-    return weights
+    return np.fft.irfft2(np.fft.rfft2(bright) * gaussian, s=slices.shape[1:])
 
 
 def _running_minimum(array: FloatArray, width: int, axis: int) -> FloatArray:

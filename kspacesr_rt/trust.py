@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kspacesr_rt.added_energy import energy_of_spectra
 from kspacesr_rt.errors import ShapeError, SliceFailed
-from kspacesr_rt.kspace import FloatArray, fft2c, residual_of_spectra, upscaled
+from kspacesr_rt.half_spectra import HalfSpectra
+from kspacesr_rt.kspace import FloatArray, upscaled
 from kspacesr_rt.spec import ModelSpec
 
 MEASURED_TOLERANCE = 1e-4
@@ -79,11 +79,11 @@ def measure_slice(sr: FloatArray, lr: FloatArray) -> SliceFigures:
     if upscale < 1 or sr.shape != upscaled((lr.shape[0], lr.shape[1]), upscale):
         raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
     wide_sr, wide_lr = sr.astype(np.float64), lr.astype(np.float64)
-    sr_kspace, lr_kspace = fft2c(wide_sr), fft2c(wide_lr)
-    energy = energy_of_spectra(sr_kspace, lr_kspace)
+    spectra = HalfSpectra.of(wide_sr, wide_lr)
     drift = abs(wide_sr.mean() - wide_lr.mean()) / (np.abs(wide_lr).mean() or 1.0)
+    energy = spectra.added_energy()
     return SliceFigures(
-        measured_residual=residual_of_spectra(sr_kspace, lr_kspace),
+        measured_residual=spectra.measured_residual(),
         added_energy_share=energy.share,
         added_energy_ratio=energy.ratio,
         intensity_drift=float(drift),

@@ -52,10 +52,11 @@ def test_the_summary_has_a_line_for_every_reason(outcome):
 
 
 def test_nothing_else_is_in_the_output(outcome):
-    """One file a written slice, and the report."""
+    """One file a written slice, the report, and what it takes to complete a killed run."""
     report, output = outcome
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
-    assert files == {one.output for one in report.slices if one.output} | {"report.json"}
+    state = {"manifest.json", ".kspacesr-rt/lock", ".kspacesr-rt/journal.jsonl"}
+    assert files == {one.output for one in report.slices if one.output} | {"report.json"} | state
     flat = {"black.dcm", "constant.dcm"}
     for one in report.slices:
         if one.output:

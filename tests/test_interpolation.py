@@ -218,11 +218,11 @@ def test_the_input_is_not_changed(method):
         (lambda: bicubic(np.ones((3, 0)), 2), "expected slices (..., y, x), found shape (3, 0)"),
         (
             lambda: zero_fill(np.ones(4), 2),
-            "expected at least 2 axes (..., y, x), found shape (4,)",
+            "expected slices (..., y, x), found shape (4,)",
         ),
         (
             lambda: zero_fill(np.ones((0, 3)), 2),
-            "expected at least one sample per axis, found shape (0, 3)",
+            "expected slices (..., y, x), found shape (0, 3)",
         ),
     ],
 )

@@ -233,9 +233,9 @@ def test_a_full_disk_is_not_the_parts_fault(make_bench, monkeypatch):
 def test_sigterm_ends_processing_at_a_slice_and_the_next_start_goes_on(make_bench):
     """A volume takes minutes; what is done is not done again."""
     bench = make_bench()
-    bench.stop = lambda: len(bench.only(State.closed).results()) == 1
+    bench.stop = lambda: len(bench.only(State.closed).results()) >= 1
     assert not bench.processor.process(bench.only(State.closed))
-    [first] = bench.only(State.closed).results()
+    first, *_ = bench.only(State.closed).results()
     before = first.stat().st_mtime_ns
     bench.stop = lambda: False
     assert bench.processor.process(bench.only(State.closed))

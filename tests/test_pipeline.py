@@ -10,7 +10,6 @@ import numpy as np
 import pydicom
 import pytest
 
-from kspacesr_rt import pipeline
 from kspacesr_rt.backends import baselines
 from kspacesr_rt.errors import (
     BackendUnavailableError,
@@ -22,7 +21,7 @@ from kspacesr_rt.errors import (
 from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import degrade
 from kspacesr_rt.phantoms import brain_phantom
-from kspacesr_rt.pipeline import InferOptions, infer
+from kspacesr_rt.pipeline import InferOptions, infer, local, opened
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.spec import ModelSpec
 from kspacesr_rt.trust import MEASURED_TOLERANCE, check_result
@@ -331,16 +330,16 @@ def test_a_matrix_no_model_can_be_bound_to_fails_by_name(study, out):
 
 def test_the_report_keeps_the_hint_of_a_file_that_was_left_out(study, out, monkeypatch):
     """`codec` without the line that would install one helps nobody at 2 a.m."""
-    real = pipeline.scan_folder
+    real = local.scan_folder
 
     def scan_with_a_hint(root, **options):
         scan = real(root, **options)
-        left = pipeline.LeftOut(
+        left = local.LeftOut(
             path=root / "x", outcome="failed", reason="codec", message="no codec", hint="pip it"
         )
         return dataclasses.replace(scan, left_out=(*scan.left_out, left))
 
-    monkeypatch.setattr(pipeline, "scan_folder", scan_with_a_hint)
+    monkeypatch.setattr(local, "scan_folder", scan_with_a_hint)
     report = infer(study, out, ZERO_FILL)
     assert [one.message for one in report.slices if one.outcome == "failed"] == [
         "no codec (pip it)"
@@ -349,12 +348,12 @@ def test_the_report_keeps_the_hint_of_a_file_that_was_left_out(study, out, monke
 
 def test_slices_beyond_the_models_bounds_are_flagged_and_written(study, out, monkeypatch):
     """A flag is for a person to look: the slice is there, and the report names it."""
-    real = pipeline.baseline_spec
+    real = opened.baseline_spec
 
     def bounded(*arguments):
         return dataclasses.replace(real(*arguments), bounds={"intensity_drift": -1.0, "n": 4.0})
 
-    monkeypatch.setattr(pipeline, "baseline_spec", bounded)
+    monkeypatch.setattr(opened, "baseline_spec", bounded)
     report = infer(study, out, ZERO_FILL)
     assert report.bounds == {"intensity_drift": -1.0}
     assert [one.flags for one in report.slices] == [("intensity_drift",)] * 4

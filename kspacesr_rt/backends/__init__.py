@@ -65,6 +65,8 @@ class BackendInfo:
     """The package it runs on, by import name."""
     extra: str | None = None
     """The extra of this project that installs it."""
+    on_gpu: bool = False
+    """Whether it leaves the CPU to others while it computes."""
     model: bool = True
     """False for baselines, which take no model file."""
     probe: str | None = None
@@ -134,6 +136,7 @@ BACKENDS = {
             "ONNX Runtime on an NVIDIA GPU, CUDA provider",
             needs="onnxruntime",
             extra="gpu",
+            on_gpu=True,
             probe="kspacesr_rt.backends.gpu_build:why_no_gpu_build",
             probe_hint="pip uninstall -y onnxruntime && pip install 'kspacesr-rt[gpu]'",
         ),
@@ -143,6 +146,7 @@ BACKENDS = {
             "ONNX Runtime on an NVIDIA GPU, TensorRT provider",
             needs="onnxruntime",
             extra="gpu",
+            on_gpu=True,
             probe="kspacesr_rt.backends.gpu_build:why_no_gpu_build",
             probe_hint="pip uninstall -y onnxruntime && pip install 'kspacesr-rt[gpu]'",
         ),
@@ -152,6 +156,7 @@ BACKENDS = {
             "TensorRT on an NVIDIA GPU",
             needs="tensorrt",
             extra="tensorrt",
+            on_gpu=True,
             probe="kspacesr_rt.engines.driver:why_no_cuda",
             probe_hint="it takes an NVIDIA GPU with its driver, and cuda-python",
         ),
@@ -161,6 +166,7 @@ BACKENDS = {
             "TensorRT-RTX on an NVIDIA RTX GPU",
             needs="tensorrt_rtx",
             extra="trt-rtx",
+            on_gpu=True,
             probe="kspacesr_rt.engines.targets:why_no_rtx_gpu",
             probe_hint="engines for other machines build here: kspacesr-rt build --gpu sm89",
         ),

@@ -26,6 +26,9 @@ def infer(
     streams: Annotated[
         int, typer.Option(min=0, help="Slices of a batch side by side (openvino).")
     ] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that read and write beside it; 0: by the cores.")
+    ] = 0,
     report: Annotated[
         Path | None, typer.Option(help="Where the report goes; default OUT/report.json.")
     ] = None,
@@ -64,6 +67,7 @@ def infer(
         batch=batch,
         threads=threads,
         streams=streams,
+        workers=workers,
         preview=preview,
         include_derived=include_derived,
         random_uids=uids == "random",

@@ -11,7 +11,13 @@ from kspacesr_rt.dicom.enhanced_derive import derive_enhanced
 from kspacesr_rt.dicom.enhanced_groups import told_by_frame
 from kspacesr_rt.dicom.enhanced_pixels import FrameReader, read_slices
 from kspacesr_rt.dicom.enhanced_store import EnhancedWriter
-from kspacesr_rt.dicom.pixels import DecodedSlice, read_slice, to_stored
+from kspacesr_rt.dicom.pixels import (
+    DecodedSlice,
+    decode_slice,
+    load_slice,
+    read_slice,
+    to_stored,
+)
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.scan import LeftOut, Scan, Series, scan_folder
 from kspacesr_rt.dicom.store import (
@@ -32,9 +38,11 @@ __all__ = [
     "Scan",
     "Series",
     "SourceSlice",
+    "decode_slice",
     "derive",
     "derive_enhanced",
     "dropped_elements",
+    "load_slice",
     "output_path",
     "prepare_output",
     "read_slice",

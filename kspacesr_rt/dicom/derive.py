@@ -115,9 +115,20 @@ def dropped_elements(decoded: DecodedSlice, *, keep_private: bool = False) -> di
 
 
 def copied(source: Dataset) -> Dataset:
-    """Return a deep copy without what a file data set remembers of its file."""
-    twin = Dataset({element.tag: copy.deepcopy(element) for element in source})
+    """Return a copy without what a file data set remembers of its file.
+
+    Its elements and the items of its sequences are its own; their values are shared, and are to be
+    replaced, not changed.
+    """
+    twin = Dataset({element.tag: _copied_element(element) for element in source})
     twin.set_original_encoding(False, True, source.original_character_set)
+    return twin
+
+
+def _copied_element(element: DataElement) -> DataElement:
+    twin = copy.copy(element)  # copy.deepcopy took a third of the time of a whole slice
+    if element.VR == "SQ":
+        twin.value = Sequence([copied(item) for item in element.value])
     return twin
 
 

@@ -58,7 +58,16 @@ def read_slice(source: SourceSlice) -> DecodedSlice:
         its compression; ``decode``: the decoder gave up; ``unreadable``: the file or a value in
         it; ``bad-rescale``: slope or intercept are no usable numbers.
     """
-    dataset = _read(source)
+    return decode_slice(load_slice(source))
+
+
+def load_slice(source: SourceSlice) -> FileDataset:
+    """Read the file of one slice, pixel data still encoded; see `read_slice`."""
+    return _read(source)
+
+
+def decode_slice(dataset: FileDataset) -> DecodedSlice:
+    """Decode what `load_slice` has read, which is used up; see `read_slice`."""
     stored = _stored_values(dataset)
     slope, intercept = rescale(dataset)
     values = (stored * slope + intercept).astype(np.float32)

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,12 @@ from kspacesr_rt.dicom.uids import OUR_UID
 from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
 
 REPORT_NAME: Final = "report.json"
-_OURS_AT_TOP: Final = re.compile(r"report\.json|preview-[^/]*\.png")
+MANIFEST_NAME: Final = "manifest.json"
+"""Says with what parameters the outputs beside it were made."""
+STATE_FOLDER: Final = ".kspacesr-rt"
+"""Holds what a run needs to be completed after it was killed; see `kspacesr_rt.pipeline.folder`."""
+_OURS_AT_TOP: Final = re.compile(r"(report|manifest)\.json|preview-[^/]*\.png")
+_STATE: Final = re.compile(r"lock|journal(-[0-9a-f]+)?\.jsonl")
 _TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
 CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -96,6 +101,8 @@ def _foreign(folder: Path) -> Iterator[Path]:
         if path.is_symlink() or not path.is_dir():
             if not _is_ours(path, _OURS_AT_TOP.fullmatch):
                 yield path
+        elif path.name == STATE_FOLDER:
+            yield from (inner for inner in path.iterdir() if not _is_ours(inner, _STATE.fullmatch))
         elif OUR_UID.fullmatch(path.name):
             yield from (inner for inner in path.iterdir() if not _is_ours(inner, _is_slice_name))
         else:
@@ -112,7 +119,31 @@ def _is_slice_name(name: str) -> bool:
     return name.endswith(".dcm") and OUR_UID.fullmatch(name[: -len(".dcm")]) is not None
 
 
-def write_atomically(dataset: Dataset, path: Path, *, syntax: UID | None = None) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed run left in an output folder it held alone.
+
+    Raises
+    ------
+    OSError
+        If one cannot be removed.
+    """
+    for pattern in (".*.part", "*/.*.part"):
+        for path in folder.glob(pattern):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
+
+
+def _untimed(stage: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def write_atomically(
+    dataset: Dataset,
+    path: Path,
+    *,
+    syntax: UID | None = None,
+    timed: Callable[[str], AbstractContextManager[None]] = _untimed,
+) -> None:
     """Write a data set so that `path` is, at every moment, absent or complete.
 
     Parameters
@@ -124,6 +155,8 @@ def write_atomically(dataset: Dataset, path: Path, *, syntax: UID | None = None)
     syntax
         A lossless one to compress the pixels with (`compress.SYNTAXES`); None leaves them native.
         The file is decoded and compared before it gets its name.
+    timed
+        Called with ``encode``, ``write`` and ``verify``; returns what to run each within.
 
     Raises
     ------
@@ -140,15 +173,19 @@ def write_atomically(dataset: Dataset, path: Path, *, syntax: UID | None = None)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     native = dataset
     try:
-        if syntax is not None:
-            dataset = _compressed(native, syntax)
-        content = encode(dataset)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(temporary, content)
-        _verify(temporary, dataset, len(content))
-        if syntax is not None:
-            require_lossless(dcmread(temporary), native_samples(native))
-        publish(temporary, path)
+        with timed("encode"):
+            if syntax is not None:
+                dataset = _compressed(native, syntax)
+            content = encode(dataset)
+        with timed("write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_new(temporary, content)
+        with timed("verify"):
+            _verify(temporary, dataset, content)
+            if syntax is not None:
+                require_lossless(dcmread(temporary), native_samples(native))
+        with timed("write"):
+            publish(temporary, path)
     except OutputError:
         raise
     except FileExistsError as exc:
@@ -198,17 +235,17 @@ def _write_new(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _verify(path: Path, dataset: Dataset, n_bytes: int) -> None:
+def _verify(path: Path, dataset: Dataset, content: bytes) -> None:
     """Read the file back: a full disk can leave one that opens without an error."""
     try:
         header = read_header(path)
     except SliceError as exc:
         raise OutputError("an output does not read back") from exc
     if (
-        path.stat().st_size != n_bytes
-        or header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
+        header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
         or not header.complete
         or (not header.encapsulated and header.pixel_bytes != len(dataset.PixelData))
+        or path.read_bytes() != content
     ):
         raise OutputError("an output reads back differently than it was written")
 

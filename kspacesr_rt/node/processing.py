@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from kspacesr_rt.dicom import scan_folder
-from kspacesr_rt.errors import NoMRImageError, ResultError
+from kspacesr_rt.errors import NoMRImageError, ResultError, RunMismatchError
 from kspacesr_rt.node import durable
 from kspacesr_rt.node.events import Log
 from kspacesr_rt.node.metrics import Metrics
@@ -86,6 +86,11 @@ class Processor:
         except _DrainRequestedError:
             self._spool.forgive_attempts(part)
             return False
+        except RunMismatchError:
+            # The node was started with other options since; nothing of this part was sent yet.
+            durable.remove_tree(part.outputs)
+            self._spool.forgive_attempts(part)
+            return self._error(RunMismatchError.__name__)
         except NoMRImageError:
             self._set_aside(part, self._left_out(part))
             return True

@@ -1,0 +1,107 @@
+"""Where the time of a run goes: seconds that each stage was busy, and what held the rest up."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from kspacesr_rt.report import StageTiming
+
+ALONE: Final = ("scan",)
+"""Runs before anything else."""
+COMPUTING: Final = ("bind", "transfer", "infer")
+"""Run one after the other, beside the workers."""
+WORKING: Final = ("survey", "read", "decode", "check", "encode", "write", "verify")
+"""Run in the workers, several at a time."""
+STAGES: Final = (*ALONE, *WORKING[:3], *COMPUTING, *WORKING[3:])
+"""In the order a slice meets them."""
+
+
+class StageClock:
+    """Adds up, over all threads, the seconds that each stage of a run was busy."""
+
+    def __init__(self) -> None:
+        self._busy: defaultdict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def busy(self, stage: str) -> Iterator[None]:
+        """Count the time of the block as spent in a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count seconds that were measured elsewhere."""
+        with self._lock:
+            self._busy[stage] += seconds
+
+    def merge(self, busy: Mapping[str, float]) -> None:
+        """Add the seconds of another clock."""
+        for stage, seconds in busy.items():
+            self.add(stage, seconds)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Busy seconds by stage, those that were met."""
+        with self._lock:
+            return {stage: self._busy[stage] for stage in STAGES if stage in self._busy}
+
+    def timings(self, wall_s: float, *, workers: int, computing: int = 1) -> list[StageTiming]:
+        """Return every stage with its share of the time that it could have been busy.
+
+        Parameters
+        ----------
+        wall_s
+            Seconds that the run took.
+        workers
+            Threads of the stages in `WORKING`.
+        computing
+            Backends that computed side by side.
+        """
+        counts = dict.fromkeys(ALONE, 1) | dict.fromkeys(COMPUTING, computing)
+        counts |= dict.fromkeys(WORKING, workers)
+        busy = self.seconds
+        return [
+            StageTiming(
+                name=stage,
+                busy_s=round(busy.get(stage, 0.0), 6),
+                workers=counts[stage],
+                utilisation=round(busy.get(stage, 0.0) / (wall_s * counts[stage] or 1.0), 6),
+            )
+            for stage in STAGES
+        ]
+
+
+def bottleneck(timings: list[StageTiming]) -> str:
+    """Return the busiest stage of the busiest group: what to make faster first; "" if all idle."""
+    groups = (ALONE, COMPUTING, WORKING)
+    by_name = {one.name: one for one in timings}
+    load = [sum(by_name[stage].utilisation for stage in group) for group in groups]
+    if max(load) == 0.0:
+        return ""
+    busiest = groups[load.index(max(load))]
+    return max(busiest, key=lambda stage: by_name[stage].busy_s)
+
+
+def available_cores() -> int:
+    """Return the cores that this process may use: fewer than the machine's in a container."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def auto_workers(*, on_gpu: bool) -> int:
+    """Return how many threads read and write beside a backend.
+
+    pydicom is Python and runs in one thread at a time; what overlaps are files, codecs, transforms
+    and the backend. A GPU leaves the cores free for more codecs; a CPU backend wants them itself.
+    """
+    return min(8 if on_gpu else 4, max(2, available_cores()))

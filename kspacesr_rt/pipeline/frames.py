@@ -1,0 +1,148 @@
+"""A multi-frame file through the pipeline: all of its frames, or nothing is written.
+
+The next frames are decoded, and those before are checked and written, while the backend runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass, field
+from itertools import islice
+
+from kspacesr_rt.dicom import (
+    DecodedSlice,
+    EnhancedWriter,
+    FrameReader,
+    derive_enhanced,
+    to_stored,
+    told_by_frame,
+)
+from kspacesr_rt.errors import SliceFailed
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.pipeline.compute import compute
+from kspacesr_rt.pipeline.previews import Shown
+from kspacesr_rt.pipeline.slices import Finished, status, told_figures
+from kspacesr_rt.pipeline.state import RunState, SeriesState, Unit
+from kspacesr_rt.report import SliceRecord
+from kspacesr_rt.trust import SliceFigures, check_result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FramesPlan:
+    """How a multi-frame file is processed."""
+
+    state: SeriesState
+    """Of its series."""
+    warning: str | None
+    """What its record tells."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _GrowingFile:
+    """All that is known of a multi-frame output before it is finished."""
+
+    run: RunState
+    unit: Unit
+    plan: FramesPlan
+    writer: EnhancedWriter
+    """Holds the frames that are done; they are on disk."""
+    n_frames: int = 0
+    """Frames that are done."""
+    figures: SliceFigures | None = None
+    """The worst so far."""
+    shown: list[Shown] = field(default_factory=list)
+    """What the contact sheet shows, should the file be finished."""
+
+    def add(self, frames: list[DecodedSlice], results: FloatArray) -> None:
+        """Check and write some frames; runs in one worker at a time."""
+        clock, previews = self.run.clock, self.plan.state.previews
+        for decoded, sr in zip(frames, results, strict=True):
+            with clock.busy("check"), told_by_frame(self.n_frames + 1):
+                figures = check_result(sr, decoded.values, self.run.backends.spec)
+            self.figures = figures if self.figures is None else self.figures.worse_of(figures)
+            with clock.busy("encode"):
+                stored = to_stored(sr, decoded.dataset)
+            self.n_frames += 1
+            with clock.busy("write"):
+                self.writer.write(self.n_frames, stored)
+            number = self.unit.number + self.n_frames - 1
+            if previews is not None and previews.wants(number):
+                self.shown.append((number, decoded.values, sr))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return self.figures.beyond(self.run.backends.spec.bounds) if self.figures else ()
+
+
+def process_frames(
+    run: RunState, unit: Unit, plan: FramesPlan, pool: Executor
+) -> Finished | SliceFailed:
+    """Super-resolve a multi-frame file, or return why that failed; counts its slices as done.
+
+    Raises
+    ------
+    OutputError
+        If the output cannot be written: that ends the run.
+    StopAskedError
+        If a signal waits.
+    """
+    source = unit.source
+    end = run.done + (source.n_frames or 1)
+    try:
+        with run.clock.busy("read"):
+            before = status(source)
+            reader = FrameReader(source)
+        with run.clock.busy("encode"):
+            derived = derive_enhanced(reader.take_header(), run.derivation)
+        with EnhancedWriter(run.output, derived, run.derivation, syntax=run.syntax) as writer:
+            growing = _GrowingFile(run=run, unit=unit, plan=plan, writer=writer)
+            _flow(run, growing, iter(reader), pool)
+            with run.clock.busy("write"):
+                path, fresh = writer.finish()
+    except SliceFailed as exc:
+        run.advance(end - run.done)
+        return exc
+    return Finished(
+        record=SliceRecord(
+            file=run.label(source.path),
+            outcome="written" if fresh else "present",
+            sop_instance_uid=source.sop_instance_uid,
+            output=str(path.relative_to(run.output)),
+            matrix=source.matrix,
+            n_frames=source.n_frames,
+            **told_figures(growing.figures, growing.flags),
+            warnings=(*source.warnings, *([plan.warning] if plan.warning else [])),
+        ),
+        before=before,
+        series_uid=str(derived.SeriesInstanceUID),
+        shown=growing.shown,
+    )
+
+
+def _flow(
+    run: RunState, growing: _GrowingFile, frames: Iterator[DecodedSlice], pool: Executor
+) -> None:
+    """Bring every frame through the backend; one chunk is read and one is written meanwhile."""
+
+    def next_frames() -> list[DecodedSlice]:
+        with run.clock.busy("decode"):
+            return list(islice(frames, run.options.batch))
+
+    reading: Future[list[DecodedSlice]] = pool.submit(next_frames)
+    adding: Future[None] | None = None
+    try:
+        while waiting := reading.result():
+            reading = pool.submit(next_frames)
+            results = compute(run, growing.unit.source.matrix, waiting)
+            if adding is not None:
+                adding.result()
+            adding = pool.submit(growing.add, waiting, results)
+            run.advance(len(waiting))
+        if adding is not None:
+            adding.result()
+    finally:
+        # The writer must not be closed under a worker's hands.
+        wait([reading])
+        if adding is not None:
+            wait([adding])

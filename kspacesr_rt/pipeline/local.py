@@ -1,0 +1,208 @@
+"""`infer`: a folder of DICOM in, derived series and a report out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from kspacesr_rt.backends import backend_info
+from kspacesr_rt.dicom import LeftOut, Scan, prepare_output, scan_folder
+from kspacesr_rt.dicom.compress import syntax_of
+from kspacesr_rt.errors import (
+    InputError,
+    KspaceSRError,
+    NoMRImageError,
+    OutputError,
+    StrictRefusalError,
+)
+from kspacesr_rt.interruption import held_signals
+from kspacesr_rt.pipeline.clock import auto_workers
+from kspacesr_rt.pipeline.flow import Flow
+from kspacesr_rt.pipeline.folder import Journal, held_folder, require_mixable
+from kspacesr_rt.pipeline.opened import OpenBackends
+from kspacesr_rt.pipeline.options import InferOptions, RunProgress
+from kspacesr_rt.pipeline.state import RunState, StopAskedError
+from kspacesr_rt.report import RunReport, require_replaceable
+from kspacesr_rt.survey import INTERPOLATION_WARNINGS
+
+
+def infer(
+    source: Path,
+    output: Path,
+    options: InferOptions | None = None,
+    *,
+    report_file: Path | None = None,
+    on_progress: Callable[[RunProgress], None] | None = None,
+) -> RunReport:
+    """Super-resolve every MR image below a folder into derived series.
+
+    Parameters
+    ----------
+    source
+        Folder (or one file); it is only read.
+    output
+        Folder for ``<series>/<instance>.dcm``; made if missing. If it holds a run with the same
+        parameters, that run is completed: what it has finished is not computed again.
+    options
+        Backend, model, batch and the like.
+    report_file
+        Where the report goes; default ``report.json`` in `output`.
+    on_progress
+        Called after every slice, in the caller's thread. What it raises ends the run.
+
+    Returns
+    -------
+        What became of every file. Failed slices do not raise: see `RunReport.exit_code`.
+
+    Raises
+    ------
+    InputError, ModelFileError, ModelSpecError
+        If the options or the model cannot be used.
+    BackendUnavailableError
+        If the backend cannot run here.
+    OutputError
+        If the output is unsafe, in use by another run or cannot be written.
+    RunMismatchError
+        If the output holds a run with other parameters.
+    NoMRImageError
+        If nothing could be processed; nothing is written.
+    """
+    options = options or InferOptions()
+    started = time.perf_counter()
+    if not source.exists():
+        raise InputError("no such file or folder as the input")
+    syntax_of(options.compress)  # before anything is read or opened
+    with OpenBackends(options) as backends:
+        report_file = prepare(source, output, report_file)
+        run = RunState(source, output, options, backends, on_progress)
+        require_mixable(output, run.parameters)
+        scan = scanned(run)
+        refuse_in_advance(run, scan)
+        with (
+            held_folder(output, run.parameters, run.derivation.run_salt) as manifest,
+            held_signals() as stop_asked,
+        ):
+            run.derivation = replace(run.derivation, run_salt=manifest.run_salt)
+            run.stop_asked = stop_asked
+            return _reported(run, scan, report_file, started)
+
+
+def prepare(source: Path, output: Path, report_file: Path | None) -> Path:
+    """Make sure that outputs and report can be written safely; return where the report goes.
+
+    Raises
+    ------
+    OutputError
+        If they cannot.
+    """
+    prepare_output(source, output)
+    if report_file and source.resolve() in (report_file.resolve(), *report_file.resolve().parents):
+        raise OutputError(
+            "the report lies inside the input", hint="the input is only read: choose elsewhere"
+        )
+    report_file = report_file or output / "report.json"
+    require_replaceable(report_file)
+    return report_file
+
+
+def scanned(run: RunState) -> Scan:
+    """Scan the input of a run.
+
+    Raises
+    ------
+    NoMRImageError
+        If there is nothing to process.
+    """
+    with run.clock.busy("scan"):
+        scan = scan_folder(run.source, include_derived=run.options.include_derived)
+    if not scan.series:
+        raise _nothing_to_do(scan.left_out)
+    run.total = scan.n_slices
+    return scan
+
+
+def refuse_in_advance(run: RunState, scan: Scan) -> None:
+    """Refuse, before anything is written, what can only be told after a look at every series.
+
+    Raises
+    ------
+    StrictRefusalError
+        If there is something to warn about, under ``--strict``.
+    NoMRImageError
+        If every series is interpolated, under ``--on-interpolated skip``.
+    """
+    options = run.options
+    if not options.strict and options.on_interpolated != "skip":
+        return
+    surveyed = []
+    for series in scan.series:
+        surveyed.append(run.survey(series))
+        surveyed[-1].read.clear()  # no archive fits into memory
+    if options.strict:
+        told = Counter(
+            text
+            for series, survey in zip(scan.series, surveyed, strict=True)
+            for text in (*series.warnings, *survey.warnings)
+            if options.on_interpolated == "warn" or not text.startswith(INTERPOLATION_WARNINGS)
+        )
+        if told:
+            listed = "; ".join(f"{text} ({n} series)" for text, n in sorted(told.items()))
+            raise StrictRefusalError(
+                f"refused under --strict: {listed}",
+                hint="without --strict they are processed, with a warning",
+            )
+    if options.on_interpolated == "skip" and all(
+        support.interpolated for one in surveyed for support in one.supports.values()
+    ):
+        raise NoMRImageError(
+            f"no MR image to process: {scan.n_slices} interpolated",
+            hint="--on-interpolated warn or crop processes them",
+        )
+
+
+def workers_of(options: InferOptions, backend: str) -> int:
+    """Return how many threads work beside the backend."""
+    return options.workers or auto_workers(on_gpu=backend_info(backend).on_gpu)
+
+
+def _reported(run: RunState, scan: Scan, report_file: Path, started: float) -> RunReport:
+    """Process every series and write the report, whatever ends the run."""
+    workers = workers_of(run.options, run.backends.choice.backend)
+
+    def report(*, interrupted: bool) -> RunReport:
+        wall_s = time.perf_counter() - started
+        return run.report(scan, wall_s, workers=workers, interrupted=interrupted)
+
+    run.journal = Journal(run.output)
+    try:
+        with Flow(run, workers=workers) as flow:
+            flow.process(scan.series)
+    except StopAskedError:
+        interrupted = report(interrupted=True)
+        interrupted.save(report_file)
+        return interrupted
+    except BaseException:
+        # The disk is full, say: what was done until then is still worth knowing.
+        with suppress(OutputError):
+            report(interrupted=True).save(report_file)
+        raise
+    finally:
+        run.journal.close()
+    finished = report(interrupted=False)
+    finished.save(report_file)
+    return finished
+
+
+def _nothing_to_do(left_out: tuple[LeftOut, ...]) -> KspaceSRError:
+    counts: dict[str, int] = {}
+    for left in left_out:
+        counts[left.reason] = counts.get(left.reason, 0) + 1
+    listed = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
+    return NoMRImageError(
+        f"no MR image to process: {listed or 'the folder holds no file'}",
+        hint="expected magnitude MR Image Storage files; --include-derived takes maps too",
+    )

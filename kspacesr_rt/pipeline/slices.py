@@ -1,0 +1,167 @@
+"""What a worker does for one classic slice: before the backend, and after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kspacesr_rt.dicom import (
+    DecodedSlice,
+    Derivation,
+    SourceSlice,
+    decode_slice,
+    derive,
+    load_slice,
+    output_path,
+    require_whole,
+    uninterpolated,
+    write_atomically,
+)
+from kspacesr_rt.dicom.header import PARSE_ERRORS
+from kspacesr_rt.errors import KspaceSRError, SliceFailed, SliceSkipped
+from kspacesr_rt.kspace import FloatArray, Matrix
+from kspacesr_rt.pipeline.previews import Shown
+from kspacesr_rt.pipeline.state import RunState, SeriesState, Unit
+from kspacesr_rt.report import SliceRecord
+from kspacesr_rt.trust import SliceFigures, check_result
+
+LeftOutError = SliceFailed | SliceSkipped
+"""Why a slice has no output."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SlicePlan:
+    """How the classic slices of one matrix of a series are processed."""
+
+    state: SeriesState
+    """Of their series."""
+    matrix: Matrix
+    """LR matrix: as stored, or what was acquired."""
+    read: dict[Path, DecodedSlice]
+    """Slices that the survey has read."""
+    derivation: Derivation
+    """What their outputs tell."""
+    warning: str | None
+    """What their records tell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """A slice that waits for the backend."""
+
+    slice: DecodedSlice
+    before: os.stat_result
+    """Status of its file when it was read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A slice whose output stands."""
+
+    record: SliceRecord
+    before: os.stat_result
+    """Status of its source when it was read."""
+    series_uid: str
+    """Of the output."""
+    shown: list[Shown]
+    """For the contact sheet."""
+
+
+def decode(run: RunState, unit: Unit, plan: SlicePlan) -> Decoded | LeftOutError:
+    """Read and decode a slice, or return why that is not possible."""
+    source = unit.source
+    try:
+        with run.clock.busy("read"):
+            before = status(source)
+            found = plan.read.pop(source.path, None)
+            loaded = found or load_slice(source)
+        with run.clock.busy("decode"):
+            stored = loaded if isinstance(loaded, DecodedSlice) else decode_slice(loaded)
+            _require_scanned(stored, source)
+            return Decoded(slice=uninterpolated(stored, plan.matrix), before=before)
+    except (SliceFailed, SliceSkipped) as exc:
+        return exc
+
+
+def _require_scanned(stored: DecodedSlice, source: SourceSlice) -> None:
+    """Refuse what was put under a file's name since it was scanned."""
+    uid = str(stored.dataset.get("SOPInstanceUID", ""))
+    if uid != source.sop_instance_uid or stored.values.shape != source.matrix:
+        raise SliceFailed("changed", "the file was replaced while it waited to be read")
+
+
+def status(source: SourceSlice) -> os.stat_result:
+    """Return the status of a source's file, so that a change can be told later.
+
+    Raises
+    ------
+    SliceFailed
+        ``unreadable``: it is gone, say.
+    """
+    try:
+        return source.path.stat()
+    except OSError as exc:
+        raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
+
+
+def finish(
+    run: RunState, unit: Unit, plan: SlicePlan, decoded: Decoded, sr: FloatArray
+) -> Finished | SliceFailed:
+    """Check a result and put it on disk, or return why it is none.
+
+    Raises
+    ------
+    OutputError
+        If the output cannot be written: that ends the run.
+    """
+    spec = run.backends.spec
+    try:
+        with run.clock.busy("check"):
+            figures = check_result(sr, decoded.slice.values, spec)
+        with run.clock.busy("encode"), told_of_header():
+            dataset = derive(decoded.slice, sr, plan.derivation)
+        path = output_path(run.output, dataset)
+        fresh = not path.exists()
+        if fresh:
+            write_atomically(dataset, path, syntax=run.syntax, timed=run.clock.busy)
+        else:
+            with run.clock.busy("verify"):
+                require_whole(path, dataset)
+    except SliceFailed as exc:
+        return exc
+    previews = plan.state.previews
+    wanted = previews is not None and previews.wants(unit.number)
+    return Finished(
+        record=SliceRecord(
+            file=run.label(unit.source.path),
+            outcome="written" if fresh else "present",
+            sop_instance_uid=unit.source.sop_instance_uid,
+            output=str(path.relative_to(run.output)),
+            matrix=plan.matrix,
+            **told_figures(figures, figures.beyond(spec.bounds)),
+            warnings=(*unit.source.warnings, *([plan.warning] if plan.warning else [])),
+        ),
+        before=decoded.before,
+        series_uid=str(dataset.SeriesInstanceUID),
+        shown=[(unit.number, decoded.slice.values, sr)] if wanted else [],
+    )
+
+
+@contextmanager
+def told_of_header() -> Iterator[None]:
+    """Let values that no rule of a header foresaw fail the slice, not the run."""
+    try:
+        yield
+    except KspaceSRError:
+        raise
+    except PARSE_ERRORS as exc:
+        raise SliceFailed("unreadable", "the header holds impossible values") from exc
+
+
+def told_figures(figures: SliceFigures | None, flags: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a record tells of figures and flags."""
+    return {"flags": flags, **(asdict(figures) if figures else {})}
