@@ -28,6 +28,7 @@ codec              failed   is compressed in a way that nothing installed here c
 decode             failed   is compressed in a way that its codec does not accept
 bad-rescale        failed   has a rescale slope or intercept that is no usable number
 unreadable         failed   cannot be opened or parsed
+changed            failed   was replaced between the scan and its turn
 ================== ======== ==================================================================
 """
 
