@@ -59,28 +59,43 @@ class HalfSpectra:
     def added_energy(self) -> AddedEnergy:
         """Return `kspacesr_rt.added_energy.added_energy` of the two slices."""
         rows, columns = self.matrix
-        outside, total = _outside(
-            self.sr, (rows // 2, columns // 2), even=columns * self.upscale % 2 == 0
-        )
-        ring, measured = _outside(
-            self.lr, ((rows - 1) // 4, (columns - 1) // 4), even=columns % 2 == 0
-        )
-        floor = self.upscale**2 * max(ring, RING_FLOOR * measured)
+        wide = columns * self.upscale
+        outside = _energy_beyond(self.sr, (rows // 2, columns // 2), wide)
+        total = _energy(self.sr, wide)
+        ring = _energy_beyond(self.lr, ((rows - 1) // 4, (columns - 1) // 4), columns)
+        floor = self.upscale**2 * max(ring, RING_FLOOR * _energy(self.lr, columns))
         return AddedEnergy(
             share=outside / total if total > 0.0 else 0.0,
             ratio=outside / (floor or total) if outside > 0.0 else 0.0,
         )
 
 
-def _outside(half: _Half, reach: Matrix, *, even: bool) -> tuple[float, float]:
-    """Return the energies where ``|k|`` exceeds `reach` along an axis, and everywhere.
+def _energy(half: _Half, columns: int, first: int = 0) -> float:
+    """Return the energy of some rows of a whole spectrum, given its columns from `first` on.
 
-    `even` says whether the image has an even number of columns: then the last column of `half`,
-    like the first, is its own mirror image, and the others stand for two.
+    Column 0, and the last one of an even number of image `columns`, mirror themselves; each of the
+    others stands for two.
     """
-    power = half.real**2 + half.imag**2
-    power[:, 1 : -1 if even else None] *= 2.0
-    total = float(power.sum())
-    power[: reach[0] + 1, : reach[1] + 1] = 0.0
-    power[max(len(power) - reach[0], 0) :, : reach[1] + 1] = 0.0
-    return float(power.sum()), total
+    alone = []
+    if first == 0:
+        alone.append(0)
+    if columns % 2 == 0 and half.shape[1] > len(alone):
+        alone.append(half.shape[1] - 1)
+    # A dot product needs no array of squares: those were most of the time of a check.
+    twice = 2.0 * np.vdot(half, half).real
+    return float(twice - sum(np.vdot(half[:, one], half[:, one]).real for one in alone))
+
+
+def _energy_beyond(half: _Half, reach: Matrix, columns: int) -> float:
+    """Return the energy where ``|k|`` exceeds `reach` along an axis.
+
+    Summed by itself: as the difference of two large sums it would be rounding.
+    """
+    ky, kx = reach
+    rows = len(half)
+    outer = half[ky + 1 : rows - ky]
+    found = _energy(outer, columns) if outer.size else 0.0
+    for inner in (half[: ky + 1], half[max(rows - ky, ky + 1) :]):
+        beyond = inner[:, kx + 1 :]
+        found += _energy(beyond, columns, first=kx + 1) if beyond.size else 0.0
+    return found

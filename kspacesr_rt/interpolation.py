@@ -54,7 +54,7 @@ def zero_fill(image: FloatArray, upscale: int) -> FloatArray:
     filled = np.empty((len(slices), *matrix), dtype=np.float32)
     # One slice at a time stays within the cache of a core.
     for number, one in enumerate(slices):
-        filled[number] = _zero_filled(one.astype(np.float64), upscale)
+        filled[number] = _zero_filled(one.astype(np.float32), upscale)
     return filled.reshape(*image.shape[:-2], *matrix)
 
 
@@ -64,17 +64,20 @@ def _require_slices(image: FloatArray) -> None:
 
 
 def _zero_filled(image: FloatArray, upscale: int) -> FloatArray:
-    """Zero-fill one slice, ``(y, x)`` float64, through the non-negative half of ``kx``."""
+    """Zero-fill one slice, ``(y, x)`` float32, through the non-negative half of ``kx``."""
     if upscale == 1:
         return image
     rows, columns = image.shape
     matrix = upscaled((rows, columns), upscale)
-    measured = np.fft.rfft2(image) * upscale**2
+    measured = np.fft.rfft2(image)
+    measured *= upscale**2
     # The origin of an odd axis, its sample n // 2, lies elsewhere on the larger grid.
     every_ky = np.fft.ifftshift(np.arange(rows) - rows // 2)
-    measured *= origin_ramp(every_ky, rows, upscale)[:, None]
-    measured *= origin_ramp(np.arange(columns // 2 + 1), columns, upscale)
-    filled = np.zeros((matrix[0], matrix[1] // 2 + 1), dtype=np.complex128)
+    if rows % 2:
+        measured *= origin_ramp(every_ky, rows, upscale)[:, None]
+    if columns % 2:
+        measured *= origin_ramp(np.arange(columns // 2 + 1), columns, upscale)
+    filled = np.zeros((matrix[0], matrix[1] // 2 + 1), dtype=measured.dtype)
     ky, kx = rows // 2, columns // 2
     filled[: ky + 1, : kx + 1] = measured[: ky + 1]
     if ky:

@@ -78,7 +78,8 @@ def measure_slice(sr: FloatArray, lr: FloatArray) -> SliceFigures:
     upscale = sr.shape[1] // lr.shape[1]
     if upscale < 1 or sr.shape != upscaled((lr.shape[0], lr.shape[1]), upscale):
         raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
-    wide_sr, wide_lr = sr.astype(np.float64), lr.astype(np.float64)
+    wide_lr = lr.astype(np.float64)
+    wide_sr = sr.astype(np.float64)
     spectra = HalfSpectra.of(wide_sr, wide_lr)
     drift = abs(wide_sr.mean() - wide_lr.mean()) / (np.abs(wide_lr).mean() or 1.0)
     energy = spectra.added_energy()

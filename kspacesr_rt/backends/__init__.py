@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """An open model (or baseline) for one LR matrix; a context manager."""
+    """An open model (or baseline) for one LR matrix; a context manager.
+
+    A backend that copies batches to a device of its own may have an attribute ``transfer_s``, the
+    seconds spent on that so far, so that a run's report can tell them from computing.
+    """
 
     spec: ModelSpec
     """What it computes; `matrix` is the LR matrix it takes."""

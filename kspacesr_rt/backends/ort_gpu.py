@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -196,6 +197,11 @@ class OrtGpuBackend:
     def __enter__(self) -> Self:
         return self
 
+    @property
+    def transfer_s(self) -> float:
+        """Seconds spent so far on copies between host and device; see `Backend`."""
+        return sum(session.transfer_s for session in self._sessions.values())
+
     def __exit__(self, *exc: object) -> None:
         self._sessions.clear()
 
@@ -241,11 +247,16 @@ class _BoundSession:
         self._binding.bind_ortvalue_input(INPUT_NAME, self._input)
         self._binding.bind_ortvalue_output(OUTPUT_NAME, self._output)
         self._session = session
+        self.transfer_s = 0.0
 
     def run(self, batch: FloatArray) -> FloatArray:
+        started = time.perf_counter()
         self._input.update_inplace(batch)
-        self._session.run_with_iobinding(self._binding)
+        moved_in = time.perf_counter()
+        self._session.run_with_iobinding(self._binding)  # returns when the device is done
+        computed = time.perf_counter()
         result: FloatArray = self._output.numpy()
+        self.transfer_s += moved_in - started + time.perf_counter() - computed
         return result
 
 

@@ -169,8 +169,11 @@ def _name_it(
     derivation: Derivation,
     moment: datetime,
 ) -> None:
-    digest = hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
-    derived.SOPInstanceUID = provenance.instance_uid(source.SOPInstanceUID, digest, derivation)
+    digest = hashlib.sha256(repr(stored.shape).encode())
+    digest.update(np.ascontiguousarray(stored).data)
+    derived.SOPInstanceUID = provenance.instance_uid(
+        source.SOPInstanceUID, digest.hexdigest(), derivation
+    )
     name_series(derived, source, derivation, moment)
 
 

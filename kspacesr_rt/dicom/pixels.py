@@ -108,9 +108,14 @@ def to_stored(values: FloatArray, dataset: Dataset) -> IntArray:
         raise NonFiniteError("the super-resolved slice holds values that are not finite")
     slope, intercept = rescale(dataset)
     low, high = stored_range(dataset)
-    # float64: an intercept far from zero would cost a float32 its last stored digits.
-    unscaled = (np.asarray(values, dtype=np.float64) - intercept) / slope
-    return np.rint(unscaled).clip(low, high).astype(_dtype(dataset))
+    if (slope, intercept) == (1.0, 0.0):
+        unscaled = np.rint(values)
+    else:
+        # float64: an intercept far from zero would cost a float32 its last stored digits.
+        unscaled = np.subtract(values, intercept, dtype=np.float64)
+        unscaled /= slope
+        np.rint(unscaled, out=unscaled)
+    return unscaled.clip(low, high, out=unscaled).astype(_dtype(dataset))
 
 
 def stored_range(dataset: Dataset) -> tuple[int, int]:

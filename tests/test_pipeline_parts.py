@@ -1,0 +1,226 @@
+"""The parts of a run by themselves: stage times, half spectra, manifest and journal."""
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+
+from kspacesr_rt.added_energy import added_energy
+from kspacesr_rt.dicom import scan_folder
+from kspacesr_rt.errors import OutputError, RunMismatchError
+from kspacesr_rt.half_spectra import HalfSpectra
+from kspacesr_rt.interpolation import zero_fill
+from kspacesr_rt.kspace import measured_residual, zero_fill_image
+from kspacesr_rt.pipeline import InferOptions, infer, opened
+from kspacesr_rt.pipeline.clock import (
+    STAGES,
+    WORKING,
+    StageClock,
+    auto_workers,
+    available_cores,
+    bottleneck,
+)
+from kspacesr_rt.pipeline.folder import Journal, Manifest, held_folder
+from kspacesr_rt.sample import sample_folder
+
+MATRICES = [(1, 1), (1, 4), (2, 3), (3, 2), (4, 4), (5, 8), (31, 16), (16, 31), (67, 90)]
+ZERO_FILL = InferOptions(backend="zero-fill")
+
+
+@pytest.fixture
+def study(tmp_path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for path in sorted(sample_folder().glob("*.dcm"))[:3]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("upscale", [1, 2, 3, 4])
+def test_half_of_k_space_tells_the_same_figures(matrix, upscale):
+    """Nyquist lines, odd axes and their moved origin are where a half could go wrong."""
+    rng = np.random.default_rng(0)
+    lr = rng.random(matrix)
+    sr = rng.random((matrix[0] * upscale, matrix[1] * upscale))
+    half, whole = HalfSpectra.of(sr, lr), added_energy(sr, lr)
+    assert half.measured_residual() == pytest.approx(measured_residual(sr, lr), rel=1e-10)
+    assert half.added_energy().share == pytest.approx(whole.share, rel=1e-10)
+    assert half.added_energy().ratio == pytest.approx(whole.ratio, rel=1e-10)
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("upscale", [1, 2, 3, 4])
+def test_half_of_k_space_fills_to_the_same_image(matrix, upscale):
+    """The fast baseline is the one that `kspacesr_rt.kspace` defines, slice by slice."""
+    lr = np.random.default_rng(1).random((2, 3, *matrix))
+    expected = zero_fill_image(lr, upscale).real
+    filled = zero_fill(lr, upscale)
+    assert (filled.shape, filled.dtype) == (expected.shape, np.float32)
+    np.testing.assert_allclose(filled, expected, atol=2e-6)
+
+
+def test_nothing_added_is_nothing_found():
+    """A zero-filled slice adds no energy, and an empty one has none; neither divides by zero."""
+    lr = np.random.default_rng(2).random((12, 9))
+    filled = HalfSpectra.of(zero_fill_image(lr, 2).real, lr)
+    assert filled.added_energy().share < 1e-25
+    assert filled.measured_residual() < 1e-14
+    empty = HalfSpectra.of(np.zeros((8, 8)), np.zeros((4, 4)))
+    assert (empty.added_energy().share, empty.measured_residual()) == (0.0, 0.0)
+
+
+def test_the_busiest_stage_of_the_busiest_group_is_the_bottleneck():
+    """Two workers that share 14 s are less busy than one backend that takes 8 of 10."""
+    clock = StageClock()
+    for stage, seconds in {"scan": 1.0, "infer": 8.0, "read": 9.0, "write": 5.0}.items():
+        clock.add(stage, seconds)
+    timings = clock.timings(10.0, workers=2)
+    assert [one.name for one in timings] == list(STAGES)
+    assert {one.name: one.utilisation for one in timings if one.busy_s} == {
+        "scan": 0.1,
+        "infer": 0.8,
+        "read": 0.45,
+        "write": 0.25,
+    }
+    assert bottleneck(timings) == "infer"
+    assert bottleneck(clock.timings(10.0, workers=1)) == "read"
+    assert bottleneck(clock.timings(10.0, workers=2, computing=4)) == "read"
+    assert bottleneck(StageClock().timings(0.0, workers=2)) == ""
+
+
+def test_a_run_says_where_its_time_went(study, tmp_path):
+    """Every stage is there, none was busier than it can be, and the text names the bottleneck."""
+    report = infer(study, tmp_path / "out", ZERO_FILL)
+    stages = {one.name: one for one in report.stages}
+    assert list(stages) == list(STAGES)
+    for one in stages.values():
+        assert 0.0 <= one.utilisation <= 1.0
+        assert one.workers == (auto_workers(on_gpu=False) if one.name in WORKING else 1)
+    for name in ("scan", "read", "decode", "infer", "check", "encode", "write", "verify"):
+        assert stages[name].busy_s > 0.0
+    assert stages["transfer"].busy_s == 0.0  # nothing leaves the host
+    assert f"bottleneck: {report.bottleneck}, busy " in report.as_text()
+    stored = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert stored["bottleneck"] in STAGES
+    assert [one["name"] for one in stored["stages"]] == list(STAGES)
+
+
+def test_copies_to_a_device_are_no_computing(study, tmp_path, monkeypatch):
+    """What a backend says it spent on copies is told apart."""
+    real = opened.open_backend
+
+    def open_slowly(name, model, told):
+        backend = real(name, model, told)
+        backend.transfer_s = 0.0
+        run = backend.run
+
+        def run_and_copy(batch):
+            started = time.perf_counter()
+            result = run(batch)
+            backend.transfer_s += time.perf_counter() - started
+            return result
+
+        backend.run = run_and_copy
+        return backend
+
+    monkeypatch.setattr(opened, "open_backend", open_slowly)
+    report = infer(study, tmp_path / "out", ZERO_FILL)
+    seconds = {one.name: one.busy_s for one in report.stages}
+    assert seconds["transfer"] > seconds["infer"] >= 0.0
+
+
+def test_workers_follow_the_cores_and_the_backend():
+    """A GPU leaves cores to read with; a CPU backend is not to be starved by readers."""
+    assert 2 <= auto_workers(on_gpu=False) <= max(2, min(4, available_cores()))
+    assert auto_workers(on_gpu=False) <= auto_workers(on_gpu=True) <= 8
+
+
+def test_another_runs_folder_is_refused_by_name(tmp_path):
+    """The message says which parameters differ, with both values."""
+    with held_folder(tmp_path / "out", {"model": "x2-fast", "upscale": 2}, "salt"):
+        pass
+    with (
+        pytest.raises(RunMismatchError, match=r"model \(x2-fast, now x2-base\)") as caught,
+        held_folder(tmp_path / "out", {"model": "x2-base", "upscale": 2}, "other"),
+    ):
+        pass
+    assert caught.value.exit_code == 7
+    assert "upscale" not in str(caught.value)
+
+
+def test_a_folder_is_held_once(tmp_path):
+    """Two runs into one folder would each think the other's temporary files left over."""
+    with (
+        held_folder(tmp_path, {}, "salt"),
+        pytest.raises(OutputError, match="another run writes into"),
+        held_folder(tmp_path, {}, "salt"),
+    ):
+        pass
+    with held_folder(tmp_path, {}, "other") as manifest:
+        assert manifest.run_salt == "salt"
+
+
+def test_outputs_without_a_manifest_are_refused(study, tmp_path):
+    """Nobody can say how they were made."""
+    out = tmp_path / "out"
+    infer(study, out, ZERO_FILL)
+    (out / "manifest.json").unlink()
+    with pytest.raises(OutputError, match="no manifest says how they were made"):
+        infer(study, out, ZERO_FILL)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"schema": 99}', '{"schema": 1}'])
+def test_a_damaged_manifest_is_refused(tmp_path, content):
+    """A manifest that cannot be understood is no permission."""
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(OutputError, match="manifest"):
+        Manifest.of_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "harm", ["torn", "truncated", "gone", "source changed", "source touched", "none"]
+)
+def test_only_what_still_stands_counts_as_done(study, tmp_path, harm):
+    """The journal's word is checked against both files; a torn last line is no word."""
+    out = tmp_path / "out"
+    infer(study, out, ZERO_FILL)
+    journal = out / ".kspacesr-rt" / "journal.jsonl"
+    source = scan_folder(study).series[0].slices[0]
+    entries = [json.loads(line) for line in journal.read_text().splitlines() if line]
+    [entry] = [one for one in entries if one.get("source") == source.sop_instance_uid]
+    output = out / entry["record"]["output"]
+    if harm == "torn":
+        lines = [line for line in journal.read_text().splitlines() if entry["source"] in line]
+        journal.write_text(lines[0][:-20])
+    elif harm == "truncated":
+        output.write_bytes(output.read_bytes()[:-2])
+    elif harm == "gone":
+        output.unlink()
+    elif harm == "source changed":
+        source.path.write_bytes(source.path.read_bytes() + b"\0\0")
+    elif harm == "source touched":
+        source.path.touch()
+    found = Journal(out).find(source)
+    if harm == "none":
+        assert found is not None
+        assert dataclasses.replace(found, outcome="written").output == entry["record"]["output"]
+        assert found.matrix == source.matrix
+    else:
+        assert found is None
+
+
+def test_random_uids_are_drawn_once_a_folder(study, tmp_path):
+    """A killed run that is completed must not add a second copy under other UIDs."""
+    options = dataclasses.replace(ZERO_FILL, random_uids=True)
+    one, other = tmp_path / "one", tmp_path / "other"
+    infer(study, one, options)
+    before = sorted(path.name for path in one.rglob("*.dcm"))
+    next(one.rglob("*.dcm")).unlink()
+    (one / ".kspacesr-rt" / "journal.jsonl").unlink()
+    infer(study, one, options)
+    assert sorted(path.name for path in one.rglob("*.dcm")) == before
+    infer(study, other, options)
+    assert not set(before) & {path.name for path in other.rglob("*.dcm")}
