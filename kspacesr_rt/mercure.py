@@ -37,6 +37,7 @@ SETTINGS: Final[Mapping[str, type]] = {
     "batch": int,
     "threads": int,
     "streams": int,
+    "workers": int,
     "include_derived": bool,
     "keep_private": bool,
     "compress": str,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import struct
 import time
 
 import numpy as np
@@ -224,3 +225,26 @@ def test_random_uids_are_drawn_once_a_folder(study, tmp_path):
     assert sorted(path.name for path in one.rglob("*.dcm")) == before
     infer(study, other, options)
     assert not set(before) & {path.name for path in other.rglob("*.dcm")}
+
+
+def test_the_contact_sheet_of_a_completed_run_is_whole(study, tmp_path):
+    """Slices that were done before the kill are shown too, from their files."""
+    options = dataclasses.replace(ZERO_FILL, preview=True)
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    infer(study, whole, options)
+    infer(study, again, options)
+    [sheet] = again.glob("preview-*.png")
+    sheet.unlink()
+    min(again.rglob("*.dcm")).unlink()
+    report = infer(study, again, options)
+    assert (report.count("present"), report.count("written")) == (2, 1)
+    [expected] = whole.glob("preview-*.png")
+    assert _size(sheet) == _size(expected)
+    sheet.unlink()
+    infer(study, again, options)
+    assert _size(sheet) == _size(expected)
+
+
+def _size(png):
+    """Return width and height from the header of a PNG."""
+    return struct.unpack(">II", png.read_bytes()[16:24])

@@ -32,6 +32,7 @@ from kspacesr_rt.pipeline.slices import (
     SlicePlan,
     decode,
     finish,
+    shown_again,
 )
 from kspacesr_rt.pipeline.state import RunState, SeriesState, Unit
 from kspacesr_rt.report import SeriesRecord
@@ -128,22 +129,23 @@ class Flow:
         """Yield series that have something left to do; the next one is surveyed meanwhile."""
         ahead: deque[_Prepared] = deque()
         for one in series:
-            units = self._pending(one)
+            previews = Previews(one.n_slices) if self._run.options.preview else None
+            state = SeriesState(series=one, left=0, previews=previews)
+            units = self._pending(state)
+            state.left = len(units)
             if not units:
+                if previews is not None:
+                    previews.save(self._run.output)
                 continue
-            state = SeriesState(
-                series=one,
-                left=len(units),
-                previews=Previews(one.n_slices) if self._run.options.preview else None,
-            )
             survey = self._pool.submit(self._run.survey, one)
             ahead.append(_Prepared(state=state, units=units, survey=survey))
             if len(ahead) > 1:
                 yield ahead.popleft()
         yield from ahead
 
-    def _pending(self, series: Series) -> list[Unit]:
+    def _pending(self, state: SeriesState) -> list[Unit]:
         """Return what is left to do of a series; settle what an earlier run has done."""
+        series = state.series
         starts = accumulate((item.n_frames or 1 for item in series.slices), initial=0)
         pending = []
         run, journal = self._run, self._run.journal
@@ -155,6 +157,8 @@ class Flow:
                 pending.append(unit)
             else:
                 run.settle(unit, replace(found, file=run.label(source.path)))
+                if state.previews is not None and state.previews.wants(number):
+                    state.previews.keep(*shown_again(run, unit, found))
         if journal and not pending:
             run.series_records[series.uid] = journal.series(series.uid)
         return pending

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kspacesr_rt.dicom import (
     derive,
     load_slice,
     output_path,
+    read_slice,
     require_whole,
     uninterpolated,
     write_atomically,
@@ -149,6 +150,22 @@ def finish(
         series_uid=str(dataset.SeriesInstanceUID),
         shown=[(unit.number, decoded.slice.values, sr)] if wanted else [],
     )
+
+
+def shown_again(run: RunState, unit: Unit, record: SliceRecord) -> tuple[str, list[Shown]]:
+    """Return the output's series and, for the contact sheet, a slice that an earlier run has done.
+
+    Nothing is shown of multi-frame files, and of files that cannot be read any more.
+    """
+    path = run.output / record.output
+    if record.n_frames is not None or record.matrix is None:
+        return path.parent.name, []
+    try:
+        lr = uninterpolated(read_slice(unit.source), record.matrix)
+        sr = read_slice(replace(unit.source, path=path))
+    except SliceFailed:
+        return path.parent.name, []
+    return path.parent.name, [(unit.number, lr.values, sr.values)]
 
 
 @contextmanager
