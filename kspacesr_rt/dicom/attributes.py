@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import re
+from typing import Any, Protocol
 
-from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 
-def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+class Attributes(Protocol):
+    """What is asked of a data set here and in `triage`: a `pydicom.Dataset`, or a part of one."""
+
+    def get(self, keyword: str, default: Any = None, /) -> Any:
+        """Return the value of an attribute."""
+
+    def __getattr__(self, keyword: str, /) -> Any: ...
+
+    def __contains__(self, keyword: str, /) -> bool: ...
+
+    def private_block(self, group: int, creator: str, /) -> Any:
+        """Return a private block, or raise KeyError."""
+
+
+def numbers(dataset: Attributes, keyword: str) -> tuple[float, ...]:
     """Return the values of a numeric attribute; empty if it is absent or not numeric."""
     value = dataset.get(keyword)
     values = value if isinstance(value, (MultiValue, list, tuple)) else (value,)
@@ -18,20 +32,20 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
         return ()
 
 
-def image_type(dataset: Dataset) -> list[str]:
+def image_type(dataset: Attributes) -> list[str]:
     """Return the values of Image Type in capitals, underscores as blanks."""
     value = dataset.get("ImageType")
     values = value if isinstance(value, (MultiValue, list)) else (value or "",)
     return [str(item).upper().replace("_", " ").strip() for item in values if item]
 
 
-def sort_numbers(dataset: Dataset) -> tuple[float, ...]:
+def sort_numbers(dataset: Attributes) -> tuple[float, ...]:
     """Return temporal position, echo, trigger time (ms) and instance number; absent ones are 0."""
     keywords = ("TemporalPositionIdentifier", "EchoNumbers", "TriggerTime", "InstanceNumber")
     return tuple((numbers(dataset, keyword) or (0.0,))[0] for keyword in keywords)
 
 
-def acquired_samples(dataset: Dataset) -> int | None:
+def acquired_samples(dataset: Attributes) -> int | None:
     """Return the larger side of the acquired matrix, or None where the header does not tell.
 
     Acquisition Matrix (0018,1310) holds frequency rows, frequency columns, phase rows, phase
@@ -44,7 +58,7 @@ def acquired_samples(dataset: Dataset) -> int | None:
     return int(largest) if largest >= 1 else None
 
 
-def acquired_matrix(dataset: Dataset) -> tuple[int | None, int | None]:
+def acquired_matrix(dataset: Attributes) -> tuple[int | None, int | None]:
     """Return the samples acquired along rows and columns, None where the header does not tell.
 
     Acquisition Matrix holds frequency rows, frequency columns, phase rows and phase columns, two
@@ -68,27 +82,27 @@ def acquired_matrix(dataset: Dataset) -> tuple[int | None, int | None]:
     return rows or None, columns or None
 
 
-def says_interpolated(dataset: Dataset) -> bool:
+def says_interpolated(dataset: Attributes) -> bool:
     """Return whether Siemens' matrix text is marked: ``256I*320`` or ``320*320s``."""
     return re.search(r"\d\s*[Is]|\*\s*s", _siemens_matrix_text(dataset)) is not None
 
 
-def _siemens_matrix_text(dataset: Dataset) -> str:
+def _siemens_matrix_text(dataset: Attributes) -> str:
     value = private_value(dataset, 0x0051, "SIEMENS MR HEADER", 0x0B)
     return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
 
 
-def mosaic_tiles(dataset: Dataset) -> int:
+def mosaic_tiles(dataset: Attributes) -> int:
     """Return Siemens' private Number of Images in Mosaic (0019,xx0A), or 1."""
     return _private_int(dataset, 0x0019, "SIEMENS MR HEADER", 0x0A) or 1
 
 
-def ge_component(dataset: Dataset) -> int | None:
+def ge_component(dataset: Attributes) -> int | None:
     """Return GE's private (0043,xx2F): 0 magnitude, 1 phase, 2 real, 3 imaginary."""
     return _private_int(dataset, 0x0043, "GEMS_PARM_01", 0x2F)
 
 
-def private_value(dataset: Dataset, group: int, creator: str, offset: int) -> object | None:
+def private_value(dataset: Attributes, group: int, creator: str, offset: int) -> object | None:
     """Return a private element by its creator, or None without one."""
     try:
         value: object = dataset.private_block(group, creator)[offset].value
@@ -97,7 +111,7 @@ def private_value(dataset: Dataset, group: int, creator: str, offset: int) -> ob
     return value
 
 
-def _private_int(dataset: Dataset, group: int, creator: str, offset: int) -> int | None:
+def _private_int(dataset: Attributes, group: int, creator: str, offset: int) -> int | None:
     value = private_value(dataset, group, creator, offset)
     if isinstance(value, bytes):  # written as UN: a little-endian number
         value = int.from_bytes(value[:2], "little")

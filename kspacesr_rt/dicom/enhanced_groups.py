@@ -7,11 +7,11 @@ know which. Frames are counted from 1, as DICOM counts them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, PrivateBlock
 
 from kspacesr_rt.errors import SliceError
 
@@ -25,8 +25,36 @@ _OF_A_FRAME: Final = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
-    "MRImageFrameTypeSequence": ("ComplexImageComponent", "VolumeBasedCalculationTechnique"),
+    "MRImageFrameTypeSequence": (
+        *("ComplexImageComponent", "VolumeBasedCalculationTechnique", "FrameType"),
+    ),
 }
+
+
+class FrameAttributes:
+    """The values of a `FunctionalGroups.classic_header`, to be read only."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def get(self, keyword: str, default: Any = None) -> Any:
+        """Return the value of an attribute."""
+        return self._values.get(keyword, default)
+
+    def __getattr__(self, keyword: str) -> Any:
+        try:
+            return self._values[keyword]
+        except KeyError:
+            raise AttributeError(keyword) from None
+
+    def __contains__(self, keyword: str) -> bool:
+        return keyword in self._values
+
+    def private_block(self, group: int, creator: str) -> PrivateBlock:
+        """Raise KeyError: it has none."""
+        raise KeyError(f"{group:04X} {creator}")
 
 
 class FunctionalGroups:
@@ -64,11 +92,37 @@ class FunctionalGroups:
         for macro, keywords in _OF_A_FRAME.items():
             item = self.macro(frame, macro) or Dataset()
             for keyword in keywords:
-                if keyword in item:
+                if keyword in item and keyword != "FrameType":
                     header.add(copy.copy(item[keyword]))
         if words := (self.macro(frame, "MRImageFrameTypeSequence") or Dataset()).get("FrameType"):
             header.ImageType = words
         return header
+
+    def attributes(self) -> Iterator[FrameAttributes]:
+        """Yield for every frame what its `classic_header` holds, in a fraction of the time."""
+        root = {
+            keyword: self._root[keyword].value
+            for keyword in _OF_ALL_FRAMES
+            if keyword in self._root
+        }
+        shared: dict[str, dict[str, Any]] = {}
+        for groups in self.frames:
+            values = dict(root)
+            for macro, keywords in _OF_A_FRAME.items():
+                if macro in groups and (items := groups[macro].value):
+                    values |= _values(_first(items), keywords)
+                    continue
+                if macro not in shared:
+                    items = self.shared.get(macro)
+                    shared[macro] = _values(_first(items), keywords) if items else {}
+                values |= shared[macro]
+            if words := values.pop("FrameType", None):
+                values["ImageType"] = words
+            yield FrameAttributes(values)
+
+
+def _values(item: Dataset, keywords: Sequence[str]) -> dict[str, Any]:
+    return {keyword: item[keyword].value for keyword in keywords if keyword in item}
 
 
 def _first(items: Sequence[Dataset]) -> Dataset:

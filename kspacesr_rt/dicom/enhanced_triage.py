@@ -6,13 +6,21 @@ file out, since the output is one file again; the message names the frame.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from pydicom.dataset import Dataset
 
 from kspacesr_rt.dicom import geometry
-from kspacesr_rt.dicom.attributes import acquired_samples, image_type, numbers, sort_numbers
+from kspacesr_rt.dicom.attributes import (
+    Attributes,
+    acquired_samples,
+    image_type,
+    numbers,
+    sort_numbers,
+)
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups, told_by_frame
 from kspacesr_rt.dicom.header import Header
 from kspacesr_rt.dicom.triage import (
@@ -65,7 +73,7 @@ def examine_frames(header: Header, path: Path, *, include_derived: bool = False)
             "missing-attribute",
             f"has functional groups for {len(groups.frames)} of {n_frames} frames",
         )
-    frames = [groups.classic_header(frame) for frame in range(1, n_frames + 1)]
+    frames = list(groups.attributes())
     for frame, classic in enumerate(frames, start=1):
         with told_by_frame(frame):
             _refuse_other_frames(classic, include_derived=include_derived)
@@ -77,7 +85,7 @@ def examine_frames(header: Header, path: Path, *, include_derived: bool = False)
     return _source(dataset, groups, frames, path)
 
 
-def _refuse_other_frames(classic: Dataset, *, include_derived: bool) -> None:
+def _refuse_other_frames(classic: Attributes, *, include_derived: bool) -> None:
     refuse_other_contents(classic, include_derived=include_derived)
     if include_derived:
         return
@@ -91,7 +99,7 @@ def _refuse_other_frames(classic: Dataset, *, include_derived: bool) -> None:
 
 
 def _source(
-    dataset: Dataset, groups: FunctionalGroups, frames: list[Dataset], path: Path
+    dataset: Dataset, groups: FunctionalGroups, frames: Sequence[Attributes], path: Path
 ) -> SourceSlice:
     matrix = (int(dataset.Rows), int(dataset.Columns))
     first = min(
@@ -104,10 +112,10 @@ def _source(
     interpolated = acquired is not None and acquired < INTERPOLATED_BELOW * max(matrix)
     return SourceSlice(
         path=path,
-        sop_class_uid=str(dataset.SOPClassUID),
+        sop_class_uid=sys.intern(str(dataset.SOPClassUID)),
         sop_instance_uid=str(dataset.SOPInstanceUID),
-        series_instance_uid=str(dataset.SeriesInstanceUID),
-        study_instance_uid=str(dataset.StudyInstanceUID),
+        series_instance_uid=sys.intern(str(dataset.SeriesInstanceUID)),
+        study_instance_uid=sys.intern(str(dataset.StudyInstanceUID)),
         matrix=matrix,
         order=(round(first, 2), *sort_numbers(dataset)),
         interpolated_from=acquired if interpolated else None,

@@ -40,7 +40,7 @@ PARSE_ERRORS: Final = (
 MAX_INFLATED: Final = 1 << 30
 """Bytes that a deflated data set may inflate to: 1 GiB, as much as 8192 slices of 256 squared."""
 _STEP: Final = 1 << 20
-_META_BYTES: Final = 4096
+META_BYTES: Final = 4096
 """More than File Meta Information ever takes."""
 
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
@@ -52,11 +52,9 @@ _SEQUENCE_END: Final = 0xFFFEE0DD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Header:
-    """What a file says before its pixels, and whether the pixels are all there."""
+class PixelFacts:
+    """What can be said of a file's pixels without reading them, and whether they are all there."""
 
-    dataset: FileDataset
-    """The data set without pixel data; `file_meta` may be empty."""
     has_preamble: bool
     """Whether the file begins as PS3.10 7.1 demands."""
     pixel_tag: int | None
@@ -69,6 +67,14 @@ class Header:
     """Whether the pixel data has undefined length, that is, comes in fragments."""
     complete: bool
     """Whether the file holds as many bytes as the pixel data element announces."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header(PixelFacts):
+    """What a file says before its pixels."""
+
+    dataset: FileDataset
+    """The data set without pixel data; `file_meta` may be empty."""
 
 
 def read_header(path: Path) -> Header:
@@ -84,17 +90,29 @@ def read_header(path: Path) -> Header:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(132)
-            has_preamble = start[128:] == b"DICM"
-            if not has_preamble and start[:2] not in _FIRST_GROUPS:
-                raise SliceSkipped("not-dicom", "not a DICOM file")
-            file.seek(0)
-            return _parse(file, has_preamble=has_preamble)
+            return parse_header(file)
     except OSError as exc:
-        raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
+        raise unreadable(exc) from exc
 
 
-def _parse(file: BinaryIO, *, has_preamble: bool) -> Header:
+def unreadable(error: OSError) -> SliceFailed:
+    """Return the error for a file that cannot be opened or read."""
+    return SliceFailed("unreadable", f"cannot be read: {error.strerror}")
+
+
+def parse_header(file: BinaryIO) -> Header:
+    """Read an open file, which stands at its beginning, up to its pixels; see `read_header`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    start = file.read(132)
+    has_preamble = start[128:] == b"DICM"
+    if not has_preamble and start[:2] not in _FIRST_GROUPS:
+        raise SliceSkipped("not-dicom", "not a DICOM file")
+    file.seek(0)
     try:
         with quiet_pydicom():
             if has_preamble:
@@ -127,7 +145,7 @@ def _parse(file: BinaryIO, *, has_preamble: bool) -> Header:
 
 def _require_inflatable(file: BinaryIO) -> None:
     """Fail for a deflated data set that inflates to too much; leave other files alone."""
-    start = file.read(_META_BYTES)
+    start = file.read(META_BYTES)
     file.seek(132)
     if str(DeflatedExplicitVRLittleEndian).encode() in start:
         # The File Meta Information; the deflated data set begins where it ends.
@@ -176,14 +194,20 @@ def _pixel_element(
         (length,) = struct.unpack(f"{order}L", file.read(4))
     here = file.tell()
     if length == _UNDEFINED_LENGTH:
-        n_bytes, complete = _fragments(file)
+        n_bytes, complete = fragments(file)
         return tag, n_bytes, here, True, complete
     present = file.seek(0, os.SEEK_END) - here
     return tag, min(length, present), here, False, length <= present
 
 
-def _fragments(file: BinaryIO) -> tuple[int, bool]:
-    """Return the bytes in the fragments of encapsulated pixel data, and whether it ends well."""
+def fragments(file: BinaryIO) -> tuple[int, bool]:
+    """Return the bytes in the fragments of encapsulated pixel data, and whether it ends well.
+
+    Parameters
+    ----------
+    file
+        Stands where the value of the pixel data begins.
+    """
     total = -1  # the first item is the offset table, not a fragment
     while len(start := file.read(8)) == 8:
         group, element, length = struct.unpack("<HHL", start)

@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from kspacesr_rt.dicom.enhanced_pixels import FrameReader
-from kspacesr_rt.dicom.header import read_header
 from kspacesr_rt.dicom.pixels import pixel_digest
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.skim import skim_header
 from kspacesr_rt.dicom.triage import SourceSlice, examine
 from kspacesr_rt.errors import InputError, SliceError, SliceFailed, SliceSkipped
+
+PROGRESS_EVERY: Final = 100
+"""Files between two reports of progress: some hundredths of a second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +90,12 @@ class Scan:
         return sum(item.n_slices for item in self.series)
 
 
-def scan_folder(root: Path, *, include_derived: bool = False) -> Scan:
+def scan_folder(
+    root: Path,
+    *,
+    include_derived: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Scan:
     """Look at every file under a folder, or at one file.
 
     Parameters
@@ -95,6 +104,9 @@ def scan_folder(root: Path, *, include_derived: bool = False) -> Scan:
         Walked recursively; links inside it are not followed.
     include_derived
         Take maps, projections, reformats and subtractions too.
+    on_progress
+        Told the number of files looked at, every `PROGRESS_EVERY` files and at the end. What it
+        raises ends the scan.
 
     Raises
     ------
@@ -105,14 +117,20 @@ def scan_folder(root: Path, *, include_derived: bool = False) -> Scan:
         raise InputError("the input does not exist", hint="name a folder of DICOM files")
     slices: list[SourceSlice] = []
     left_out: list[LeftOut] = []
-    for found in _walk(root):
+    n_files = 0
+    for n_files, found in enumerate(_walk(root), start=1):
+        if on_progress is not None and n_files % PROGRESS_EVERY == 0:
+            on_progress(n_files)
         if isinstance(found, LeftOut):
             left_out.append(found)
             continue
         try:
-            slices.append(examine(read_header(found), found, include_derived=include_derived))
+            with quiet_pydicom():  # once for both
+                slices.append(examine(skim_header(found), found, include_derived=include_derived))
         except SliceError as exc:
             left_out.append(LeftOut.because(found, exc))
+    if on_progress is not None and n_files % PROGRESS_EVERY:
+        on_progress(n_files)
     unique, repeated = _without_duplicates(slices)
     return Scan(
         series=_sorted_series(unique),
@@ -125,7 +143,7 @@ def _walk(root: Path) -> Iterator[Path | LeftOut]:
     # The root itself may be a link: the user named it.
     mode = root.stat().st_mode
     if not stat.S_ISDIR(mode):
-        yield from _file(root, mode)
+        yield root if stat.S_ISREG(mode) else _special(root, mode)
         return
     try:
         entries = sorted(os.scandir(root), key=lambda entry: os.fsencode(entry.name))
@@ -135,23 +153,24 @@ def _walk(root: Path) -> Iterator[Path | LeftOut]:
         return
     for entry in entries:
         path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(path)
-            continue
         try:
-            mode = entry.stat(follow_symlinks=False).st_mode
+            # Folder listings tell folders and files apart; a status is a round trip on a share.
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if not is_folder and not entry.is_file(follow_symlinks=False):
+                yield _special(path, entry.stat(follow_symlinks=False).st_mode)
+                continue
         except OSError as exc:
             yield LeftOut.because(path, SliceFailed("unreadable", f"no status: {exc.strerror}"))
             continue
-        yield from _file(path, mode)
+        if is_folder:
+            yield from _walk(path)
+        else:
+            yield path
 
 
-def _file(path: Path, mode: int) -> Iterator[Path | LeftOut]:
-    if stat.S_ISREG(mode):
-        yield path
-        return
+def _special(path: Path, mode: int) -> LeftOut:
     what = "a link" if stat.S_ISLNK(mode) else "not a regular file"
-    yield LeftOut.because(path, SliceSkipped("special-file", f"{what}; not opened"))
+    return LeftOut.because(path, SliceSkipped("special-file", f"{what}; not opened"))
 
 
 def _without_duplicates(

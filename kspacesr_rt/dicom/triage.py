@@ -36,13 +36,12 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 from pydicom.datadict import dictionary_description
-from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
     EnhancedMRImageStorage,
@@ -53,6 +52,7 @@ from pydicom.uid import (
 
 from kspacesr_rt.dicom import geometry
 from kspacesr_rt.dicom.attributes import (
+    Attributes,
     acquired_samples,
     ge_component,
     image_type,
@@ -62,6 +62,7 @@ from kspacesr_rt.dicom.attributes import (
 )
 from kspacesr_rt.dicom.header import FLOAT_PIXEL_TAGS, PARSE_ERRORS, PIXEL_DATA, Header
 from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.skim import SkimmedHeader
 from kspacesr_rt.dicom.uids import TOOL_NAME
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import Matrix
@@ -130,13 +131,15 @@ class SourceSlice:
     """Frames of a multi-frame file (`enhanced_triage`); None for a classic single-frame one."""
 
 
-def examine(header: Header, path: Path, *, include_derived: bool = False) -> SourceSlice:
+def examine(
+    header: Header | SkimmedHeader, path: Path, *, include_derived: bool = False
+) -> SourceSlice:
     """Return the slice that a header describes.
 
     Parameters
     ----------
     header
-        From `read_header`.
+        From `header.read_header`, or `skim.skim_header`, which is faster.
     path
         Where it was read.
     include_derived
@@ -149,7 +152,10 @@ def examine(header: Header, path: Path, *, include_derived: bool = False) -> Sou
     """
     try:
         with quiet_pydicom():
-            if header.dataset.get("SOPClassUID") == EnhancedMRImageStorage:
+            if (
+                isinstance(header, Header)
+                and header.dataset.get("SOPClassUID") == EnhancedMRImageStorage
+            ):
                 # Imported here: it builds on this module.
                 from kspacesr_rt.dicom.enhanced_triage import examine_frames
 
@@ -173,7 +179,7 @@ def examine(header: Header, path: Path, *, include_derived: bool = False) -> Sou
         raise SliceFailed("unreadable", "the header holds impossible values") from exc
 
 
-def _refuse_other_classes(header: Header) -> None:
+def _refuse_other_classes(header: Header | SkimmedHeader) -> None:
     dataset = header.dataset
     stored_as = dataset.file_meta.get("MediaStorageSOPClassUID")
     sop_class = dataset.get("SOPClassUID")
@@ -202,14 +208,14 @@ def _refuse_other_classes(header: Header) -> None:
         raise SliceSkipped("enhanced-unsupported", "a classic MR object with several frames")
 
 
-def refuse_own_output(dataset: Dataset) -> None:
+def refuse_own_output(dataset: Attributes) -> None:
     """Skip what this tool wrote."""
     for item in dataset.get("ContributingEquipmentSequence") or ():
         if item.get("ManufacturerModelName") == TOOL_NAME:
             raise SliceSkipped("already-derived", f"was written by {TOOL_NAME}")
 
 
-def refuse_other_pixels(header: Header) -> None:
+def refuse_other_pixels(header: Header | SkimmedHeader) -> None:
     """Skip pixels that are not integers of one sample."""
     dataset = header.dataset
     if header.pixel_tag in FLOAT_PIXEL_TAGS:
@@ -224,7 +230,7 @@ def refuse_other_pixels(header: Header) -> None:
         raise SliceSkipped("not-grayscale", "several samples per pixel")
 
 
-def refuse_other_contents(dataset: Dataset, *, include_derived: bool) -> None:
+def refuse_other_contents(dataset: Attributes, *, include_derived: bool) -> None:
     """Skip what is no magnitude image of one slice, judged by its type."""
     words = image_type(dataset)
     flavours = set(words[2:])
@@ -248,7 +254,7 @@ def refuse_other_contents(dataset: Dataset, *, include_derived: bool) -> None:
         )
 
 
-def require(dataset: Dataset, *keywords: str) -> None:
+def require(dataset: Attributes, *keywords: str) -> None:
     """Fail for the first attribute that is absent or empty."""
     for keyword in keywords:
         value = dataset.get(keyword)
@@ -261,7 +267,7 @@ def require(dataset: Dataset, *keywords: str) -> None:
             )
 
 
-def require_possible_pixels(dataset: Dataset) -> None:
+def require_possible_pixels(dataset: Attributes) -> None:
     """Fail for bits or a matrix that no MR image has."""
     allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     high, signed = int(dataset.HighBit), int(dataset.PixelRepresentation)
@@ -278,7 +284,7 @@ def require_possible_pixels(dataset: Dataset) -> None:
         raise SliceFailed("too-large", f"announces more than {MAX_SAMPLES} samples")
 
 
-def require_possible_plane(dataset: Dataset) -> None:
+def require_possible_plane(dataset: Attributes) -> None:
     """Fail for a spacing, position or orientation that no slice has."""
     spacing = numbers(dataset, "PixelSpacing")
     position = numbers(dataset, "ImagePositionPatient")
@@ -291,7 +297,7 @@ def require_possible_plane(dataset: Dataset) -> None:
         raise SliceFailed("bad-geometry", "Image Orientation (Patient) is not two unit vectors")
 
 
-def require_pixel_data(header: Header, *, n_frames: int = 1) -> None:
+def require_pixel_data(header: Header | SkimmedHeader, *, n_frames: int = 1) -> None:
     """Fail if the file holds fewer pixels than its header announces."""
     dataset = header.dataset
     if header.pixel_tag != PIXEL_DATA or header.pixel_bytes == 0:
@@ -305,7 +311,7 @@ def require_pixel_data(header: Header, *, n_frames: int = 1) -> None:
         raise SliceFailed("truncated", "holds less pixel data than its matrix needs")
 
 
-def _source_slice(dataset: Dataset, path: Path) -> SourceSlice:
+def _source_slice(dataset: Attributes, path: Path) -> SourceSlice:
     matrix = (int(dataset.Rows), int(dataset.Columns))
     position = geometry.slice_position_mm(
         numbers(dataset, "ImagePositionPatient"), numbers(dataset, "ImageOrientationPatient")
@@ -314,10 +320,11 @@ def _source_slice(dataset: Dataset, path: Path) -> SourceSlice:
     interpolated = acquired is not None and acquired < INTERPOLATED_BELOW * max(matrix)
     return SourceSlice(
         path=path,
-        sop_class_uid=str(dataset.SOPClassUID),
+        # Interned: ten thousand slices of a study share these.
+        sop_class_uid=sys.intern(str(dataset.SOPClassUID)),
         sop_instance_uid=str(dataset.SOPInstanceUID),
-        series_instance_uid=str(dataset.SeriesInstanceUID),
-        study_instance_uid=str(dataset.StudyInstanceUID),
+        series_instance_uid=sys.intern(str(dataset.SeriesInstanceUID)),
+        study_instance_uid=sys.intern(str(dataset.StudyInstanceUID)),
         matrix=matrix,
         # Rounded: repetitions of one slice differ in the last digits of their positions.
         order=(round(position, 2), *sort_numbers(dataset)),
@@ -327,8 +334,17 @@ def _source_slice(dataset: Dataset, path: Path) -> SourceSlice:
 
 
 def _orthonormal(orientation: tuple[float, ...]) -> bool:
-    vectors = np.asarray(orientation, dtype=np.float64).reshape(2, 3)
-    return bool(np.allclose(vectors @ vectors.T, np.eye(2), atol=UNIT_TOLERANCE, rtol=0.0))
+    along_columns, along_rows = orientation[:3], orientation[3:]
+    products = (
+        (_dot(along_columns, along_columns), 1.0),
+        (_dot(along_rows, along_rows), 1.0),
+        (_dot(along_columns, along_rows), 0.0),
+    )
+    return all(abs(product - wanted) <= UNIT_TOLERANCE for product, wanted in products)
+
+
+def _dot(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def missing(keyword: str) -> SliceFailed:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from kspacesr_rt.dicom import scan_folder
+from kspacesr_rt.dicom import scan, scan_folder
 from kspacesr_rt.errors import InputError
 
 
@@ -181,3 +181,47 @@ def test_scanning_changes_nothing(mr, save, tmp_path):
     before = (path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir()))
     scan_folder(path.parent)
     assert (path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir())) == before
+
+
+def test_progress_is_told(mr, save, tmp_path, monkeypatch):
+    """Ten thousand files take seconds: somebody may be watching; files left out count, too."""
+    monkeypatch.setattr(scan, "PROGRESS_EVERY", 2)
+    for number in range(4):
+        save(mr(SOPInstanceUID=f"1.2.{number}"), str(number))
+    (tmp_path / "in" / "text").write_text("hello")
+    told = []
+    assert scan_folder(tmp_path / "in", on_progress=told.append).n_slices == 4
+    assert told == [2, 4, 5]
+
+
+def test_progress_can_end_a_scan(save, mr):
+    """Ctrl-C in the callback of a long scan is no file's fault."""
+
+    def interrupt(n_files):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan_folder(save(mr()), on_progress=interrupt)
+
+
+def test_a_file_is_found_without_its_status(mr, save, monkeypatch):
+    """A folder listing says what is a file; on a share, every status is a round trip."""
+    folder = save(mr()).parent
+    asked, listing = [], os.scandir
+    monkeypatch.setattr(
+        scan.os, "scandir", lambda path: [Entry(entry, asked) for entry in listing(path)]
+    )
+    assert scan_folder(folder).n_slices == 1
+    assert asked == []
+
+
+class Entry:
+    """An entry of a folder that tells when its status is asked for."""
+
+    def __init__(self, entry, asked):
+        self.name, self.path, self._entry, self._asked = entry.name, entry.path, entry, asked
+        self.is_dir, self.is_file = entry.is_dir, entry.is_file
+
+    def stat(self, **options):
+        self._asked.append(self.name)
+        return self._entry.stat(**options)
