@@ -40,14 +40,14 @@ def markdown(rows: Iterable[BenchRow], columns: Sequence[str] | None = None) -> 
         "| " + " | ".join(HEADINGS[name] for name in shown) + " |",
     ]
     for row in rows:
-        cells = _cells(row)
-        lines.append("| " + " | ".join(cells[name] for name in shown) + " |")
+        cells = row_cells(row)
+        lines.append("| " + " | ".join(markdown_text(cells[name]) for name in shown) + " |")
     return "\n".join(lines)
 
 
 def as_text(rows: Iterable[BenchRow]) -> str:
     """Return the rows in columns for a terminal."""
-    table = [dict(zip(HEADINGS, HEADINGS, strict=True)), *(_cells(row) for row in rows)]
+    table = [dict(zip(HEADINGS, HEADINGS, strict=True)), *(row_cells(row) for row in rows)]
     widths = {name: max(len(line[name]) for line in table) for name in HEADINGS}
     return "\n".join(
         "  ".join(
@@ -75,17 +75,19 @@ def scaling_text(curves: Iterable[Scaling]) -> str:
     """Return cost curves in columns for a terminal."""
     lines = []
     for one in curves:
-        for axis, exponent in one.exponents.items():
+        for axis in dict.fromkeys(point.axis for point in one.points):
             points = [point for point in one.points if point.axis == axis]
+            exponent = one.exponents.get(axis)
+            growth = "no exponent" if exponent is None else f"exponent {exponent:.2f}"
             lines.append(
-                f"{points[0].model} on {points[0].backend}: seconds a slice over {axis}, "
-                f"exponent {exponent:.2f}"
+                f"{points[0].model} on {points[0].backend}: seconds a slice over {axis}, {growth}"
             )
             for point in points:
                 cost = point.reason
                 if point.seconds_per_slice is not None:
                     share = "" if point.fft_share is None else f"  FFT {point.fft_share:.1%}"
-                    cost = f"{point.seconds_per_slice * 1e3:9.1f} ms{share}"
+                    ratio = "" if point.ratio is None else f"  {point.ratio:.2f} times PyTorch"
+                    cost = f"{point.seconds_per_slice * 1e3:9.1f} ms{share}{ratio}"
                 lines.append(f"  {point.value:5d}  {cost}")
     return "\n".join(lines)
 
@@ -95,12 +97,24 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):  # groups of layers, each with its name
+            for one in value:
+                flat |= _flat(
+                    {one["group"]: {k: v for k, v in one.items() if k != "group"}},
+                    f"{prefix}{name}.",
+                )
         else:
             flat[prefix + name] = value
     return flat
 
 
-def _cells(row: BenchRow) -> dict[str, str]:
+def markdown_text(text: str) -> str:
+    """Keep a runtime's message text, and inside its cell."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def row_cells(row: BenchRow) -> dict[str, str]:
+    """Return what each column of `HEADINGS` shows of a row; empty where nothing is known."""
     plan, quality, latency = row.plan, row.quality, row.latency
     note = row.reason if row.status == FAILED else f"{row.status}: {row.reason}"
     if row.status == OK:

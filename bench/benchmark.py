@@ -2,59 +2,44 @@
 
 What it measures: every row of `kspacesr_rt.bench.plans` that this machine can run, on real slices,
 timed in turns (`kspacesr_rt.bench.conductor`), with quality against HR, agreement with PyTorch
-fp32, and the share of the machine's own matrix-product rate that it reaches.
+fp32, the share of the machine's own matrix-product rate that it reaches, and what bounds each group
+of its layers. The machine's state before and after is in the result's environment.
 What it leaves out: reading and writing DICOM.
 How to read it: compare ratios and quality within one table. A row that failed or is wrong stays.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from kspacesr_rt.bench.conductor import (
-    SETTLED,
-    Inputs,
-    Measured,
-    RowFailed,
-    conduct,
-    ratio_of,
-    reference_of,
-)
+from kspacesr_rt.bench.conductor import Inputs, Measured, RowFailed, conduct
 from kspacesr_rt.bench.environment import environment
-from kspacesr_rt.bench.flops import Flops, count_flops
-from kspacesr_rt.bench.layer_shares import PROFILED, layer_shares
-from kspacesr_rt.bench.plans import PEERS, RowPlan, chosen, default_plan
+from kspacesr_rt.bench.judge import Judge, MachineRates
+from kspacesr_rt.bench.machine_state import conditions, moment
+from kspacesr_rt.bench.pictures import SAMPLE, USER, WINDOW_PERCENTILE, Picture, pictures_of
+from kspacesr_rt.bench.plans import REFERENCE, RowPlan, chosen, default_plan, why_not
+from kspacesr_rt.bench.preparation import prepare, time_for
 from kspacesr_rt.bench.quality import CONVENTION
-from kspacesr_rt.bench.rows import (
-    FAILED,
-    OK,
-    SCHEMA,
-    UNSTABLE,
-    WRONG,
-    WRONG_DB,
-    BenchRow,
-    Latency,
-    with_pareto,
-)
-from kspacesr_rt.bench.scaling import Scaling, measure_scaling
-from kspacesr_rt.bench.variants import SEED_SHAPE, VariantFailed, Variants
-from kspacesr_rt.bench.worker import GEMM
-from kspacesr_rt.errors import InputError
+from kspacesr_rt.bench.rows import OK, SCHEMA, UNSTABLE, BenchRow, with_pareto
+from kspacesr_rt.bench.scaling import Scaling, follow, thread_counts
+from kspacesr_rt.bench.stages import stage_split
+from kspacesr_rt.bench.variants import SEED_SHAPE, Variants
+from kspacesr_rt.bench.worker import GEMM, GEMM_CUDA, PEAKS, TRIAD
+from kspacesr_rt.errors import InputError, KspaceSRError
 from kspacesr_rt.kspace import FloatArray, degrade, divisible_crop
-from kspacesr_rt.metrics import Quality, evaluate, json_number, psnr_between, tissue_slices
+from kspacesr_rt.metrics import tissue_slices
 from kspacesr_rt.sample import sample_folder
-from kspacesr_rt.spec import Precision
 from kspacesr_rt.train.volumes import read_volumes
-from kspacesr_rt.verify import REQUIRED_DB
 
-GEMM_PRECISIONS = ("fp32", "bf16", "int8")
+GEMM_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """In which the machine's peak is measured, interleaved with the rows."""
 SLICES = 4
 """Slices that quality and parity are judged on, evenly spaced over the data's tissue."""
@@ -79,11 +64,25 @@ class BenchOptions:
     only: tuple[str, ...] = ()
     """Words that a row's label must have."""
     budget_s: float = 300.0
-    """Time for rounds."""
+    """Time for rounds; exports, opening rows and profiles come on top, about as much again."""
     slices: int = SLICES
     """Slices to judge on."""
     scaling: tuple[str, ...] = ()
     """Backends whose cost is also followed over matrix, batch and threads."""
+    pictures: bool = False
+    """Also keep slices to look at."""
+
+    def command(self) -> str:
+        """Return the command line that measures this, naming no folder."""
+        words = ["kspacesr-rt bench"]
+        words += [f"--model {Path(model).name}" for model in self.models]
+        words += ["--data DATA"] if self.data is not None else []
+        words += [f"--batch {batch}" for batch in self.batches if self.batches != (1,)]
+        words += [f"--threads {self.threads}"] if self.threads != 1 else []
+        words += [] if self.peers else ["--no-peers"]
+        words += [f"--only {word}" for word in self.only]
+        words += [f"--scaling {backend}" for backend in self.scaling]
+        return " ".join([*words, f"--budget {self.budget_s:g}"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,30 +95,50 @@ class BenchResult:
     environment: dict[str, Any]
     data: str
     """What slices were taken, in words."""
+    memory_bytes_per_s: float | None = None
+    """Of a triad over arrays larger than the last-level cache: median over the rounds."""
     scaling: tuple[Scaling, ...] = ()
-    """Curves, one a model and backend."""
+    """Curves, one a model and contestant."""
+    stages: dict[str, Any] | None = None
+    """Where the time of `kspacesr-rt infer` goes on the shipped sample, with the fastest right
+    row's model and backend; see `kspacesr_rt.bench.stages`. None without a choice of ours."""
+    pictures: tuple[Picture, ...] = ()
+    """Slices to look at, if they were asked for."""
+    command: str = ""
+    """What measured this."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+    def to_dict(self, *, pictures: bool = False) -> dict[str, Any]:
+        """Return it for JSON, with its pictures if told so."""
+        shown = {"pictures": [one.to_dict() for one in self.pictures]} if pictures else {}
         return {
             "schema": SCHEMA,
             "environment": self.environment,
             "data": self.data,
             "convention": CONVENTION,
             "gemm_flop_per_s": self.peaks,
+            "memory_bytes_per_s": self.memory_bytes_per_s,
             "rows": [row.to_dict() for row in self.rows],
             "scaling": [curves.to_dict() for curves in self.scaling],
+            "stages": self.stages,
+            "command": self.command,
+            **shown,
         }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Slices:
+class JudgedSlices:
+    """What the rows of one model are run and judged on."""
+
     hr: FloatArray
     """``(k, s*y, s*x)``, scaled by the series' maximum."""
     lr: FloatArray
     """``(k, y, x)``."""
     file: Path
     """`lr` as ``.npy``."""
+    labels: tuple[str, ...] = ()
+    """Which slices of the series they are, in words."""
+    white: float = 1.0
+    """What is white in pictures of them, in the unit of `hr`."""
 
 
 def benchmark(
@@ -138,68 +157,173 @@ def benchmark(
     )
     if options.only:
         plans = chosen(plans, options.only)
-    peaks = [
-        RowPlan(contestant=GEMM, model="", precision=precision, threads=options.threads)
-        for precision in GEMM_PRECISIONS
-    ]
+    started = moment()
     with tempfile.TemporaryDirectory(prefix="kspacesr-bench-") as temporary:
         folder = Path(temporary)
         variants = Variants(folder)
-        slices = _prepare(options, variants, folder)
-
-        def inputs(plan: RowPlan) -> Inputs:
-            if plan.contestant == GEMM:
-                any_slices = next(iter(slices.values()))
-                return Inputs(model=any_slices.file, slices=any_slices.file)
-            try:
-                return Inputs(model=variants.path_for(plan), slices=slices[plan.model].file)
-            except VariantFailed as exc:
-                raise RowFailed(str(exc)) from exc
-
-        found = conduct(
-            [*plans, *peaks], inputs, folder, budget_s=options.budget_s, on_progress=on_progress
+        slices = prepare_slices(options, variants, folder)
+        limit_s = None if options.only else time_for(options.budget_s)
+        reasons = prepare(plans, variants, limit_s=limit_s, on_progress=on_progress)
+        files = _Files(variants, slices, reasons)
+        found = _in_groups(plans, files, folder, options, on_progress)
+        rates = MachineRates.of([one for one in found if one.plan.contestant in PEAKS])
+        judged = [one for one in found if one.plan.contestant not in PEAKS]
+        rows = with_pareto(
+            [Judge(variants, slices[one.plan.model], rates, found).row(one) for one in judged]
         )
-        rates = _rates([one for one in found if one.plan.contestant == GEMM])
-        rows = [
-            _Judge(variants, slices[one.plan.model], rates, found).row(one)
-            for one in found
-            if one.plan.contestant != GEMM
-        ]
+        pictures: list[Picture] = []
+        if options.pictures:
+            source = SAMPLE if options.data is None else USER
+            pictures = pictures_of(list(zip(rows, judged, strict=True)), slices, source)
         curves = [
-            measure_scaling(
-                variants.original(name),
-                variants.path_for(RowPlan(contestant=backend, model=name, lowering="gemm")),
-                folder,
-                backend=backend,
-                threads=range(1, (os.cpu_count() or 1) + 1),
-                on_progress=on_progress,
-            )
+            curve
             for name in options.models
-            for backend in options.scaling
+            for curve in _curves(name, variants, folder, options, on_progress)
         ]
+        on_progress(0, 1, "stages")
+        stages, why_no_stages = _stages(rows, variants)
     described = "the shipped sample" if options.data is None else "a folder of the user's"
     return BenchResult(
-        rows=tuple(with_pareto(rows)),
-        peaks=rates,
-        environment=environment(),
+        rows=tuple(rows),
+        peaks=dict(rates.flop_per_s),
+        memory_bytes_per_s=rates.bytes_per_s,
+        environment={
+            **environment(),
+            **conditions(started, threads=options.threads),
+            "why_no_stages": why_no_stages,
+        },
         data=f"{options.slices} slices of {described}",
         scaling=tuple(curves),
+        stages=stages,
+        pictures=tuple(pictures),
+        command=options.command(),
     )
 
 
-def precision_of(plan: RowPlan) -> Precision:
-    """Return a plan's precision as a model's specification has it."""
-    return cast(Precision, plan.precision)
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Finds the files of a row, or tells why it has none."""
+
+    variants: Variants
+    slices: dict[str, JudgedSlices]
+    reasons: dict[RowPlan, str]
+
+    def __call__(self, plan: RowPlan) -> Inputs:
+        if plan.contestant in PEAKS:
+            any_slices = next(iter(self.slices.values()))
+            return Inputs(model=any_slices.file, slices=any_slices.file)
+        if plan in self.reasons:
+            raise RowFailed(self.reasons[plan])
+        return Inputs(model=self.variants.path_for(plan), slices=self.slices[plan.model].file)
 
 
-def _prepare(options: BenchOptions, variants: Variants, folder: Path) -> dict[str, _Slices]:
+def _in_groups(
+    plans: Sequence[RowPlan],
+    files: _Files,
+    folder: Path,
+    options: BenchOptions,
+    on_progress: Callable[[int, int, str], None],
+) -> list[Measured]:
+    """Conduct the rows that are compared with each other together, and no others.
+
+    Those of one model and batch: every row is a process that stays open through its rounds, and
+    all of a large run at once would not fit into memory. Each group gets the share of the budget
+    that its rows are of all rows, and measures the machine's peaks for itself.
+    """
+    groups: dict[tuple[str, int], list[RowPlan]] = {}
+    for plan in plans:
+        groups.setdefault((plan.model, plan.batch), []).append(plan)
+    found: list[Measured] = []
+    for number, group in enumerate(groups.values()):
+        place = folder / f"group-{number}"
+        place.mkdir()
+        found += conduct(
+            [*group, *_peaks(group, options.threads)],
+            files,
+            place,
+            budget_s=options.budget_s * len(group) / len(plans),
+            profile=True,
+            on_progress=on_progress,
+        )
+    return found
+
+
+def _peaks(group: Sequence[RowPlan], threads: int) -> list[RowPlan]:
+    """Return what measures the machine itself: its CPU, and its GPU if a row runs there.
+
+    In the precisions that rows compute in; transforms are in fp32 in every row.
+    """
+    wanted = {"fp32", *(row.precision for row in group)}
+    peaks = [
+        RowPlan(contestant=GEMM, model="", precision=precision, threads=threads)
+        for precision in GEMM_PRECISIONS
+        if precision in wanted
+    ]
+    if any(row.on_gpu and why_not(row) is None for row in group):
+        peaks += [dataclasses.replace(peak, contestant=GEMM_CUDA) for peak in peaks]
+    return [*peaks, RowPlan(contestant=TRIAD, model="", threads=threads)]
+
+
+def _curves(
+    name: str,
+    variants: Variants,
+    folder: Path,
+    options: BenchOptions,
+    on_progress: Callable[[int, int, str], None],
+) -> list[Scaling]:
+    if not options.scaling:
+        return []
+    model = variants.original(name)
+    plan = RowPlan(contestant=REFERENCE, model=name)
+    contestants = {REFERENCE: variants.path_for(plan)}
+    contestants |= {
+        backend: variants.path_for(
+            dataclasses.replace(plan, contestant=backend, lowering=model.spec.lowering)
+        )
+        for backend in options.scaling
+    }
+    threads = thread_counts(os.cpu_count() or 1)
+    return list(follow(model, contestants, folder, threads=threads, on_progress=on_progress))
+
+
+def _stages(rows: Sequence[BenchRow], variants: Variants) -> tuple[dict[str, Any] | None, str]:
+    """Split `infer` up for the fastest row of ours that is right; or say why not."""
+    ours = [
+        row
+        for row in rows
+        if row.status in (OK, UNSTABLE) and row.plan.lowering and row.plan.model != SEED_SHAPE
+    ]
+    if not ours:
+        return None, "no model of ours ran"
+    fastest = max(ours, key=lambda row: row.slices_per_s or 0.0).plan
+    try:
+        found = stage_split(fastest.contestant, str(variants.path_for(fastest)))
+    except (KspaceSRError, ImportError) as exc:  # the rows are worth more than this
+        said = str(exc).split("\n", 1)[0]
+        return None, said.replace(str(variants.folder), "...")
+    return found, "" if found else "the pipeline's report does not tell"
+
+
+def prepare_slices(
+    options: BenchOptions, variants: Variants, folder: Path
+) -> dict[str, JudgedSlices]:
+    """Cut slices for each model of `options` and degrade them; `folder` takes the files.
+
+    Raises
+    ------
+    InputError
+        If the data holds no image.
+    """
     volume = next(iter(read_volumes(options.data or sample_folder())), None)
     if volume is None:
         raise InputError("the data holds no image")
     scaled = (volume.slices / volume.slices.max()).astype(np.float32)
-    kept = scaled[tissue_slices(volume.slices)]
+    tissue = np.flatnonzero(tissue_slices(volume.slices))
+    kept = scaled[tissue]
     places = np.linspace(0, len(kept) - 1, options.slices + 2)[1:-1].round().astype(int)
-    made: dict[str, _Slices] = {}
+    labels = tuple(f"slice {tissue[place] + 1} of {len(scaled)}" for place in places)
+    white = float(np.percentile(scaled, WINDOW_PERCENTILE))
+    made: dict[str, JudgedSlices] = {}
     for model in options.models:
         upscale = variants.original(model).spec.upscale
         hr = kept[places]
@@ -209,7 +333,7 @@ def _prepare(options: BenchOptions, variants: Variants, folder: Path) -> dict[st
         lr = degrade(hr, upscale).astype(np.float32)
         file = folder / f"lr-{len(made)}.npy"
         np.save(file, lr)
-        made[model] = _Slices(hr=hr, lr=lr, file=file)
+        made[model] = JudgedSlices(hr=hr, lr=lr, file=file, labels=labels, white=white)
     return made
 
 
@@ -217,99 +341,3 @@ def _tiled(hr: FloatArray, matrix: tuple[int, int]) -> FloatArray:
     """Repeat slices to fill a matrix; only speed is read off them."""
     rows, columns = (-(-wanted // have) for wanted, have in zip(matrix, hr.shape[1:], strict=True))
     return np.tile(hr, (1, rows, columns))[:, : matrix[0], : matrix[1]]
-
-
-def _rates(found: Sequence[Measured]) -> dict[str, float]:
-    from kspacesr_rt.export.pytorch_peers import GEMM_FLOP
-
-    return {
-        one.plan.precision: GEMM_FLOP / float(np.median(np.concatenate(one.times_s)))
-        for one in found
-        if not one.failed and one.times_s
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    variants: Variants
-    slices: _Slices
-    rates: dict[str, float]
-    found: Sequence[Measured]
-
-    def row(self, one: Measured) -> BenchRow:
-        plan = one.plan
-        if one.failed or one.result is None or not one.times_s:
-            return BenchRow(plan=plan, status=FAILED, reason=one.failed)
-        sr = np.load(one.result)
-        reference = reference_of(one, self.found)
-        between = ratio = spread = None
-        status, reason = OK, ""
-        if reference is not None and reference.result is not None:
-            ratio, spread = ratio_of(one, reference)
-            truth = np.load(reference.result)
-            between = psnr_between(sr, truth, float(truth.max()))
-            baseline = not (plan.lowering or plan.contestant in PEERS)
-            if spread > SETTLED:
-                status, reason = UNSTABLE, f"the ratio still moves by {spread:.0%}"
-            required = REQUIRED_DB[precision_of(plan)] if plan.lowering else WRONG_DB
-            if not baseline and not between >= required:
-                status, reason = WRONG, f"{between:.1f} dB from PyTorch fp32"
-        times = np.concatenate(one.times_s)
-        p50, p90, p95, p99 = (float(value) for value in np.percentile(times, [50, 90, 95, 99]))
-        cost = self._cost(plan)
-        rate = None if cost is None else cost.total * plan.batch / p50
-        peak = self.rates.get(plan.precision)
-        return BenchRow(
-            plan=plan,
-            status=status,
-            reason=reason,
-            latency=Latency(
-                p50_s=p50,
-                p90_s=p90,
-                p95_s=p95,
-                p99_s=p99,
-                calls=len(times),
-                rounds=len(one.times_s),
-            ),
-            ratio=ratio,
-            ratio_spread=spread,
-            slices_per_s=plan.batch / p50,
-            load_s=one.load_s,
-            first_result_s=one.first_result_s,
-            peak_rss_bytes=one.peak_rss_bytes,
-            model_bytes=self._file(plan).stat().st_size if plan.lowering else None,
-            flop=None if cost is None else cost.total,
-            flop_per_s=rate,
-            peak_share=None if rate is None or peak is None else rate / peak,
-            fft_share=self._fft_share(plan),
-            joules_per_slice=float(np.median(one.joules)) / plan.batch if one.joules else None,
-            psnr_between_db=None if between is None else json_number(between),
-            quality=self._quality(plan, sr),
-        )
-
-    def _file(self, plan: RowPlan) -> Path:
-        return self.variants.path_for(plan)
-
-    def _quality(self, plan: RowPlan, sr: FloatArray) -> Quality | None:
-        if plan.model == SEED_SHAPE:
-            return None  # random weights
-        return evaluate(np.maximum(sr, 0.0), self.slices.hr, CONVENTION)
-
-    def _cost(self, plan: RowPlan) -> Flops | None:
-        """Count what the convolutions and transforms of a row cost: as lowered to `gemm`."""
-        if not (plan.lowering or plan.contestant in PEERS):
-            return None
-        return count_flops(self.variants.original(plan.model), self._matrix())
-
-    def _fft_share(self, plan: RowPlan) -> float | None:
-        if not plan.lowering or plan.contestant not in PROFILED:
-            return None
-        from kspacesr_rt.binding import bind
-        from kspacesr_rt.model_file import load_model
-
-        batch = np.repeat(self.slices.lr[:1, None], plan.batch, axis=0)
-        bound = bind(load_model(self._file(plan)), self._matrix())
-        return layer_shares(bound, batch, plan.contestant, plan.threads)["fft"]
-
-    def _matrix(self) -> tuple[int, int]:
-        return self.slices.lr.shape[1], self.slices.lr.shape[2]

@@ -23,7 +23,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from kspacesr_rt.bench.plans import RowPlan
+from kspacesr_rt.bench.layer_shares import PROFILED
+from kspacesr_rt.bench.plans import GPU_REFERENCE, RowPlan
+from kspacesr_rt.bench.roofline import GroupWork
 
 VISIT_S = 0.25
 """A visit times calls for so long, or one call."""
@@ -34,6 +36,8 @@ SETTLED = 0.03
 MIN_ROUNDS, MAX_ROUNDS = 7, 40
 ANSWER_S = 600.0
 """A row that says nothing for so long is given up."""
+WORKER = ("-m", "kspacesr_rt.bench.worker")
+"""What a row's process runs; tests put a worker with a planted fault here."""
 
 
 class RowFailed(Exception):  # noqa: N818 - an outcome of a row
@@ -64,7 +68,7 @@ class RowProcess:
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "kspacesr_rt.bench.worker"),
+                *(sys.executable, *WORKER),
                 *(json.dumps(plan.to_dict()), str(inputs.model), str(inputs.slices)),
             ],
             stdin=subprocess.PIPE,
@@ -143,6 +147,11 @@ class Measured:
     load_s: float | None = None
     first_result_s: float | None = None
     peak_rss_bytes: int | None = None
+    device_bytes: int | None = None
+    engine_bytes: int | None = None
+    energy_source: str = ""
+    work: list[GroupWork] = field(default_factory=list)
+    """What groups of layers did in a profiled run, after the rounds; empty if that failed."""
     result: Path | None = None
     """SR slices, ``(k, y, x)``."""
     failed: str = ""
@@ -159,6 +168,9 @@ def conduct(
     folder: Path,
     *,
     budget_s: float,
+    enough: Callable[[Sequence[Measured]], bool] | None = None,
+    own_time: bool = False,
+    profile: bool = False,
     on_progress: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> list[Measured]:
     """Open, check and time every row.
@@ -173,6 +185,13 @@ def conduct(
         Where results go.
     budget_s
         Rounds stop after so many seconds of timing, settled or not; `MIN_ROUNDS` are always done.
+    enough
+        Asked after each round, from `MIN_ROUNDS` on, whether to stop; None: once every ratio has
+        settled.
+    own_time
+        Time calls without what they waited for a core; see `kspacesr_rt.bench.run_queue`.
+    profile
+        Also profile the rows whose runtime can tell, each in its process, after the rounds.
     on_progress
         Called with what is done, of how much, and a word.
     """
@@ -192,37 +211,51 @@ def conduct(
                 continue
             one.result = result
             opened.append((one, process))
-        _rounds(opened, budget_s, on_progress)
-        for one, process in opened:
+        _rounds(opened, budget_s, enough or _all_settled, on_progress, own_time)
+        for done, (one, process) in enumerate(opened):
+            on_progress(done, len(opened), "memory and layers")
             if not one.failed:
                 with contextlib.suppress(RowFailed):
-                    one.peak_rss_bytes = process.ask("memory")["peak_rss_bytes"]
+                    _inspect(one, process, profile)
     return found
+
+
+def _inspect(one: Measured, process: RowProcess, profile: bool) -> None:
+    """Ask what only costs time: last, since a profile takes memory of its own."""
+    memory = process.ask("memory")
+    one.peak_rss_bytes = memory["peak_rss_bytes"]
+    one.device_bytes, one.engine_bytes = memory["device_bytes"], memory["engine_bytes"]
+    one.energy_source = memory["energy_source"]
+    if profile and one.plan.lowering and one.plan.contestant in PROFILED:
+        one.work = [GroupWork(**group) for group in process.ask("profile")["groups"]]
 
 
 def _rounds(
     opened: list[tuple[Measured, RowProcess]],
     budget_s: float,
+    enough: Callable[[Sequence[Measured]], bool],
     on_progress: Callable[[int, int, str], None],
+    own_time: bool,
 ) -> None:
     ends = time.perf_counter() + budget_s
     for _ in range(WARM_UP_VISITS):
         for one, process in opened:
-            _visit(one, process, counted=False)
+            _visit(one, process, own_time, counted=False)
     for round_ in range(MAX_ROUNDS):
         on_progress(round_, MAX_ROUNDS, "rounds")
         for one, process in opened:
-            _visit(one, process, counted=True)
-        enough = round_ + 1 >= MIN_ROUNDS
-        if enough and (time.perf_counter() > ends or _all_settled([one for one, _ in opened])):
+            _visit(one, process, own_time, counted=True)
+        if round_ + 1 < MIN_ROUNDS:
+            continue
+        if time.perf_counter() > ends or enough([one for one, _ in opened]):
             return
 
 
-def _visit(one: Measured, process: RowProcess, *, counted: bool) -> None:
+def _visit(one: Measured, process: RowProcess, own_time: bool, *, counted: bool) -> None:
     if one.failed:
         return
     try:
-        answer = process.ask("time", seconds=VISIT_S)
+        answer = process.ask("time", seconds=VISIT_S, own=own_time)
     except RowFailed as exc:
         one.failed = str(exc)
         return
@@ -232,11 +265,11 @@ def _visit(one: Measured, process: RowProcess, *, counted: bool) -> None:
             one.joules.append(answer["energy_j"] / len(answer["times_s"]))
 
 
-def _all_settled(found: list[Measured]) -> bool:
+def _all_settled(found: Sequence[Measured]) -> bool:
     spreads = [
         ratio_of(one, reference)[1]
         for one in found
-        if not one.failed and (reference := reference_of(one, found)) is not None
+        if not one.failed and (reference := speed_reference_of(one, found)) is not None
     ]
     return all(spread <= SETTLED for spread in spreads)
 
@@ -255,6 +288,26 @@ def reference_of(one: Measured, found: Sequence[Measured]) -> Measured | None:
     return None
 
 
+def speed_reference_of(one: Measured, found: Sequence[Measured]) -> Measured | None:
+    """Return the row whose speed another's ratio is taken to: PyTorch eager on the same device.
+
+    None if that failed or is not there; the CPU's PyTorch never stands in for the GPU's.
+    """
+    if not one.plan.on_gpu:
+        return reference_of(one, found)
+    for other in found:
+        same = (other.plan.model, other.plan.batch) == (one.plan.model, one.plan.batch)
+        if other.plan.contestant == GPU_REFERENCE and same and not other.failed:
+            return other
+    return None
+
+
+def ratios_of(one: Measured, reference: Measured) -> list[float]:
+    """Return how many times faster a row is than another, in each round: ratio of medians."""
+    rounds = min(len(one.times_s), len(reference.times_s))
+    return [reference.median_s(i) / one.median_s(i) for i in range(rounds)]
+
+
 def ratio_of(one: Measured, reference: Measured) -> tuple[float, float]:
     """Return how many times faster a row is than its reference, and how much that moved.
 
@@ -263,7 +316,6 @@ def ratio_of(one: Measured, reference: Measured) -> tuple[float, float]:
         Median over rounds of the ratio of medians within a round; half the interquartile range
         of those ratios, relative to their median.
     """
-    rounds = min(len(one.times_s), len(reference.times_s))
-    ratios = [reference.median_s(i) / one.median_s(i) for i in range(rounds)]
+    ratios = ratios_of(one, reference)
     low, middle, high = np.percentile(ratios, [25, 50, 75])
     return float(middle), float((high - low) / (2 * middle))

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kspacesr_rt.doctor import cpu_identity
+
 PACKAGES = (
     *("kspacesr-rt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt-rtx", "pydicom", "torch"),
@@ -21,12 +23,13 @@ def environment() -> dict[str, Any]:
 
     Returns
     -------
-        Date (UTC), CPU model and cores, operating system, Python, package versions, and the
-        commit (with ``+`` if the tree had changes), where git can tell.
+        Date (UTC), CPU model, that with its instruction sets, cores, operating system, Python,
+        package versions, and the commit (with ``+`` if the tree had changes), where git can tell.
     """
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": _cpu_model(),
+        "cpu_class": cpu_identity(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

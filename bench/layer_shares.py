@@ -1,4 +1,4 @@
-"""How a run's time divides among FFT layers, convolutions and the rest, from a runtime's profile.
+"""How a run's time divides among groups of layers, from a runtime's profile.
 
 What it measures: kernel times of single calls, as ONNX Runtime's or OpenVINO's profiler tells them.
 What it leaves out: gaps between kernels. Profiling itself costs a little per kernel, which makes
@@ -11,11 +11,14 @@ import json
 import re
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kspacesr_rt.bench.layer_costs import ACTIVATION, CONVOLUTION, FFT, OTHER, group_of
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import FloatArray
@@ -26,13 +29,34 @@ PROFILED = ("ort-cpu", "openvino")
 """Backends whose profiles are read here."""
 TYPE_CHANGES = ("Reorder", "Cast", "Convert", "QuantizeLinear", "DequantizeLinear", "FakeQuantize")
 """Kernels that only change layout or type: what narrow or blocked convolutions cost besides."""
-CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv")
+CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "Convolution")
+SCALINGS = ("PowerStatic", "Multiply", "Eltwise", "Mul", "Add")
+"""Kernels of single multiplications and additions, which transforms by matrix product lack but for
+`MASKS`."""
 CALLS = 7
 """Profiled calls; the median of each kernel counts."""
+MASKS = re.compile(r"(masked__|Mul_)\d+")
+"""Names of the one multiplication in a transform by matrix product: OpenVINO calls it by its value
+in the body, ONNX Runtime by its kind."""
 _SUFFIX = re.compile(r"(_nchwc|_token_\d+|_fused_.*|_kernel_time)+$")
+_WIDENED = "InsertedPrecisionFreeCast_"
+"""Before the name of what ONNX Runtime computes in fp32 for want of a narrower kernel."""
 
 
-def layer_shares(model: BoundModel, lr: FloatArray, backend: str, threads: int) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """Where the kernels of one call spent their time."""
+
+    seconds: dict[str, float]
+    """By group of `kspacesr_rt.bench.layer_costs`, for one call; groups without kernels are left
+    out. A kernel that does the work of several layers counts for the convolution among them."""
+    ran: frozenset[str]
+    """Names of the graph's nodes that had a kernel of their own and took time."""
+
+
+def profiled(
+    model: BoundModel, lr: FloatArray, backend: str, threads: int, *, calls: int = CALLS
+) -> Profile:
     """Profile a bound model.
 
     Parameters
@@ -45,12 +69,8 @@ def layer_shares(model: BoundModel, lr: FloatArray, backend: str, threads: int) 
         One of `PROFILED`.
     threads
         CPU threads.
-
-    Returns
-    -------
-        Shares that sum to 1: ``fft`` (everything inside the bodies of our operators), ``conv``
-        (the CNN's convolutions with what is fused into them, and their changes of layout and
-        type) and ``other``.
+    calls
+        Calls that count, after one that does not.
 
     Raises
     ------
@@ -60,33 +80,62 @@ def layer_shares(model: BoundModel, lr: FloatArray, backend: str, threads: int) 
     if backend not in PROFILED:
         raise InputError(f"profiles of '{backend}' are not read; only of {', '.join(PROFILED)}")
     profile = _ort_profile if backend == "ort-cpu" else _openvino_profile
-    kernels = profile(model, lr, threads)
-    conv, other = _own_nodes(model)
-    # Runtimes rename convolutions that they cast; only this lowering has others than the CNN's.
-    own_kinds = TYPE_CHANGES if model.spec.lowering == "conv" else TYPE_CHANGES + CONVOLUTIONS
     spent: defaultdict[str, float] = defaultdict(float)
-    for (name, kind), seconds in kernels.items():
-        if name in conv or kind.startswith(own_kinds):
-            group = "conv"
-        elif name in other:
-            group = "other"
-        else:
-            group = "fft"
+    ran = set()
+    own = _own_nodes(model)
+    for (name, kind), seconds in profile(model, lr, threads, calls).items():
+        masks = name not in own and MASKS.fullmatch(name)
+        group = FFT if masks else _group(own.get(name), kind, model.spec.lowering)
         spent[group] += seconds
-    total = sum(spent.values())
-    return {group: spent[group] / total for group in ("fft", "conv", "other")}
+        if seconds > 0 and name in own and own[name][1] == group:
+            ran.add(own[name][0])
+    return Profile(seconds=dict(spent), ran=frozenset(ran))
 
 
-def _own_nodes(model: BoundModel) -> tuple[set[str], set[str]]:
-    """Return the names of the graph's convolutions with their activations, and of the others."""
-    conv: set[str] = set()
-    other: set[str] = set()
+def layer_shares(
+    model: BoundModel, lr: FloatArray, backend: str, threads: int, *, calls: int = CALLS
+) -> dict[str, float]:
+    """Profile a bound model and tell three shares; parameters and errors as of `profiled`.
+
+    Returns
+    -------
+        Shares that sum to 1: ``fft`` (everything inside the bodies of our operators), ``conv``
+        (the CNN's convolutions with what is fused into them, its activations, and the changes of
+        layout and type between them) and ``other``.
+    """
+    return shares_of(profiled(model, lr, backend, threads, calls=calls).seconds)
+
+
+def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the three shares of `layer_shares` from seconds by group."""
+    total = sum(seconds.values())
+    conv = seconds.get(CONVOLUTION, 0.0) + seconds.get(ACTIVATION, 0.0)
+    fft = seconds.get(FFT, 0.0)
+    return {"fft": fft / total, "conv": conv / total, "other": (total - conv - fft) / total}
+
+
+def _group(node: tuple[str, str] | None, kind: str, lowering: str) -> str:
+    """Return the group of a kernel, of a kind, that is named after a node of the graph or not."""
+    if kind.startswith(TYPE_CHANGES):
+        return CONVOLUTION
+    if node is not None:
+        # A convolution that took in what follows it may go by that layer's name.
+        return CONVOLUTION if kind in CONVOLUTIONS else node[1]
+    # Runtimes rename what they rewrite; only some lowerings have such kernels in their layers.
+    if kind in CONVOLUTIONS and lowering != "conv":
+        return CONVOLUTION
+    return OTHER if kind in SCALINGS and lowering in ("gemm", "conv") else FFT
+
+
+def _own_nodes(model: BoundModel) -> dict[str, tuple[str, str]]:
+    """Return name and group of the graph's nodes, except our layers, by what kernels call them."""
+    own: dict[str, tuple[str, str]] = {}
     for node in model.proto.graph.node:
-        if node.domain == OP_DOMAIN:
-            continue
-        group = conv if node.op_type in ("Conv", "LeakyRelu", "PRelu", "Relu") else other
-        group.update({node.name, _plain(node.name)})
-    return conv, other
+        if node.domain != OP_DOMAIN:
+            found = (node.name, group_of(node))
+            # OpenVINO calls the last node by the graph's output.
+            own |= dict.fromkeys((node.name, _plain(node.name), *node.output), found)
+    return own
 
 
 def _plain(name: str) -> str:
@@ -94,7 +143,9 @@ def _plain(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _ort_profile(model: BoundModel, lr: FloatArray, threads: int) -> dict[tuple[str, str], float]:
+def _ort_profile(
+    model: BoundModel, lr: FloatArray, threads: int, calls: int
+) -> dict[tuple[str, str], float]:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -106,19 +157,20 @@ def _ort_profile(model: BoundModel, lr: FloatArray, threads: int) -> dict[tuple[
         session = onnxruntime.InferenceSession(
             model.serialized(), settings, providers=["CPUExecutionProvider"]
         )
-        for _ in range(CALLS + 1):
+        for _ in range(calls + 1):
             session.run(None, {INPUT_NAME: lr})
         events = json.loads(Path(session.end_profiling()).read_text())
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            key = (_SUFFIX.sub("", event["name"]), event["args"]["op_name"])
+            name = _SUFFIX.sub("", event["name"]).removeprefix(_WIDENED)
+            key = (name, event["args"]["op_name"])
             times[key].append(event["dur"] * 1e-6)
-    return _medians(times)
+    return _medians(times, calls)
 
 
 def _openvino_profile(
-    model: BoundModel, lr: FloatArray, threads: int
+    model: BoundModel, lr: FloatArray, threads: int, calls: int
 ) -> dict[tuple[str, str], float]:
     import openvino
     from onnx import inliner
@@ -131,18 +183,18 @@ def _openvino_profile(
     compiled = core.compile_model(core.read_model(flat.SerializeToString()), "CPU", config)
     request = compiled.create_infer_request()
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    for _ in range(CALLS + 1):
+    for _ in range(calls + 1):
         request.infer({0: lr})
         for kernel in request.profiling_info:
             # A convolution with a bias is split: "NAME/WithoutBiases".
             key = (kernel.node_name.partition("/")[0], kernel.node_type)
             times[key].append(kernel.real_time.total_seconds())
-    return _medians(times)
+    return _medians(times, calls)
 
 
-def _medians(times: dict[tuple[str, str], list[float]]) -> dict[tuple[str, str], float]:
+def _medians(times: dict[tuple[str, str], list[float]], calls: int) -> dict[tuple[str, str], float]:
     """Take the median call of each kernel, the first call left out."""
     return {
-        key: float(np.median(values[1:] or values)) * len(values) / (CALLS + 1)
+        key: float(np.median(values[1:] or values)) * len(values) / (calls + 1)
         for key, values in times.items()
     }

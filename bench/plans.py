@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
 from kspacesr_rt.backends import BACKENDS
+from kspacesr_rt.engines.driver import why_no_gpu
 from kspacesr_rt.errors import InputError
 
 PEERS = {
     "torch-eager": "PyTorch as it is",
     "torch-compile": "torch.compile",
     "torch-bf16": "PyTorch, channels-last, bf16 autocast",
+    "torch-fp16": "PyTorch, channels-last, fp16 autocast",
     "exporter-graph": "ONNX Runtime on what torch.onnx.export writes (DFT op, PRelu)",
     "openvino-from-torch": "OpenVINO on what its PyTorch front end makes",
+    "torch-cuda": "PyTorch as it is, on the GPU",
+    "torch-cuda-compile": "torch.compile, on the GPU",
+    "torch-cuda-fp16": "PyTorch, channels-last, fp16 autocast, on the GPU",
 }
 """What is not ours, from the same weights; `kspacesr_rt.export.pytorch_peers` has them."""
 REFERENCE = "torch-eager"
-"""Ratios are to this one, at the same batch and thread count, in fp32."""
+"""Ratios are to this one, at the same batch and thread count, in fp32; parity always is."""
+GPU_REFERENCE = "torch-cuda"
+"""Ratios of what runs on a GPU are to this one: a GPU beats any CPU, whatever runs on it."""
+NARROW = {"torch-bf16": "bf16", "torch-fp16": "fp16", "torch-cuda-fp16": "fp16"}
+"""Precision of peers that are not in fp32."""
+ON_GPU = ("ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx")
+"""Backends that run on an NVIDIA GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +62,11 @@ class RowPlan:
         """Say whether other rows are compared with this one."""
         return self.contestant == REFERENCE and self.precision == "fp32"
 
+    @property
+    def on_gpu(self) -> bool:
+        """Say whether an NVIDIA GPU does the work."""
+        return self.contestant in ON_GPU or "cuda" in self.contestant.split("-")
+
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         return dataclasses.asdict(self)
@@ -60,29 +77,29 @@ class RowPlan:
         return cls(**values)
 
 
+LOWERINGS = ("gemm", "conv", "dynamic", "dft")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+def _everything() -> tuple[tuple[str, str], ...]:
+    """Pair each lowering with each precision; 8 bits besides ``gemm``, dear to make, come last."""
+    pairs = [(lowering, precision) for lowering in LOWERINGS for precision in PRECISIONS]
+    return tuple(sorted(pairs, key=lambda pair: pair[0] != "gemm" and pair[1] == "int8"))
+
+
+def _on_gpu(*extra: str) -> tuple[tuple[str, str], ...]:
+    """Return ``gemm`` in every precision, other lowerings in fp32: an engine takes minutes."""
+    lowered = [(lowering, "fp32") for lowering in LOWERINGS[1:]]
+    return (*(("gemm", precision) for precision in (*PRECISIONS, *extra)), *lowered)
+
+
 RUNNABLE = {
-    "ort-cpu": (
-        ("gemm", "fp32"),
-        ("conv", "fp32"),
-        ("dynamic", "fp32"),
-        ("dft", "fp32"),
-        ("gemm", "fp16"),
-        ("gemm", "bf16"),
-        ("gemm", "int8"),
-    ),
-    "openvino": (
-        ("gemm", "fp32"),
-        ("conv", "fp32"),
-        ("dynamic", "fp32"),
-        ("dft", "fp32"),
-        ("gemm", "fp16"),
-        ("gemm", "bf16"),
-        ("gemm", "int8"),
-    ),
-    "ort-cuda": (("gemm", "fp32"), ("gemm", "fp16"), ("gemm", "bf16")),
-    "ort-tensorrt": (("gemm", "fp32"), ("gemm", "fp16"), ("gemm", "bf16"), ("gemm", "int8")),
-    "tensorrt": (("gemm", "fp32"), ("gemm", "fp16"), ("gemm", "int8"), ("gemm", "fp8")),
-    "tensorrt-rtx": (("gemm", "fp32"), ("gemm", "fp16"), ("gemm", "int8"), ("gemm", "fp8")),
+    "ort-cpu": _everything(),
+    "openvino": _everything(),
+    "ort-cuda": _on_gpu(),
+    "ort-tensorrt": _on_gpu(),
+    "tensorrt": _on_gpu("fp8"),
+    "tensorrt-rtx": _on_gpu("fp8"),
 }
 """Lowering and precision of each backend's rows. What a runtime refuses is there as well: the table
 then shows the refusal."""
@@ -91,54 +108,59 @@ then shows the refusal."""
 def default_plan(
     models: Iterable[str], *, batches: Iterable[int] = (1,), threads: int = 1, peers: bool = True
 ) -> list[RowPlan]:
-    """Return every row that can be tried on this machine.
+    """Return every row: all that can be tried on this machine, and one for each that cannot.
 
     Parameters
     ----------
     models
         Names or paths of models.
     batches
-        Batch sizes; lowerings other than ``gemm`` are tried with the first alone.
+        Batch sizes; every row is there with each.
     threads
         CPU threads of every row.
     peers
-        Also the rows of `PEERS`; PyTorch eager is always there.
+        Also the rows of `PEERS`; PyTorch eager is always there, and on the GPU if there is one.
     """
     batches = tuple(batches)
-    usable = [name for name, info in BACKENDS.items() if info.model and info.why_not() is None]
-    rows = []
+    gpu = why_no_gpu() is None
+    rows: list[RowPlan] = []
     for model in models:
         for batch in batches:
-            for peer in PEERS if peers else (REFERENCE,):
-                precision = "bf16" if peer == "torch-bf16" else "fp32"
-                rows.append(
-                    RowPlan(
-                        contestant=peer,
-                        model=model,
-                        precision=precision,
-                        batch=batch,
-                        threads=threads,
-                    )
-                )
-            for backend in usable:
-                rows += [
-                    RowPlan(
-                        contestant=backend,
-                        model=model,
-                        lowering=lowering,
-                        precision=precision,
-                        batch=batch,
-                        threads=threads,
-                    )
-                    for lowering, precision in RUNNABLE[backend]
-                    if lowering == "gemm" or batch == batches[0]
-                ]
+            first = batch == batches[0]
+            row = functools.partial(RowPlan, model=model, batch=batch, threads=threads)
             rows += [
-                RowPlan(contestant=name, model=model, batch=batch, threads=threads)
-                for name, info in BACKENDS.items()
-                if not info.model and batch == batches[0]
+                row(contestant=peer, precision=NARROW.get(peer, "fp32"))
+                for peer in PEERS
+                if _is_shown(peer, peers=peers, gpu=gpu, first=first)
             ]
+            for name, info in BACKENDS.items():
+                if not info.model:
+                    continue
+                usable = info.why_not() is None
+                rows += [
+                    row(contestant=name, lowering=lowering, precision=precision)
+                    for lowering, precision in RUNNABLE[name][: None if usable else int(first)]
+                ]
+            rows += [row(contestant=name) for name, info in BACKENDS.items() if not info.model]
     return rows
+
+
+def _is_shown(peer: str, *, peers: bool, gpu: bool, first: bool) -> bool:
+    """Say whether a peer has a row; without a GPU one row says so for all of them."""
+    wanted = peers or peer in (REFERENCE, GPU_REFERENCE)
+    if "cuda" not in peer.split("-"):
+        return wanted
+    return wanted if gpu else peers and first and peer == GPU_REFERENCE
+
+
+def why_not(row: RowPlan) -> str | None:
+    """Say in one sentence why a row cannot run on this machine; None if nothing is known.
+
+    Imports no inference library.
+    """
+    if row.contestant in BACKENDS:
+        return BACKENDS[row.contestant].why_not()
+    return why_no_gpu() if row.on_gpu else None
 
 
 def chosen(rows: Iterable[RowPlan], words: Iterable[str]) -> list[RowPlan]:
@@ -157,8 +179,11 @@ def chosen(rows: Iterable[RowPlan], words: Iterable[str]) -> list[RowPlan]:
             hint="rows are named like: ort-cpu gemm fp32 batch 1",
         )
     needed = {(row.model, row.batch) for row in kept}
+    needed_on_gpu = {(row.model, row.batch) for row in kept if row.on_gpu}
     return [
         row
         for row in rows
-        if row in kept or (row.is_reference and (row.model, row.batch) in needed)
+        if row in kept
+        or (row.is_reference and (row.model, row.batch) in needed)
+        or (row.contestant == GPU_REFERENCE and (row.model, row.batch) in needed_on_gpu)
     ]

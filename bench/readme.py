@@ -102,6 +102,7 @@ def runtimes_table(result: dict[str, Any]) -> str:
         f"{rate / 1e9:.0f} GFLOP/s {name}" for name, rate in result["gemm_flop_per_s"].items()
     )
     threads = sorted({row.plan.threads for row in rows})
+    shown = {row.plan.contestant for row in rows}
     lines = [
         f"One slice a call, {threads[0]} thread, on {result['data']}: speed relative to PyTorch "
         "eager fp32 in the same run (above 1 is faster), agreement with it, and quality against "
@@ -110,7 +111,7 @@ def runtimes_table(result: dict[str, Any]) -> str:
         "",
         markdown(rows, RUNTIME_COLUMNS),
         "",
-        *(f"- `{name}`: {text}" for name, text in PEERS.items()),
+        *(f"- `{name}`: {text}" for name, text in PEERS.items() if name in shown),
     ]
     origin = _origin(result["environment"], RUNTIMES_FILE)
     return "\n".join([*lines, "", f"(`kspacesr-rt bench`; {origin})"])

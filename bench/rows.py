@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from kspacesr_rt.bench.plans import RowPlan
+from kspacesr_rt.bench.roofline import RooflineGroup
 from kspacesr_rt.metrics import Quality
 
 SCHEMA = 1
@@ -46,6 +47,8 @@ class BenchRow:
     ratio: float | None = None
     """Speed relative to PyTorch eager fp32 at the same batch: above 1 is faster. Median over rounds
     of the ratio of medians within a round."""
+    ratio_to: str = ""
+    """The row that is: ``torch-eager``, or ``torch-cuda`` for what runs on a GPU."""
     ratio_spread: float | None = None
     """Half the interquartile range of that ratio over the rounds, relative to it."""
     slices_per_s: float | None = None
@@ -55,8 +58,12 @@ class BenchRow:
     """From the start of the process to the first result."""
     peak_rss_bytes: int | None = None
     """Of the whole process, libraries included."""
+    device_bytes: int | None = None
+    """GPU memory it holds after the rounds, for rows on a GPU; not yet run on one."""
     model_bytes: int | None = None
     """Size of the file that ran."""
+    engine_bytes: int | None = None
+    """Size of the TensorRT engine that was built from it; not yet run on a GPU."""
     flop: float | None = None
     """Of one slice; see `kspacesr_rt.bench.flops`."""
     flop_per_s: float | None = None
@@ -65,7 +72,11 @@ class BenchRow:
     fft_share: float | None = None
     """Share of a profiled run that the FFT layers took."""
     joules_per_slice: float | None = None
-    """Package energy, where the machine tells."""
+    """Of the processor package or the GPU, where the machine tells."""
+    energy_source: str = ""
+    """``rapl`` or ``nvml``; see `kspacesr_rt.bench.energy`."""
+    roofline: tuple[RooflineGroup, ...] | None = None
+    """By group of layers, where the runtime's profile is read; see `kspacesr_rt.bench.roofline`."""
     psnr_between_db: float | None = None
     """Against PyTorch fp32 on the same slices, range = its maximum; None when identical, too."""
     quality: Quality | None = None
@@ -86,6 +97,8 @@ class BenchRow:
             values["latency"] = Latency(**values["latency"])
         if values.get("quality"):
             values["quality"] = Quality(**values["quality"])
+        if values.get("roofline"):
+            values["roofline"] = tuple(RooflineGroup(**one) for one in values["roofline"])
         return cls(**values)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kspacesr_rt.bench.flops import Flops, count_flops
 from kspacesr_rt.bench.plans import PEERS, RowPlan
 from kspacesr_rt.errors import KspaceSRError
+from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model_file import ModelFile, load_model, resolve_model
 
 SEED_SHAPE = "seed-x2"
@@ -29,6 +31,7 @@ class Variants:
     folder: Path
     """Where files are written."""
     _made: dict[tuple[str, str, str, str], Path | str] = field(default_factory=dict)
+    _counted: dict[tuple[str, Matrix], Flops] = field(default_factory=dict)
 
     def path_for(self, row: RowPlan) -> Path:
         """Return the file that a row runs: a checkpoint for peers, else a model.
@@ -62,6 +65,13 @@ class Variants:
                 self._export(name, path, "gemm", "fp32", "ort-cpu")
             return load_model(path)
         return load_model(resolve_model(name, upscale=None))
+
+    def flops(self, name: str, matrix: Matrix) -> Flops:
+        """Count the operations of one slice of the model a name stands for, once."""
+        key = (name, matrix)
+        if key not in self._counted:
+            self._counted[key] = count_flops(self.original(name), matrix)
+        return self._counted[key]
 
     def _model(self, name: str, lowering: str, precision: str, judge: str) -> Path:
         model = self.original(name)

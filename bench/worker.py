@@ -8,22 +8,35 @@ Run by `kspacesr_rt.bench.conductor`: ``python -m kspacesr_rt.bench.worker ROW M
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from kspacesr_rt.bench.plans import PEERS, RowPlan
+from kspacesr_rt.bench.energy import Meter, NoEnergy, open_meter
+from kspacesr_rt.bench.gpu_state import GpuUnknown, open_gpu
+from kspacesr_rt.bench.plans import NARROW, PEERS, RowPlan
+from kspacesr_rt.bench.run_queue import queued_s
 from kspacesr_rt.errors import KspaceSRError
 from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.spec import Lowering
 
 GEMM = "gemm-peak"
 """Contestant that is no model: one square matrix product, for the machine's own peak."""
+GEMM_CUDA = "gemm-peak-cuda"
+"""The same on the GPU."""
+TRIAD = "triad-peak"
+"""Contestant that is no model: one pass over memory, for the machine's own bandwidth."""
+PEAKS = (GEMM, GEMM_CUDA, TRIAD)
+PROFILE_S = 3.0
+"""A profile takes so long, or one call."""
 Runner = Callable[[FloatArray], Any]
 
 
@@ -44,14 +57,21 @@ def open_runner(row: RowPlan, file: Path, lr: FloatArray) -> Runner:
     KspaceSRError
         If it cannot run here.
     """
-    if row.contestant == GEMM:
-        from kspacesr_rt.export.pytorch_peers import gemm
-
-        multiply = gemm(row.precision, threads=row.threads)
-        return lambda batch: multiply()
+    if row.contestant in PEAKS:
+        return _open_peak(row)
     if row.contestant in PEERS:
         return _open_peer(row, file, lr)
     return _open_backend(row, file, (lr.shape[2], lr.shape[3]))
+
+
+def _open_peak(row: RowPlan) -> Runner:
+    from kspacesr_rt.export import machine_peaks as peaks
+
+    if row.contestant == TRIAD:
+        once = peaks.triad(threads=row.threads)
+    else:
+        once = peaks.gemm(row.precision, threads=row.threads, cuda=row.on_gpu)
+    return lambda batch: once()
 
 
 def _open_peer(row: RowPlan, file: Path, lr: FloatArray) -> Runner:
@@ -59,24 +79,31 @@ def _open_peer(row: RowPlan, file: Path, lr: FloatArray) -> Runner:
     from kspacesr_rt.train.checkpoint import load_checkpoint
 
     generator = load_checkpoint(file).generator
-    if row.contestant == "torch-compile":
-        return peers.compiled(generator, threads=row.threads)
+    if row.contestant in ("torch-compile", "torch-cuda-compile"):
+        return peers.compiled(generator, threads=row.threads, cuda=row.on_gpu)
     if row.contestant == "exporter-graph":
         return peers.exporter_graph(generator, lr, threads=row.threads)
     if row.contestant == "openvino-from-torch":
         return peers.openvino_from_pytorch(generator, lr, threads=row.threads)
-    narrow = row.contestant == "torch-bf16"
     return peers.eager(
-        generator, precision=row.precision, channels_last=narrow, threads=row.threads
+        generator,
+        precision=row.precision,
+        channels_last=row.contestant in NARROW,
+        threads=row.threads,
+        cuda=row.on_gpu,
     )
 
 
 def _open_backend(row: RowPlan, file: Path, matrix: tuple[int, int]) -> Runner:
     from kspacesr_rt.backends import BACKENDS, BackendOptions, baseline_spec, open_backend
+    from kspacesr_rt.bench.kernels import FFT_ALONE, fft_alone
     from kspacesr_rt.binding import bind
     from kspacesr_rt.model_file import load_model
 
     options = BackendOptions(threads=row.threads)
+    if row.model == FFT_ALONE:
+        alone = fft_alone(cast(Lowering, row.lowering), matrix)
+        return open_backend(row.contestant, alone, options).__enter__().run
     model = load_model(file)
     if not BACKENDS[row.contestant].model:
         spec = baseline_spec(row.contestant, model.spec.upscale, matrix)
@@ -91,33 +118,49 @@ class Worker:
         """Remember what to open; `slices` are LR ``(k, y, x)``."""
         self.row, self.file, self.slices = row, file, slices
         self._run: Runner | None = None
+        self._meter: Meter | None = None
+        self._device_growth: int | None = None
 
     def open(self) -> dict[str, Any]:
         """Load libraries and model and compute the first result."""
+        held = self._device_bytes()
         started = time.perf_counter()
         batch = self._batch(0)
         self._run = open_runner(self.row, self.file, batch)
         self._run(batch)
-        return {"load_s": time.perf_counter() - started}
+        load_s = time.perf_counter() - started
+        if held is not None and (now := self._device_bytes()) is not None:
+            self._device_growth = max(now - held, 0)
+        with contextlib.suppress(NoEnergy):  # the result's environment says why
+            self._meter = open_meter(self.row.on_gpu)
+        return {"load_s": load_s}
 
-    def time(self, seconds: float) -> dict[str, Any]:
-        """Run one batch again and again for so long, at least once; time every call."""
+    def time(self, seconds: float, *, own: bool = False) -> dict[str, Any]:
+        """Run one batch again and again for so long, at least once; time every call.
+
+        With `own`, without the time that a single thread waited for a core, where that is counted.
+        """
         assert self._run is not None
         batch, times = self._batch(0), list[float]()
-        before = _energy_uj()
+        before = self._counts()
         ends = time.perf_counter() + seconds
         while not times or time.perf_counter() < ends:
+            waited = queued_s() if own and self.row.threads == 1 else None
             started = time.perf_counter()
             self._run(batch)
-            times.append(time.perf_counter() - started)
-        after = _energy_uj()
-        joules = None if before is None or after is None else (after - before) * 1e-6
+            elapsed = time.perf_counter() - started
+            if waited is not None and (now := queued_s()) is not None:
+                elapsed = max(elapsed - (now - waited), 1e-9)
+            times.append(elapsed)
+        after, joules = self._counts(), None
+        if self._meter is not None and before is not None and after is not None:
+            joules = self._meter.joules(before, after)
         return {"times_s": times, "energy_j": joules}
 
     def results(self, to: str) -> dict[str, Any]:
         """Super-resolve every slice and store the results."""
         assert self._run is not None
-        if self.row.contestant == GEMM:
+        if self.row.contestant in PEAKS:
             return {}
         done: list[FloatArray] = []
         for start in range(0, len(self.slices), self.row.batch):
@@ -126,8 +169,62 @@ class Worker:
         return {}
 
     def memory(self) -> dict[str, Any]:
-        """Tell the largest resident size this process has had."""
-        return {"peak_rss_bytes": _peak_rss_bytes()}
+        """Tell the largest resident size this process has had, and what it holds on the GPU.
+
+        The driver knows a process's own device memory, but not in a container; there it is what
+        all memory in use rose by while this row alone was opened.
+        """
+        device = None
+        if self.row.on_gpu:
+            with contextlib.suppress(GpuUnknown):
+                device = open_gpu().process_bytes(os.getpid()) or self._device_growth
+        return {
+            "peak_rss_bytes": _peak_rss_bytes(),
+            "device_bytes": device,
+            "engine_bytes": self._engine_bytes(),
+            "energy_source": "" if self._meter is None else self._meter.source,
+        }
+
+    def profile(self) -> dict[str, Any]:
+        """Tell what each group of layers did, for one slice; of profiled backends' models."""
+        from kspacesr_rt.bench.layer_shares import CALLS
+        from kspacesr_rt.bench.roofline import group_work
+        from kspacesr_rt.binding import bind
+        from kspacesr_rt.model_file import load_model
+
+        call_s = self.time(0.0)["times_s"][0]
+        calls = int(np.clip(PROFILE_S / max(call_s, 1e-9), 1, CALLS))
+        model = bind(load_model(self.file), (self.slices.shape[1], self.slices.shape[2]))
+        work = group_work(model, self._batch(0), self.row.contestant, self.row.threads, calls=calls)
+        return {"groups": [dataclasses.asdict(one) for one in work]}
+
+    def _counts(self) -> tuple[int, ...] | None:
+        """Read the energy counter, where there is one that still answers."""
+        if self._meter is not None:
+            with contextlib.suppress(NoEnergy):
+                return self._meter.counts()
+        return None
+
+    def _device_bytes(self) -> int | None:
+        if not self.row.on_gpu:
+            return None
+        try:
+            return open_gpu().used_bytes()
+        except GpuUnknown:
+            return None
+
+    def _engine_bytes(self) -> int | None:
+        """Return the size of a TensorRT engine: the cache has it, since the row was opened."""
+        if self.row.contestant not in ("tensorrt", "tensorrt-rtx"):
+            return None
+        from kspacesr_rt.binding import bind
+        from kspacesr_rt.engines.cache import EngineCache
+        from kspacesr_rt.engines.inputs import EngineOptions
+        from kspacesr_rt.model_file import load_model
+
+        model = bind(load_model(self.file), (self.slices.shape[1], self.slices.shape[2]))
+        options = EngineOptions(runtime=self.row.contestant)  # type: ignore[arg-type]
+        return EngineCache().get_or_build(model, options).path.stat().st_size
 
     def _batch(self, start: int) -> FloatArray:
         chosen = [(start + i) % len(self.slices) for i in range(self.row.batch)]
@@ -140,14 +237,6 @@ def _peak_rss_bytes() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
-
-
-def _energy_uj() -> int | None:
-    """Read the package energy counter (RAPL) where this user may."""
-    try:
-        return int(Path("/sys/class/powercap/intel-rapl:0/energy_uj").read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _answers(worker: Worker, lines: Iterator[str]) -> Iterator[dict[str, Any]]:

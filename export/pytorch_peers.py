@@ -21,15 +21,15 @@ Runner = Callable[[FloatArray], FloatArray]
 """LR batch ``(n, 1, y, x)`` to SR batch ``(n, 1, s*y, s*x)``, both float32."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-GEMM_SIZE = 2048
-"""Rows and columns of the matrices that the peak is measured with: 24 MiB to 48 MiB of operands,
-enough that a library's packing no longer shows."""
-GEMM_FLOP = 2.0 * GEMM_SIZE**3
-"""Of one such product."""
 
 
 def eager(
-    generator: nn.Module, *, precision: str = "fp32", channels_last: bool = False, threads: int = 1
+    generator: nn.Module,
+    *,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    threads: int = 1,
+    cuda: bool = False,
 ) -> Runner:
     """Run the generator as it is.
 
@@ -43,8 +43,18 @@ def eager(
         Lay the weights of the convolutions out for NHWC.
     threads
         CPU threads; 0 takes every core.
+    cuda
+        Run on the first GPU; copies there and back count. TF32 stays off, as in our rows: what is
+        in fp32 is k-space.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no GPU, or PyTorch was built without CUDA.
     """
-    _set_threads(threads)
+    set_threads(threads)
+    device = _device(cuda)
+    generator = generator.to(device)
     if channels_last:
         # Inputs of one channel have no layout of their own; NHWC weights decide.
         generator = generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -52,34 +62,37 @@ def eager(
     dtype = DTYPES[precision]
 
     def run(batch: FloatArray) -> FloatArray:
-        with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=narrow):
-            result: FloatArray = generator(torch.from_numpy(batch)).float().numpy()
+        with torch.inference_mode(), torch.autocast(device, dtype=dtype, enabled=narrow):
+            # The copy back waits for the GPU.
+            result: FloatArray = generator(torch.from_numpy(batch).to(device)).float().cpu().numpy()
         return result
 
     return run
 
 
-def compiled(generator: nn.Module, *, threads: int = 1) -> Runner:
+def compiled(generator: nn.Module, *, threads: int = 1, cuda: bool = False) -> Runner:
     """Run the generator through `torch.compile`; the first batch of each shape compiles.
 
     Raises
     ------
     BackendUnavailableError
-        If this machine has no C++ compiler, which the CPU code generator needs.
+        If this machine has no C++ compiler, which the CPU code generator needs, or, for `cuda`, no
+        GPU for PyTorch.
     """
     import shutil
 
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
+    device = _device(cuda)
+    if not cuda and shutil.which("g++") is None and shutil.which("clang++") is None:
         raise BackendUnavailableError(
             "torch.compile needs a C++ compiler on the CPU, and there is none",
             hint="apt-get install g++",
         )
-    _set_threads(threads)
-    made = torch.compile(generator)
+    set_threads(threads)
+    made = torch.compile(generator.to(device))
 
     def run(batch: FloatArray) -> FloatArray:
         with torch.inference_mode():
-            result: FloatArray = made(torch.from_numpy(batch)).numpy()
+            result: FloatArray = made(torch.from_numpy(batch).to(device)).cpu().numpy()
         return result
 
     return run
@@ -131,42 +144,20 @@ def openvino_from_pytorch(generator: nn.Module, batch: FloatArray, *, threads: i
     return run
 
 
-def gemm(precision: str, *, threads: int = 1) -> Callable[[], None]:
-    """Return a function that multiplies two square matrices: `GEMM_FLOP` operations.
-
-    Parameters
-    ----------
-    precision
-        ``fp32`` or ``bf16`` (torch's MKL and oneDNN kernels), or ``int8`` (oneDNN, s32 result).
-    threads
-        CPU threads; 0 takes every core.
-
-    Raises
-    ------
-    InputError
-        For another precision.
-    """
-    _set_threads(threads)
-    shape = (GEMM_SIZE, GEMM_SIZE)
-    generator = torch.Generator().manual_seed(0)
-    multiply: Callable[..., Any] = torch.mm
-    if precision == "int8":
-        multiply = torch._int_mm
-        left, right = (
-            torch.randint(-127, 127, shape, dtype=torch.int8, generator=generator) for _ in "lr"
-        )
-    elif precision in ("fp32", "bf16"):
-        left, right = (torch.rand(shape, generator=generator).to(DTYPES[precision]) for _ in "lr")
-    else:
-        raise InputError(f"no matrix-product peak is measured in {precision}")
-
-    def once() -> None:
-        with torch.inference_mode():
-            multiply(left, right)
-
-    return once
-
-
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Tell PyTorch how many CPU threads to take; 0 leaves it every core."""
     if threads:
         torch.set_num_threads(threads)
+
+
+def _device(cuda: bool) -> str:
+    if not cuda:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise BackendUnavailableError(
+            f"PyTorch {torch.__version__} has no CUDA device here",
+            hint="install a build of PyTorch for CUDA, and the NVIDIA driver",
+        )
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return "cuda"

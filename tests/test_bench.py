@@ -1,16 +1,25 @@
 """The benchmark: rows take turns, failures and wrong answers stay, ratios survive slow hours."""
 
+import collections
 import csv
 import dataclasses
 import io
+import itertools
 import json
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from kspacesr_rt.bench import conductor, plans
 from kspacesr_rt.bench.bench_tables import HEADINGS, as_csv, as_text, markdown
 from kspacesr_rt.bench.conductor import (
+    MAX_ROUNDS,
+    MIN_ROUNDS,
+    SETTLED,
+    WARM_UP_VISITS,
     Inputs,
     Measured,
     RowFailed,
@@ -18,18 +27,35 @@ from kspacesr_rt.bench.conductor import (
     conduct,
     ratio_of,
     reference_of,
+    speed_reference_of,
 )
-from kspacesr_rt.bench.plans import PEERS, REFERENCE, RowPlan, chosen, default_plan
+from kspacesr_rt.bench.judge import Judge, MachineRates
+from kspacesr_rt.bench.plans import (
+    GPU_REFERENCE,
+    LOWERINGS,
+    ON_GPU,
+    PEERS,
+    PRECISIONS,
+    REFERENCE,
+    RowPlan,
+    chosen,
+    default_plan,
+    why_not,
+)
+from kspacesr_rt.bench.preparation import prepare, time_for
 from kspacesr_rt.bench.readme import runtimes_table
+from kspacesr_rt.bench.roofline import RooflineGroup
 from kspacesr_rt.bench.rows import BenchRow, Latency, with_pareto
 from kspacesr_rt.bench.variants import VariantFailed, Variants
-from kspacesr_rt.bench.worker import GEMM
+from kspacesr_rt.bench.worker import GEMM, GEMM_CUDA, TRIAD
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.metrics import Quality
 from kspacesr_rt.model_file import shipped_models
 
 X2 = shipped_models()["x2-fast"]
+SCHEMA_FILE = Path(__file__).parents[1] / "bench" / "results" / "schema.json"
+MEMORY = ("peak_rss_bytes", "device_bytes", "engine_bytes")
 
 
 def plan(contestant="ort-cpu", **changes):
@@ -57,14 +83,53 @@ def lr_file(tmp_path):
 
 
 def test_every_usable_backend_and_the_reference_have_rows():
-    """The table must not miss a runtime that is there, nor lack what ratios are taken to."""
+    """The table must miss nothing that is there, nor lack what ratios are taken to."""
     rows = default_plan(["x2-fast"], batches=(1, 4))
     contestants = {one.contestant for one in rows}
-    assert set(PEERS) <= contestants
+    here = {peer for peer in PEERS if "cuda" not in peer}
+    assert here <= contestants
     assert {"ort-cpu", "openvino", "zero-fill", "bicubic"} <= contestants
     for batch in (1, 4):
         assert any(one.is_reference and one.batch == batch for one in rows)
+        of_batch = [one for one in rows if one.batch == batch]
+        assert here <= {one.contestant for one in of_batch}
+        for backend in ("ort-cpu", "openvino"):
+            pairs = {(r.lowering, r.precision) for r in of_batch if r.contestant == backend}
+            assert pairs == set(itertools.product(LOWERINGS, PRECISIONS))
     assert len({(one.model, one.label) for one in rows}) == len(rows)
+
+
+def test_what_cannot_run_here_has_one_row_with_its_reason(monkeypatch):
+    """A reader must see that a GPU was not forgotten; ten rows of one reason are noise."""
+    monkeypatch.setattr(plans, "why_no_gpu", lambda: "there is no NVIDIA driver here")
+    rows = default_plan(["x2-fast"], batches=(1, 4))
+    for backend in (*ON_GPU, GPU_REFERENCE):
+        if why_not(plan(backend)) is not None:
+            (only,) = (one for one in rows if one.contestant == backend)
+            assert only.batch == 1
+    assert "torch-cuda-compile" not in {one.contestant for one in rows}
+    (reference,) = (one for one in rows if one.contestant == GPU_REFERENCE)
+    assert why_not(reference) == "there is no NVIDIA driver here"
+    without = default_plan(["x2-fast"], peers=False)
+    assert {one.contestant for one in without} & set(PEERS) == {REFERENCE}
+
+
+def test_a_gpu_has_peers_of_its_own(monkeypatch):
+    """A GPU beats any CPU: what runs there is compared with PyTorch there."""
+    monkeypatch.setattr(plans, "why_no_gpu", lambda: None)
+    rows = default_plan(["x2-fast"], batches=(1, 4))
+    assert set(PEERS) <= {one.contestant for one in rows if one.batch == 4}
+    gpu_row = plan("tensorrt")
+    kept = chosen([*rows, gpu_row], ["tensorrt", "gemm", "fp32"])
+    assert {one.contestant for one in kept} == {REFERENCE, GPU_REFERENCE, "tensorrt"}
+    cpu = Measured(plan=plan(REFERENCE, lowering=""))
+    gpu = Measured(plan=plan(GPU_REFERENCE, lowering=""))
+    ours, theirs = Measured(plan=gpu_row), Measured(plan=plan())
+    assert speed_reference_of(ours, [cpu, gpu]) is gpu
+    assert speed_reference_of(theirs, [gpu, cpu]) is cpu
+    assert reference_of(ours, [gpu, cpu]) is cpu  # parity
+    gpu.failed = "out of memory"
+    assert speed_reference_of(ours, [cpu, gpu]) is None
 
 
 def test_a_choice_of_rows_keeps_their_reference():
@@ -118,8 +183,11 @@ def test_rows_really_run_in_processes_of_their_own(lr_file, tmp_path):
     """Opened, checked, timed: with the real worker, ours and the machine's peak beside it."""
     plans = [plan(), plan("zero-fill", lowering=""), plan(GEMM, model="", lowering="")]
     inputs = Inputs(model=X2, slices=lr_file)
-    found = conduct(plans, lambda _: inputs, tmp_path, budget_s=0.1)
+    found = conduct(plans, lambda _: inputs, tmp_path, budget_s=0.1, profile=True)
     assert [one.failed for one in found] == ["", "", ""]
+    assert {group.group for group in found[0].work} >= {"convolution", "fft"}
+    assert found[1].work == found[2].work == []
+    assert found[0].device_bytes is found[0].engine_bytes is None
     for one in found:
         assert len(one.times_s) >= 7
         assert all(seconds > 0 for visit in one.times_s for seconds in visit)
@@ -172,8 +240,9 @@ def test_variants_are_made_once_and_a_refusal_is_remembered(tmp_path, monkeypatc
 
 
 def test_tables_hold_every_row_with_its_reason():
+    group = RooflineGroup(group="fft", flop=2.0, bytes=4.0, seconds=0.5, peak_share=0.25)
     rows = [
-        dataclasses.replace(row(0.95, 10.0), ratio=2.0),
+        dataclasses.replace(row(0.95, 10.0), ratio=2.0, roofline=(group,)),
         BenchRow(plan=plan("openvino", lowering="dft"), status="failed", reason="computes wrongly"),
         row(0.2, 30.0, status="wrong", reason="12.0 dB from PyTorch fp32"),
     ]
@@ -184,6 +253,8 @@ def test_tables_hold_every_row_with_its_reason():
     read = list(csv.DictReader(io.StringIO(as_csv(rows))))
     assert [line["status"] for line in read] == ["ok", "failed", "wrong"]
     assert float(read[0]["quality.ssim"]) == 0.95
+    assert float(read[0]["roofline.fft.peak_share"]) == 0.25
+    assert BenchRow.from_dict(json.loads(json.dumps(rows[0].to_dict()))) == rows[0]
     assert set(HEADINGS) >= {"times PyTorch", "SSIM", "PSNR to PyTorch"}
 
 
@@ -195,12 +266,28 @@ def test_the_command_measures_and_readme_reads_it(tmp_path):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     stored = json.loads(file.read_text())
+    jsonschema.validate(stored, json.loads(SCHEMA_FILE.read_text()))
     ours = next(BenchRow.from_dict(one) for one in stored["rows"] if one["plan"]["lowering"])
     assert ours.status in ("ok", "unstable")
     assert ours.psnr_between_db > 100
     assert ours.quality.psnr_db > 30
     assert 0 < ours.fft_share < 0.5
     assert 0 < ours.peak_share < 1.5
+    assert ours.ratio_to == REFERENCE
+    convolution, fft = ours.roofline[:2]
+    assert (convolution.group, fft.group) == ("convolution", "fft")
+    assert ours.flop == pytest.approx(convolution.flop + fft.flop, rel=0.02)
+    assert convolution.bound == "compute"
+    assert all(0 <= group.bandwidth_share < 50 for group in ours.roofline)
+    assert stored["memory_bytes_per_s"] > 1e8
+    assert stored["environment"]["threads"]["count"] == 1
+    assert stored["environment"]["energy"]["cpu"]
+    assert stored["environment"]["end"]["time_s"] > stored["environment"]["start"]["time_s"]
+    if stored["stages"] is None:
+        assert stored["environment"]["why_no_stages"]
+    else:
+        names = [one["name"] for one in stored["stages"]["stages"]]
+        assert stored["stages"]["bottleneck"] in names
     assert stored["gemm_flop_per_s"]["fp32"] > 1e9
     table = runtimes_table(stored)
     assert table.count("| x2-fast |") == 2
@@ -209,7 +296,7 @@ def test_the_command_measures_and_readme_reads_it(tmp_path):
 
 def test_wrong_answers_are_called_wrong(tmp_path):
     """A fast peer whose transform is wrong must not look like a result."""
-    from kspacesr_rt.bench.benchmark import _Judge, _Slices
+    from kspacesr_rt.bench.benchmark import JudgedSlices
 
     hr = np.random.default_rng(1).random((2, 32, 32), dtype=np.float32)
     paths = [tmp_path / f"{i}.npy" for i in range(2)]
@@ -217,7 +304,124 @@ def test_wrong_answers_are_called_wrong(tmp_path):
     np.save(paths[1], hr[:, ::-1])
     reference = Measured(plan=plan(REFERENCE, lowering=""), times_s=[[1.0]] * 7, result=paths[0])
     peer = Measured(plan=plan("exporter-graph", lowering=""), times_s=[[0.5]] * 7, result=paths[1])
-    slices = _Slices(hr=hr, lr=hr[:, ::2, ::2], file=paths[0])
-    judge = _Judge(Variants(tmp_path), slices, {}, [reference, peer])
+    slices = JudgedSlices(hr=hr, lr=hr[:, ::2, ::2], file=paths[0])
+    judge = Judge(Variants(tmp_path), slices, MachineRates(flop_per_s={}), [reference, peer])
     assert judge.row(peer).status == "wrong"
     assert judge.row(reference).status == "ok"
+    assert judge.row(reference).ratio_to == REFERENCE
+    np.save(paths[1], np.full_like(hr, np.nan))
+    nothing = judge.row(peer)
+    assert (nothing.status, nothing.reason) == ("wrong", "values that are not finite")
+    assert nothing.quality is None
+    json.dumps(nothing.to_dict(), allow_nan=False)
+    alone = Judge(Variants(tmp_path), slices, MachineRates(flop_per_s={}), [reference])
+    reference.failed = "no torch"
+    np.save(paths[1], hr)
+    assert alone.row(peer).reason == "PyTorch fp32 failed: compared with nothing"
+    assert alone.row(peer).ratio is None
+
+
+def test_what_the_machine_can_do_is_the_median_of_every_group():
+    """Each group of rows measures the machine again; the GPU's rate is kept apart."""
+    from kspacesr_rt.export.machine_peaks import gemm_flop, triad_bytes
+
+    found = [
+        Measured(plan=plan(GEMM), times_s=[[1.0], [2.0]]),
+        Measured(plan=plan(GEMM), times_s=[[3.0, 9.0, 2.0]]),
+        Measured(plan=plan(GEMM, precision="int8"), failed="no kernel"),
+        Measured(plan=plan(GEMM_CUDA, precision="fp16"), times_s=[[0.5]]),
+        Measured(plan=plan(TRIAD), times_s=[[0.25]]),
+    ]
+    rates = MachineRates.of(found)
+    assert rates.flop_per_s == {
+        "fp32": gemm_flop() / 2.0,
+        "cuda fp16": gemm_flop(cuda=True) / 0.5,
+    }
+    assert rates.bytes_per_s == triad_bytes() / 0.25
+    assert rates.peak(plan()) == gemm_flop() / 2.0
+    assert rates.peak(plan("tensorrt")) is None
+    assert rates.peak(plan("tensorrt", precision="fp16")) == rates.flop_per_s["cuda fp16"]
+    assert MachineRates.of([]).bytes_per_s is None
+
+
+def test_rounds_go_on_until_every_ratio_has_settled(tmp_path, monkeypatch):
+    """The stability rule: warm-up visits do not count, then at least seven rounds, then enough."""
+    visits = collections.Counter()
+
+    class Still:
+        """A row whose calls take ever less time, until they are steady."""
+
+        def __init__(self, one, settles):
+            self.plan, self.settles, self.started = one, settles, 0.0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc):
+            """Nothing is open."""
+
+        def ask(self, do, **arguments):
+            if do != "time":
+                return {"load_s": 0.0, **dict.fromkeys(MEMORY), "energy_source": ""}
+            visits[self.plan] += 1
+            seconds = 1.0 if visits[self.plan] > self.settles else 1.0 + visits[self.plan] % 2
+            return {"times_s": [seconds], "energy_j": 4.0}
+
+    settles = {plan(REFERENCE, lowering=""): 0, plan(): 12}
+    monkeypatch.setattr(conductor, "RowProcess", lambda one, _: Still(one, settles[one]))
+    found = conduct(list(settles), lambda _: None, tmp_path, budget_s=60.0)
+    counted = len(found[1].times_s)
+    assert visits[plan()] == counted + WARM_UP_VISITS
+    assert MIN_ROUNDS < counted < MAX_ROUNDS
+    assert ratio_of(found[1], found[0])[1] <= SETTLED
+    assert found[1].joules == [4.0] * counted
+    visits.clear()
+    settles[plan()] = 10**6
+    found = conduct(list(settles), lambda _: None, tmp_path, budget_s=60.0)
+    assert len(found[1].times_s) == MAX_ROUNDS
+    assert ratio_of(found[1], found[0])[1] > SETTLED
+    visits.clear()
+    found = conduct(list(settles), lambda _: None, tmp_path, budget_s=0.0)
+    assert len(found[1].times_s) == MIN_ROUNDS  # never fewer, however small the budget
+
+
+def test_dear_exports_are_left_out_when_time_is_short():
+    """Each row that was not made says so; the cheap ones are made first, whatever the order."""
+    now, made = [0.0], []
+
+    class Slow:
+        """Exports that take a minute for 8 bits and a second otherwise."""
+
+        def path_for(self, one):
+            made.append((one.lowering, one.precision))
+            now[0] += 60.0 if one.precision == "int8" else 1.0
+            if one.precision == "bf16":
+                raise VariantFailed("no kernel")
+
+    rows = [
+        plan(lowering=lowering, precision=precision)
+        for lowering in ("dynamic", "conv", "gemm")
+        for precision in ("int8", "bf16", "fp16")
+    ]
+    reasons = prepare(rows, Slow(), limit_s=200.0, clock=lambda: now[0])
+    # 66 s for the cheap ones and 8 bits with gemm, 60 s for conv; dynamic might take 180 s more.
+    assert made[-1] == ("conv", "int8")
+    assert set(made[:-1]) == {(row.lowering, row.precision) for row in rows} - {
+        ("conv", "int8"),
+        ("dynamic", "int8"),
+    }
+    assert reasons[plan(lowering="dynamic", precision="int8")].startswith("not exported: 8 bits")
+    assert reasons[plan(precision="bf16")] == "no kernel"
+    assert plan(lowering="conv", precision="int8") not in reasons
+    made.clear()
+    assert len(prepare(rows, Slow(), limit_s=None, clock=lambda: now[0])) == 3  # bf16
+    assert len(made) == len(rows)
+    assert time_for(300.0) == 240.0
+    assert time_for(1.0) == 60.0
+
+
+def test_a_row_that_cannot_run_here_is_not_prepared(monkeypatch):
+    """Exports for a GPU that is not there would only take time."""
+    monkeypatch.setattr(plans, "why_no_gpu", lambda: "no GPU")
+    row = plan(GPU_REFERENCE, lowering="")
+    assert prepare([row], None, limit_s=None) == {row: "no GPU"}

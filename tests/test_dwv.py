@@ -11,12 +11,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM, FLAGS, needs_chromium
 
 from kspacesr_rt.pipeline import InferOptions, infer
 from kspacesr_rt.sample import sample_folder
 
 DWV = "dwv@0.36.4"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAGE = """<!doctype html><meta charset="utf-8"><body>
 <div id="layerGroup0" style="width:512px;height:512px;position:relative"></div>
 <pre id="result">nothing was rendered</pre>
@@ -54,7 +54,7 @@ MODULES = {
 
 JAVASCRIPT = "text/javascript"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+pytestmark = needs_chromium
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -91,13 +91,7 @@ def shown(site, file: Path, profile: Path):
     shutil.copy(file, folder / file.name)
     done = subprocess.run(
         [
-            *(
-                CHROMIUM,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                f"--user-data-dir={profile}",
-            ),
+            *(CHROMIUM, *FLAGS, f"--user-data-dir={profile}"),
             *("--virtual-time-budget=20000", "--dump-dom", f"{address}/index.html#{file.name}"),
         ],
         check=True,

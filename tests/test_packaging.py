@@ -34,6 +34,10 @@ def test_the_wheel_has_one_top_level_and_everything_users_need(wheel):
         "kspacesr_rt/train/recipes/x2-fast.toml",
         "kspacesr_rt/export/lowering.py",
         "kspacesr_rt/bench/quality.py",
+        "kspacesr_rt/bench/results/schema.json",
+        "kspacesr_rt/bench/results/baseline.json",
+        "kspacesr_rt/bench/report.css",
+        "kspacesr_rt/bench/report.js",
     ):
         assert needed in names
     assert sum(name.endswith(".dcm") for name in names) == 20

@@ -3,7 +3,17 @@
 Each module holds the commands of one subject; importing it registers them.
 """
 
-from kspacesr_rt.cli import benchmarks, diagnosis, engines, machine, models, node, studies, training
+from kspacesr_rt.cli import (
+    benchmarks,
+    diagnosis,
+    engines,
+    machine,
+    models,
+    node,
+    regressions,
+    studies,
+    training,
+)
 from kspacesr_rt.cli.shell import app
 
 __all__ = [
@@ -15,6 +25,7 @@ __all__ = [
     "main",
     "models",
     "node",
+    "regressions",
     "studies",
     "training",
 ]
