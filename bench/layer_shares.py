@@ -83,9 +83,12 @@ def profiled(
     spent: defaultdict[str, float] = defaultdict(float)
     ran = set()
     own = _own_nodes(model)
+    bodies = {node.op_type for body in model.proto.functions for node in body.node}
     for (name, kind), seconds in profile(model, lr, threads, calls).items():
         masks = name not in own and MASKS.fullmatch(name)
         group = FFT if masks else _group(own.get(name), kind, model.spec.lowering)
+        if kind == "Transpose" and group == FFT and kind not in bodies:
+            group = CONVOLUTION  # into and out of the layout that integer convolutions want
         spent[group] += seconds
         if seconds > 0 and name in own and own[name][1] == group:
             ran.add(own[name][0])

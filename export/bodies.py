@@ -103,6 +103,41 @@ def _conv_transform(name: str) -> FunctionProto:
     return _function(name, ["left", "right"], TRANSFORM_ATTRIBUTES, nodes)
 
 
+def _real_gemm_transform(name: str) -> FunctionProto:
+    """One MatMul an axis between real images and real coefficients; `kspacesr_rt.real_band`.
+
+    Forward rows come first, inverse columns: each is the other's transpose.
+    """
+    if name == "RealFFT2c":
+        nodes = [
+            helper.make_node("MatMul", ["left", "x"], ["half"]),
+            helper.make_node("MatMul", ["half", "right"], ["y"]),
+        ]
+        return _function(name, ["left", "right"], GRID_ATTRIBUTES, nodes)
+    nodes = [
+        helper.make_node("Mul", ["x", "mask"], ["masked"]),
+        helper.make_node("MatMul", ["masked", "right"], ["half"]),
+        helper.make_node("MatMul", ["left", "half"], ["y"]),
+    ]
+    return _function(name, ["mask", "left", "right"], GRID_ATTRIBUTES, nodes)
+
+
+def _real_conv_transform(name: str) -> FunctionProto:
+    """Write `_real_gemm_transform` as 1x1 convolutions: the axis summed over is the channels."""
+    nodes, constants, value = [], ["left", "right"], "x"
+    if name == "RealIFFT2c":
+        nodes.append(helper.make_node("Mul", ["x", "mask"], ["masked"]))
+        constants, value = ["mask", "left", "right"], "masked"
+    nodes += [
+        helper.make_node("Transpose", [value], ["rows"], perm=[0, 2, 1, 3]),
+        helper.make_node("Conv", ["rows", "left"], ["half"], kernel_shape=[1, 1]),
+        helper.make_node("Transpose", ["half"], ["columns"], perm=[0, 3, 2, 1]),
+        helper.make_node("Conv", ["columns", "right"], ["turned"], kernel_shape=[1, 1]),
+        helper.make_node("Transpose", ["turned"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    return _function(name, constants, GRID_ATTRIBUTES, nodes)
+
+
 def _dft_transform(name: str, *, inverse: bool) -> FunctionProto:
     """Apply the standard DFT op to both axes; shifts and crops are gathers, the fill is a pad."""
     nodes = [helper.make_node("Transpose", ["x"], ["last"], perm=[0, 2, 3, 1])]
@@ -177,8 +212,10 @@ def function_bodies(lowering: Lowering, used: set[str]) -> list[onnx.FunctionPro
     """
     if lowering == "gemm":
         transforms = [_gemm_transform("FFT2c"), _gemm_transform("IFFT2c")]
+        transforms += [_real_gemm_transform("RealFFT2c"), _real_gemm_transform("RealIFFT2c")]
     elif lowering == "conv":
         transforms = [_conv_transform("FFT2c"), _conv_transform("IFFT2c")]
+        transforms += [_real_conv_transform("RealFFT2c"), _real_conv_transform("RealIFFT2c")]
     elif lowering == "dynamic":
         dynamic = [
             dynamic_transform("FFT2c", inverse=False),

@@ -28,6 +28,7 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.binding import rebind
 from kspacesr_rt.errors import ExportError
 from kspacesr_rt.export.bodies import OPSET, function_bodies
+from kspacesr_rt.export.real_layers import REAL_LOWERINGS, in_real_coefficients
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.spec import OP_DOMAIN, Lowering, ModelSpec
 from kspacesr_rt.train import layers
@@ -52,7 +53,6 @@ class _GraphWriter:
         self.traced = traced
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self.used: set[str] = set()
         self.names: set[str] = set()
 
     def weight(self, name: str, value: Tensor | np.ndarray[Any, Any]) -> str:
@@ -73,7 +73,6 @@ class _GraphWriter:
 
     def emit_domain(self, op: str, node: fx.Node, **attributes: Any) -> None:
         """Add a node of our domain; its constants come with binding."""
-        self.used.add(op)
         self.emit(op, [_source(node).name], node, domain=OP_DOMAIN, **attributes)
 
     def intermediate(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
@@ -296,16 +295,18 @@ def lower(generator: nn.Module, spec: ModelSpec, lowering: Lowering = "gemm") ->
     modules = dict(traced.named_modules())
     for node in traced.graph.nodes:
         _emit(writer, node, modules)
+    nodes = in_real_coefficients(writer.nodes) if lowering in REAL_LOWERINGS else writer.nodes
     graph = helper.make_graph(
-        writer.nodes,
+        nodes,
         spec.name,
         [_image_value(INPUT_NAME, spec.matrix)],
         [_image_value(OUTPUT_NAME, spec.sr_matrix(spec.matrix))],
         list(writer.initializers.values()),
     )
+    used = {node.op_type for node in nodes if node.domain == OP_DOMAIN}
     proto = helper.make_model(
         graph,
-        functions=function_bodies(lowering, writer.used),
+        functions=function_bodies(lowering, used),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(OP_DOMAIN, 1)],
         ir_version=IR_VERSION,
         producer_name="kspacesr-rt",

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
 from kspacesr_rt.dft_matrices import centred_dft, left_factor, right_factor
 from kspacesr_rt.errors import ModelFileError, ShapeError
-from kspacesr_rt.kspace import Matrix, centred_offset
+from kspacesr_rt.kspace import FloatArray, Matrix, centred_offset
 from kspacesr_rt.model_file import ModelFile, bound_constants
+from kspacesr_rt.real_band import analysis_matrix, coefficient_mask, synthesis_matrix
 from kspacesr_rt.spec import OP_DOMAIN, Lowering, ModelSpec
 from kspacesr_rt.spectrum import resample_spectrum
 
@@ -143,6 +145,35 @@ def _ifft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Consta
     return _transform(values, grids, lowering, inverse=True)
 
 
+def _real_fft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    left, right = _axis_matrices(analysis_matrix, grids.target, grids.source)
+    return _real_factors(left, right, lowering)
+
+
+def _real_ifft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    left, right = _axis_matrices(synthesis_matrix, grids.source, grids.target)
+    mask = coefficient_mask(grids.source, np.float32)
+    return {"mask": mask, **_real_factors(left, right, lowering)}
+
+
+def _axis_matrices(
+    make: Callable[[int, int, npt.DTypeLike], FloatArray], band: Matrix, grid: Matrix
+) -> tuple[FloatArray, FloatArray]:
+    """Make an axis's matrix each; a square matrix needs one, not two."""
+    rows, columns = zip(band, grid, strict=True)
+    left = make(*rows, np.float32)
+    return left, left if rows == columns else make(*columns, np.float32)
+
+
+def _real_factors(left: FloatArray, right: FloatArray, lowering: Lowering) -> Constants:
+    """Return the constants of ``left @ x @ right.T``."""
+    if lowering == "conv":  # weights of a 1x1 convolution: (out, in, 1, 1)
+        return {"left": left[..., None, None], "right": right[..., None, None]}
+    if lowering == "gemm":
+        return {"left": left, "right": right.T}
+    raise ModelFileError(f"lowering '{lowering}' has no transforms of real coefficients")
+
+
 def _centre_crop(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
     starts = [centred_offset(b, a) for a, b in zip(grids.source, grids.target, strict=True)]
     ends = [start + length for start, length in zip(starts, grids.target, strict=True)]
@@ -162,6 +193,8 @@ def _mean_spectrum(values: dict[str, Any], grids: _Grids, lowering: Lowering) ->
 _LAYERS: dict[str, Callable[[dict[str, Any], _Grids, Lowering], Constants]] = {
     "FFT2c": _fft2c,
     "IFFT2c": _ifft2c,
+    "RealFFT2c": _real_fft2c,
+    "RealIFFT2c": _real_ifft2c,
     "CentreCrop": _centre_crop,
     "CentreFill": _centre_fill,
     "MeanSpectrum": _mean_spectrum,

@@ -34,6 +34,7 @@ RUNTIME_LAYERS = {
     "survey": 4,
     "phantoms": 2,
     "dft_matrices": 2,
+    "real_band": 2,
     "report": 2,
     "sample": 2,
     "models": 2,
@@ -51,13 +52,14 @@ RUNTIME_LAYERS = {
     "pipeline": 10,
     "node": 11,
     "mercure": 11,
-    "cli": 12,
-    "__main__": 13,
+    "watching": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 """runtime: pipeline -> {dicom, binding, engines, backends} -> {kspace, spec, metrics} -> errors."""
 HEAVY = (
     *("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda"),
-    *("nibabel", "nrrd", "h5py", "pytest", "pynetdicom"),
+    *("nibabel", "nrrd", "h5py", "pytest", "pynetdicom", "ray", "watchdog"),
 )
 
 

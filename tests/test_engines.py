@@ -380,7 +380,7 @@ def test_shipped_models_build_with_the_types_they_promise(shipped, tmp_path, nam
     layers = built.info.layers
     convolutions = sum(node.op_type == "Conv" for node in model.proto.graph.node)
     assert layers["CONVOLUTION"] == {{"fp32": "FLOAT", "fp16": "HALF"}[precision]: convolutions}
-    transforms = sum(node.op_type in ("FFT2c", "IFFT2c") for node in model.proto.graph.node)
+    transforms = sum("FFT2c" in node.op_type for node in model.proto.graph.node)
     assert layers["MATRIX_MULTIPLY"] == {"FLOAT": 2 * transforms}
     assert "PLUGIN_V3" not in layers
     assert set(layers["REDUCE"]) == {"FLOAT"}
@@ -414,7 +414,7 @@ def test_shipped_models_build_in_8_bits(shipped, tmp_path, name, precision, gpu)
     assert layers["CONSTANT"][kind] == inside  # weights
     assert layers["DEQUANTIZE"] == {"FLOAT": 2 * inside}
     assert layers["CONVOLUTION"] == {"FLOAT": len(convolutions)}
-    transforms = sum(node.op_type in ("FFT2c", "IFFT2c") for node in model.proto.graph.node)
+    transforms = sum("FFT2c" in node.op_type for node in model.proto.graph.node)
     assert layers["MATRIX_MULTIPLY"] == {"FLOAT": 2 * transforms}
     assert set(layers["REDUCE"]) == set(layers["ELEMENTWISE"]) == {"FLOAT"}
     assert not {"PLUGIN_V3", "PLUGIN_V2", "DFT"} & layers.keys()
@@ -478,7 +478,7 @@ def test_the_sidecar_says_what_the_engine_is_tied_to(shipped, tmp_path, monkeypa
     assert "x2-fast: engine of tensorrt-rtx" in text
     assert "for any sm89" in text
     kinds = [node.op_type for node in bound.proto.graph.node]
-    transforms = kinds.count("FFT2c") + kinds.count("IFFT2c")
+    transforms = sum("FFT2c" in kind for kind in kinds)
     assert (
         f"{kinds.count('Conv')} CONVOLUTION FLOAT, {2 * transforms} MATRIX_MULTIPLY FLOAT" in text
     )
@@ -497,7 +497,7 @@ def test_the_conv_lowering_builds_where_there_is_no_fp32_product(
             in_precision(model, precision), tmp_path / f"{precision}.engine", gpu="sm75"
         )
         assert "MATRIX_MULTIPLY" not in built.info.layers
-        transforms = sum(node.op_type in ("FFT2c", "IFFT2c") for node in model.proto.graph.node)
+        transforms = sum("FFT2c" in node.op_type for node in model.proto.graph.node)
         assert built.info.layers["CONVOLUTION"]["FLOAT"] >= 2 * transforms
 
 

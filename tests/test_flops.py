@@ -24,20 +24,29 @@ def test_a_residual_generators_convolutions_and_transforms_are_counted(
     def product(m: int, n: int, k: int) -> float:
         return 2.0 * m * n * k
 
-    # A transform is two matrix products: real times complex is two real ones, complex times complex
-    # four; its first product has the input's columns, its second the output's rows.
-    def forward(y: int, x: int, v: int, u: int) -> float:
-        """Real (y, x) image to complex (v, u) k-space."""
-        return product(2 * v, x, y) + product(v, 2 * u, 2 * x)
+    # A transform is two matrix products, between the samples of an image and its coefficients: one
+    # for each LR sample, and on an even axis three more for the line without a mirror image.
+    v, u = rows + 3, columns
 
-    def backward(v: int, u: int, y: int, x: int) -> float:
-        """Complex (v, u) k-space to a real (y, x) image."""
-        return product(2 * y, u, 2 * v) + product(y, x, 2 * u)
+    def transform(y: int, x: int) -> float:
+        """Of a (y, x) image, there or back."""
+        return product(v, x, y) + product(v, u, x)
 
     fine = (s * rows, s * columns)
-    expected = forward(rows, columns, rows, columns) + backward(rows, columns, *fine)
-    expected += cascades * (forward(*fine, rows, columns) + backward(rows, columns, *fine))
+    expected = transform(rows, columns) + (1 + 2 * cascades) * transform(*fine)
     assert counted.fft == expected
+
+
+def test_complex_transforms_cost_what_they_did(make_generator, make_model):
+    """Real times complex is two real products, complex times complex four: the seed's k-space."""
+    y, x = 20, 33
+    generator, spec = make_generator("seed-kspace", 2, width=8)
+    counted = count_flops(make_model(generator, spec), (y, x))
+    forward = 2.0 * ((2 * y) * x * y + y * (2 * x) * (2 * x))
+    ends = 2 if spec.output == "magnitude" else 1
+    v, u = 2 * y, 2 * x
+    backward = 2.0 * ((2 * v) * u * (2 * v) + v * (ends * u) * (2 * u))
+    assert counted.fft == forward + backward
 
 
 def test_a_dft_graph_says_what_it_does_not_count(make_generator, make_model):

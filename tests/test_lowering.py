@@ -19,9 +19,11 @@ from torch import nn
 from kspacesr_rt import kspace
 from kspacesr_rt.binding import bind, layer_constants, rebind
 from kspacesr_rt.errors import ExportError, ModelFileError
+from kspacesr_rt.export import lowering as lowering_module
 from kspacesr_rt.export.bodies import OPSET, function_bodies
 from kspacesr_rt.export.lowering import lower
-from kspacesr_rt.model_file import bound_constants
+from kspacesr_rt.export.real_layers import REAL_LOWERINGS, in_real_coefficients
+from kspacesr_rt.model_file import bound_constants, load_model, weights_digest
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.spec import OP_DOMAIN, ModelSpec
 from kspacesr_rt.train import layers
@@ -150,14 +152,16 @@ def test_fft_layers_are_nodes_of_our_domain_with_a_body_of_standard_ops(
     """A runtime with a native FFT finds it by name; any other one inlines the body."""
     proto = lower(*make_generator(architecture, 2), lowering)
     ours = [node for node in proto.graph.node if node.domain == OP_DOMAIN]
-    assert {"FFT2c", "IFFT2c"} <= {node.op_type for node in ours}
+    real = architecture == "dc-residual" and lowering in REAL_LOWERINGS
+    transforms = {"RealFFT2c", "RealIFFT2c"} if real else {"FFT2c", "IFFT2c"}
+    assert {node.op_type for node in ours if "FFT2c" in node.op_type} == transforms
     bodies = {body.name: body for body in proto.functions}
     assert {node.op_type for node in ours} == bodies.keys()
     for body in bodies.values():
         assert body.domain == OP_DOMAIN
         assert {node.domain for node in body.node} == {""}
         assert {item.domain: item.version for item in body.opset_import} == {"": OPSET}
-    inside = {node.op_type for name in ("FFT2c", "IFFT2c") for node in bodies[name].node}
+    inside = {node.op_type for name in transforms for node in bodies[name].node}
     assert ("MatMul" in inside) == (lowering in ("gemm", "dynamic"))
     assert ("Conv" in inside) == (lowering == "conv")
     assert ("DFT" in inside) == (lowering == "dft")
@@ -302,15 +306,16 @@ def layer_graph(op, matrix, lowering, *, upscales=(1, 1), input_channels=2, chan
 
 
 def run_layer(runtime, proto, batch):
-    """Run a graph of one layer on ONNX Runtime, or on OpenVINO in fp32."""
+    """Run a graph of one output on ONNX Runtime, or on OpenVINO in fp32."""
+    feeds = batch if isinstance(batch, dict) else {"x": batch}
     if runtime == "ort-cpu":
-        return session(proto).run(None, {"x": batch})[0]
+        return session(proto).run(None, feeds)[0]
     openvino = pytest.importorskip("openvino", reason="the package 'openvino' is not installed")
     core = openvino.Core()
     flat = onnx.inliner.inline_local_functions(proto)
     settings = {"INFERENCE_PRECISION_HINT": openvino.Type.f32, "INFERENCE_NUM_THREADS": 1}
     network = core.read_model(flat.SerializeToString())
-    return core.compile_model(network, "CPU", settings)(batch)[0]
+    return core.compile_model(network, "CPU", settings)(feeds)[0]
 
 
 def expected_layer(op, values, target):
@@ -412,6 +417,168 @@ def test_an_unknown_lowering_is_refused():
     assert str(caught.value) == "FFT lowering 'native' is not one of gemm, conv, dft, dynamic"
 
 
+# --- FFT layers between real images ---------------------------------------------------------------
+
+
+def real_step_graph(matrix, lowering, upscale):
+    """Make a graph of a cascade's data consistency alone, in real coefficients."""
+
+    def transform(op, given, made, grids):
+        node = helper.make_node(op, [given], [made], name=made, domain=OP_DOMAIN, **grids)
+        constants = layer_constants(node, matrix, lowering)
+        node.input.extend(f"{made}.{name}" for name in constants)
+        arrays = {f"{made}.{name}": array for name, array in constants.items()}
+        return node, [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+
+    steps = [
+        transform("RealFFT2c", "lr", "measured", {"input_upscale": 1, "output_upscale": 1}),
+        transform("RealFFT2c", "x", "band", {"input_upscale": upscale, "output_upscale": 1}),
+        (helper.make_node("Sub", ["measured", "band"], ["missing"], name="missing"), []),
+        transform("RealIFFT2c", "missing", "y", {"input_upscale": 1, "output_upscale": upscale}),
+    ]
+    value = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node for node, _ in steps],
+        "step",
+        [
+            helper.make_tensor_value_info("lr", value, ["n", 1, "lr_rows", "lr_columns"]),
+            helper.make_tensor_value_info("x", value, ["n", 1, "rows", "columns"]),
+        ],
+        [helper.make_tensor_value_info("y", value, ["n", 1, "ky", "kx"])],
+        [array for _, arrays in steps for array in arrays],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(OP_DOMAIN, 1)]
+    bodies = function_bodies(lowering, {"RealFFT2c", "RealIFFT2c"})
+    proto = helper.make_model(graph, functions=bodies, opset_imports=opsets, ir_version=10)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def check_real_step(matrix, lowering, n, upscale=2, runtime="ort-cpu"):
+    """Compare the lowered step on white noise with complex128 k-space of `kspace.py`."""
+    rng = np.random.default_rng(matrix[0])
+    grid = kspace.upscaled(matrix, upscale)
+    lr, predicted = (
+        rng.standard_normal((n, 1, *shape)).astype(np.float32) for shape in (matrix, grid)
+    )
+    measured, found = (
+        kspace.fft2c(values[:, 0].astype(np.complex128)) for values in (lr, predicted)
+    )
+    missing = measured - kspace.centre_crop(found, matrix)
+    expected = kspace.ifft2c(kspace.centre_fill(missing, grid)).real[:, None]
+    feeds = {"lr": lr, "x": predicted}
+    result = run_layer(runtime, real_step_graph(matrix, lowering, upscale), feeds)
+    assert result.shape == expected.shape
+    error = np.linalg.norm(result - expected) / np.linalg.norm(expected)
+    assert error < LAYER_TOLERANCE[lowering]
+
+
+@pytest.mark.parametrize("runtime", ["ort-cpu", "openvino"])
+@pytest.mark.parametrize("lowering", REAL_LOWERINGS)
+@pytest.mark.parametrize("n", [*SIZES, 128])
+def test_data_consistency_in_real_coefficients_is_that_of_k_space(n, lowering, runtime):
+    """Noise on every line of k-space, the single ones of even axes too; one slice and three."""
+    for batch in (1, 3) if n <= 320 else (1,):
+        check_real_step((n, n), lowering, batch, runtime=runtime)
+
+
+@pytest.mark.parametrize("runtime", ["ort-cpu", "openvino"])
+@pytest.mark.parametrize("lowering", REAL_LOWERINGS)
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+@pytest.mark.parametrize("matrix", [(80, 96), (96, 65), (65, 80), (127, 33), (8, 9), (255, 160)])
+def test_axes_of_any_parity_are_not_mixed_up(matrix, upscale, lowering, runtime):
+    """One axis odd, both, none; three slices, none of which may see another."""
+    check_real_step(matrix, lowering, 3, upscale, runtime)
+
+
+def transform_node(op, source, target, upscales=(1, 1), input_channels=1, channels=2):
+    return helper.make_node(
+        op,
+        [source],
+        [target],
+        name=target,
+        domain=OP_DOMAIN,
+        input_upscale=upscales[0],
+        output_upscale=upscales[1],
+        input_channels=input_channels,
+        channels=channels,
+    )
+
+
+def back(source, target, **options):
+    return transform_node("IFFT2c", source, target, (1, 2), **{"input_channels": 2, **options})
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [transform_node("FFT2c", "x", "k"), back("k", "y", channels=2)],
+        [transform_node("FFT2c", "x", "k", input_channels=2), back("k", "y", channels=1)],
+        [
+            transform_node("FFT2c", "x", "k"),
+            helper.make_node("Mul", ["k", "spectrum"], ["m"]),
+            back("m", "y", channels=1),
+        ],
+        [
+            transform_node("FFT2c", "x", "k"),
+            helper.make_node("Add", ["k", "constant"], ["m"]),
+            back("m", "y", channels=1),
+        ],
+        [
+            transform_node("FFT2c", "x", "k"),
+            transform_node("FFT2c", "z", "l", input_channels=2),
+            helper.make_node("Sub", ["k", "l"], ["m"]),
+            back("m", "y", channels=1),
+        ],
+        [
+            transform_node("FFT2c", "x", "k"),
+            back("k", "y", channels=1),
+            helper.make_node("Identity", ["k"], ["shown"]),
+        ],
+    ],
+    ids=["complex image", "complex input", "spectrum", "constant", "complex partner", "looked at"],
+)
+def test_k_space_that_something_looks_at_stays_complex(nodes):
+    """Real coefficients are another representation: only what is linear cannot tell."""
+    assert in_real_coefficients(nodes) == nodes
+
+
+def test_only_bands_that_qualify_are_replaced():
+    """Two separate bands in one graph: one between real images, one that a network reads."""
+    real = [transform_node("FFT2c", "x", "k"), back("k", "y", channels=1)]
+    read = [transform_node("FFT2c", "x", "l"), helper.make_node("Conv", ["l", "w"], ["c"])]
+    made = in_real_coefficients([*real, *read])
+    assert [node.op_type for node in made] == ["RealFFT2c", "RealIFFT2c", "FFT2c", "Conv"]
+    assert [(n.name, list(n.input), list(n.output)) for n in made] == [
+        (n.name, list(n.input), list(n.output)) for n in (*real, *read)
+    ]
+    assert real[0].op_type == "FFT2c"  # the given nodes are left alone
+
+
+def test_files_of_before_still_load_bind_and_agree(
+    make_generator, make_model, monkeypatch, tmp_path
+):
+    """Complex transforms throughout, as earlier versions wrote them: the same weights and image."""
+    generator, spec = make_generator("dc-residual", 2, cascades=2)
+    now = make_model(generator, spec)
+    monkeypatch.setattr(lowering_module, "in_real_coefficients", list)
+    before = make_model(generator, spec)
+    path = tmp_path / "before.onnx"
+    path.write_bytes(before.proto.SerializeToString(deterministic=True))
+    before = load_model(path)
+    ours = {node.op_type for node in before.proto.graph.node if node.domain == OP_DOMAIN}
+    assert ours == {"FFT2c", "IFFT2c"}
+    assert weights_digest(before.proto) == weights_digest(now.proto)
+    assert before.spec.provenance.graph_sha256 != now.spec.provenance.graph_sha256
+    for matrix in MATRICES:
+        batch = inputs_of(matrix)["three"]
+        expected = run_torch(generator, batch)
+        for model in (before, now):
+            result = session(bind(model, matrix).proto).run(["sr"], {"lr": batch})[0]
+            for ours, theirs in zip(result, expected, strict=True):
+                assert np.linalg.norm(ours - theirs) < TOLERANCE["gemm"] * np.linalg.norm(theirs)
+
+
 # --- binding --------------------------------------------------------------------------------------
 
 
@@ -504,7 +671,7 @@ def test_an_operator_from_the_future_is_refused_by_name(model):
     """A newer exporter may add layers; running the graph without their constants would crash."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    next(node for node in proto.graph.node if node.op_type == "FFT2c").op_type = "NUFFT"
+    next(node for node in proto.graph.node if node.op_type == "RealFFT2c").op_type = "NUFFT"
     with pytest.raises(ModelFileError) as caught:
         rebind(proto, model.spec)
     assert str(caught.value) == "operator 'kspacesr_rt::NUFFT' is unknown to this version"

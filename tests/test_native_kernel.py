@@ -57,8 +57,11 @@ def run(bound, batch, library=None):
 
 
 @pytest.mark.parametrize("matrix", [(33, 32), (20, 27)])
-def test_a_registered_kernel_takes_the_place_of_the_body(model, library, matrix):
-    """Every transform of the graph goes through it, and the answer is the body's."""
+def test_a_registered_kernel_takes_the_place_of_the_body(
+    make_generator, make_model, library, matrix
+):
+    """Every complex transform of the graph goes through it, and the answer is the body's."""
+    model = make_model(*make_generator("seed-kspace", 2))
     bound = bind(model, matrix)
     batch = np.random.default_rng(0).random((2, 1, *matrix), dtype=np.float32)
     expected = run(bound, batch)

@@ -1,0 +1,116 @@
+"""The LR band of a real image as real coefficients: what stands between real images needs no more.
+
+Zero-filling, and putting measured samples back, take a real image to its LR band of k-space and the
+real part of the result back to an image. Cosines and sines span the same band: real matrices of
+half the size, one product an axis, nothing to stack or to turn. Only an even axis is not that
+simple: its LR grid keeps the line ``-n / 2`` of k-space without its mirror image ``+n / 2``.
+
+Along an axis of `N` samples, cropping to the band and filling up again is ``Q = sum_k a_k a_k^H``
+with ``a_k = exp(2 pi i k j / N) / sqrt(N)``. The lines that come in pairs add up to real cosines
+and sines; the single one has ``a a^H = c c^T + s s^T + i (s c^T - c s^T)``, its cosine `c` and sine
+`s`. So of both axes together, the real part is ``Re Q (x) Re Q - Im Q (x) Im Q``: the product of
+both axes' cosines and sines, less that of the single lines turned by a quarter, ``(c, s)`` to
+``(s, -c)``. An even axis has its `c` and `s` twice, the second time to be turned; a mask keeps the
+block of the plain ones, takes the block of the turned ones negative, and drops what would mix them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kspacesr_rt.errors import ShapeError
+from kspacesr_rt.kspace import FloatArray, Matrix
+
+TURNED = 2
+"""Coefficients of an even axis that are to be turned: the last ones."""
+
+
+def coefficient_count(n: int) -> int:
+    """Return the coefficients along an axis of `n` LR samples: `n` if odd, ``n + 3`` if even."""
+    return n if n % 2 else n + 1 + TURNED
+
+
+def analysis_matrix(n: int, length: int, dtype: npt.DTypeLike = np.float64) -> FloatArray:
+    """Return the matrix from an image's samples along an axis to the coefficients of its LR band.
+
+    Parameters
+    ----------
+    n
+        LR samples: the band holds the frequencies from ``-(n // 2)`` to ``(n - 1) // 2``.
+    length
+        Samples of the image's own grid, at least `n`; its origin is at ``length // 2``.
+    dtype
+        float64, or float32 for values rounded once, at the end.
+
+    Returns
+    -------
+        Shape ``(coefficient_count(n), length)``: DC, cosines, sines; of an even `n` also the single
+        line's cosine and sine, and both once more.
+
+    Raises
+    ------
+    ShapeError
+        If the grid is coarser than the band.
+
+    Notes
+    -----
+    Orthonormal rows, except those of the single line: its cosine and sine share a norm of 1.
+    Phases are reduced modulo `length` in integers before any rounding.
+    """
+    if length < n:
+        raise ShapeError(f"a grid of {length} samples does not hold a band of {n}")
+    # 32 bits hold every product: |index| is at most half of 8192.
+    index = np.arange(length, dtype=np.int32) - length // 2
+    paired = np.outer(np.arange(1, (n - 1) // 2 + 1, dtype=np.int32), index) % length
+    angle = 2.0 * np.pi * np.arange(length) / length
+    pair, single = np.sqrt(2.0 / length), np.sqrt(1.0 / length)
+    rows = [np.full((1, length), single, dtype=dtype)]
+    rows += [(pair * wave(angle)).astype(dtype)[paired] for wave in (np.cos, np.sin)]
+    if n % 2 == 0:
+        last = (n // 2 * index % length)[None]
+        rows += [(single * wave(angle)).astype(dtype)[last] for wave in (np.cos, np.sin)] * 2
+    matrix: FloatArray = np.concatenate(rows)
+    return matrix
+
+
+def synthesis_matrix(n: int, length: int, dtype: npt.DTypeLike = np.float64) -> FloatArray:
+    """Return the matrix from coefficients along an axis to an image's samples.
+
+    Parameters and errors are those of `analysis_matrix`, whose transpose it is but for the last two
+    columns of an even `n`: there the single line's cosine and sine are turned, to ``(s, -c)``.
+
+    Returns
+    -------
+        Shape ``(length, coefficient_count(n))``.
+    """
+    matrix: FloatArray = np.ascontiguousarray(analysis_matrix(n, length, dtype).T)
+    if n % 2 == 0:
+        cosine, sine = matrix[:, -2].copy(), matrix[:, -1].copy()
+        matrix[:, -2], matrix[:, -1] = sine, -cosine
+    return matrix
+
+
+def coefficient_mask(matrix: Matrix, dtype: npt.DTypeLike = np.float64) -> FloatArray:
+    """Return what coefficients are multiplied by before synthesis.
+
+    Parameters
+    ----------
+    matrix
+        LR ``(rows, columns)``.
+    dtype
+        Of the result, whose values are 1, 0 and -1.
+
+    Returns
+    -------
+        Shape ``(coefficient_count(rows), coefficient_count(columns))``: 1 where no coefficient is
+        to be turned, -1 where both are, 0 between.
+    """
+    turned = []
+    for n in matrix:
+        axis = np.zeros(coefficient_count(n))
+        axis[n + 1 :] = 1.0  # nothing, if n is odd
+        turned.append(axis)
+    rows, columns = turned[0][:, None], turned[1][None]
+    mask: FloatArray = ((1.0 - rows) * (1.0 - columns) - rows * columns).astype(dtype)
+    return mask
