@@ -28,10 +28,11 @@ from kspacesr_rt.export.parity import (
 )
 from kspacesr_rt.model_file import load_model, weights_digest
 from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.train.checkpoint import save_checkpoint
 from kspacesr_rt.verify import verify_model
 
 EXACT = TIERS["exact"]
-REAL_LEFT_FACTOR = binding.left_factor
+RIGHT_ANALYSIS = binding.analysis_matrix
 
 
 def invoke(*arguments: object):
@@ -136,8 +137,6 @@ def test_the_dft_lowering_passes_where_it_is_as_good_as_its_kernel(checkpoint_fi
 @pytest.mark.parametrize("architecture", ["seed-kspace", "seed-image"])
 def test_the_seeds_generators_pass_too(make_generator, tmp_path, architecture):
     """They are kept loadable and exportable: through the whole command, not only `lower`."""
-    from kspacesr_rt.train.checkpoint import save_checkpoint
-
     generator, spec = make_generator(architecture, 4)
     save_checkpoint(tmp_path / "seed.pt", spec, generator.state_dict())
     result = invoke("export", tmp_path / "seed.pt", "-o", tmp_path / "seed.onnx", "-q")
@@ -167,14 +166,14 @@ def test_digest_covers_the_stored_spectra(make_generator):
 
 
 def plant_one_percent(monkeypatch) -> None:
-    """Make the first factor of every transform 1 % too large in one row of k-space."""
+    """Make one frequency of each axis 1 % too large in every forward transform."""
 
-    def wrong(matrix, input_channels):
-        factor = REAL_LEFT_FACTOR(matrix, input_channels).copy()
+    def wrong(n, length, dtype):
+        factor = RIGHT_ANALYSIS(n, length, dtype)
         factor[len(factor) // 4] *= np.float32(1.01)
         return factor
 
-    monkeypatch.setattr(binding, "left_factor", wrong)
+    monkeypatch.setattr(binding, "analysis_matrix", wrong)
 
 
 def test_a_planted_error_of_one_percent_exits_4_and_leaves_no_file(
@@ -207,16 +206,35 @@ def test_a_planted_error_of_one_percent_exits_4_and_leaves_no_file(
 
 def test_a_wrong_phase_is_caught(monkeypatch, checkpoint_file, tmp_path):
     """The convention mix-up of the seed, (-1)^k: invisible in a magnitude spectrum."""
+
+    def checkerboard(n, length, dtype):
+        matrix = RIGHT_ANALYSIS(n, length, dtype)
+        pairs = (n - 1) // 2
+        k = np.arange(1, pairs + 1)
+        matrix[1 : 1 + 2 * pairs] *= ((-1.0) ** np.concatenate([k, k]))[:, None].astype(dtype)
+        return matrix
+
+    monkeypatch.setattr(binding, "analysis_matrix", checkerboard)
+    result = invoke("export", checkpoint_file, "-o", tmp_path / "m.onnx")
+    assert result.exit_code == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_phase_of_complex_transforms_is_caught(make_generator, monkeypatch, tmp_path):
+    """The same of the networks that read k-space, whose transforms are complex."""
+    generator, spec = make_generator("seed-kspace", 2)
+    save_checkpoint(tmp_path / "seed.pt", spec, generator.state_dict())
     real = binding.centred_dft
 
     def checkerboard(n_from, n_to, *, inverse, **keywords):
         matrix = real(n_from, n_to, inverse=inverse, **keywords)
         return matrix if inverse else matrix * ((-1.0) ** np.arange(n_to))[:, None]
 
+    assert invoke("export", tmp_path / "seed.pt", "-o", tmp_path / "right.onnx").exit_code == 0
     monkeypatch.setattr(binding, "centred_dft", checkerboard)
-    result = invoke("export", checkpoint_file, "-o", tmp_path / "m.onnx")
+    result = invoke("export", tmp_path / "seed.pt", "-o", tmp_path / "m.onnx")
     assert result.exit_code == 4
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "m.onnx").exists()
 
 
 def test_a_wrong_body_of_the_other_lowering_is_caught(monkeypatch, checkpoint_file, tmp_path):
@@ -235,13 +253,12 @@ def test_a_wrong_body_of_the_other_lowering_is_caught(monkeypatch, checkpoint_fi
 
 def test_an_error_only_on_other_matrices_is_caught(monkeypatch, checkpoint_file, tmp_path):
     """Right as stored, wrong when bound to an odd matrix: the gate binds as users will."""
-    real = binding.centred_dft
 
-    def wrong_when_odd(n_from, n_to, *, inverse, **keywords):
-        matrix = real(n_from, n_to, inverse=inverse, **keywords)
-        return np.roll(matrix, 1, axis=0) if 67 in (n_from, n_to) else matrix
+    def wrong_when_odd(n, length, dtype):
+        matrix = RIGHT_ANALYSIS(n, length, dtype)
+        return np.roll(matrix, 1, axis=0) if n == 67 else matrix
 
-    monkeypatch.setattr(binding, "centred_dft", wrong_when_odd)
+    monkeypatch.setattr(binding, "analysis_matrix", wrong_when_odd)
     result = invoke("export", checkpoint_file, "-o", tmp_path / "m.onnx")
     assert result.exit_code == 4
     assert "phantom, odd matrix: " in result.stderr

@@ -243,6 +243,20 @@ def test_what_masks_coefficients_is_the_transforms(backend, monkeypatch):
     assert layer_shares.profiled(model, lr, backend, 1, calls=1).seconds == {FFT: 1.0}
 
 
+@pytest.mark.parametrize(
+    ("lowering", "group"), [("gemm", CONVOLUTION), ("conv", FFT), ("dynamic", FFT)]
+)
+def test_transposes_belong_to_the_transforms_only_if_they_have_some(
+    make_generator, make_model, monkeypatch, lowering, group
+):
+    """ONNX Runtime turns an int8 CNN's layout, which was more than its transforms cost."""
+    model = bind(make_model(*make_generator("dc-residual", 2), lowering), (16, 16))
+    kernels = {("Transpose", "Transpose"): 1.0}
+    monkeypatch.setattr(layer_shares, "_ort_profile", lambda *_: kernels)
+    lr = np.zeros((1, 1, 16, 16), np.float32)
+    assert layer_shares.profiled(model, lr, "ort-cpu", 1).seconds == {group: 1.0}
+
+
 def test_three_shares_are_of_the_whole():
     found = shares_of({CONVOLUTION: 5.0, ACTIVATION: 1.0, FFT: 2.0, REARRANGEMENT: 1.0, OTHER: 1.0})
     assert found == pytest.approx({"fft": 0.2, "conv": 0.6, "other": 0.2})
