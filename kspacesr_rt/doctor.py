@@ -17,7 +17,7 @@ PACKAGES = (
     *("kspacesr-rt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-cu13-libs", "tensorrt-rtx"),
     *("cuda-python", "nvidia-cublas", "nvidia-cudnn-cu13", "torch", "typer"),
-    *("pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs"),
+    *("pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs", "ray"),
 )
 """Distributions that decide what runs here, and how."""
 CPU_FEATURES = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,6 +21,7 @@ from kspacesr_rt.dicom.attributes import acquired_matrix, says_interpolated
 from kspacesr_rt.errors import SliceError
 from kspacesr_rt.interpolated import KspaceSupport, kspace_profile, surveyed_numbers
 from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.report import SeriesRecord
 
 INTERPOLATION_WARNINGS = ("interpolated ", "k-space measured ")
 """How warnings begin that speak of interpolation: those of the header (`kspacesr_rt.dicom.triage`)
@@ -31,10 +34,23 @@ class Survey:
 
     supports: dict[Matrix, KspaceSupport]
     """For each stored matrix of the series."""
-    read: dict[Path, DecodedSlice] = field(default_factory=dict)
-    """Slices that were read on the way, so that nobody need read them again."""
+    read: dict[Path, tuple[DecodedSlice, os.stat_result]] = field(default_factory=dict)
+    """Slices that were read on the way, so that nobody need read them again, and the status that
+    their files had before."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Elements, by kind, that the output of the first of them leaves out."""
+
+    def recall(self, records: Iterable[SeriesRecord]) -> None:
+        """Take what an earlier run found, so that slices which came later join its series."""
+        for record in records:
+            if record.matrix in self.supports and any(record.measured_shares):
+                self.supports[record.matrix] = KspaceSupport(
+                    matrix=record.matrix,
+                    profile=record.measured_shares,
+                    acquired=record.acquired,
+                    header_says=record.interpolated,
+                    n_slices=self.supports[record.matrix].n_slices,
+                )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -51,14 +67,14 @@ def survey_series(series: Series, *, keep_private: bool = False) -> Survey:
     by_matrix: defaultdict[Matrix, list[SourceSlice]] = defaultdict(list)
     for item in series.slices:
         by_matrix[item.matrix].append(item)
-    read: dict[Path, DecodedSlice] = {}
+    read: dict[Path, tuple[DecodedSlice, os.stat_result]] = {}
     supports: dict[Matrix, KspaceSupport] = {}
     for matrix, slices in by_matrix.items():
         found: list[DecodedSlice] = []
         for number in surveyed_numbers(len(slices)):
             found += _read(slices[number], read)
         supports[matrix] = _support(matrix, slices, found)
-    first = next(iter(read.values()), None)
+    first = next((decoded for decoded, _ in read.values()), None)
     return Survey(
         supports=supports,
         read=read,
@@ -66,15 +82,19 @@ def survey_series(series: Series, *, keep_private: bool = False) -> Survey:
     )
 
 
-def _read(source: SourceSlice, read: dict[Path, DecodedSlice]) -> list[DecodedSlice]:
+def _read(
+    source: SourceSlice, read: dict[Path, tuple[DecodedSlice, os.stat_result]]
+) -> list[DecodedSlice]:
     try:
         if source.n_frames is None:
-            read[source.path] = read_slice(source)
-            return [read[source.path]]
+            before = source.path.stat()
+            decoded = read_slice(source)
+            read[source.path] = decoded, before
+            return [decoded]
         # Frames are decoded in their order, so the earliest of the middle ones cost the least.
         first, *_ = numbers = surveyed_numbers(source.n_frames)
         return list(islice(read_slices(source), first, first + len(numbers)))
-    except SliceError:
+    except (SliceError, OSError):
         return []
 
 

@@ -13,6 +13,7 @@ from kspacesr_rt.cli import (
     regressions,
     studies,
     training,
+    watching,
 )
 from kspacesr_rt.cli.shell import app
 
@@ -28,6 +29,7 @@ __all__ = [
     "regressions",
     "studies",
     "training",
+    "watching",
 ]
 
 

@@ -29,6 +29,16 @@ def infer(
     workers: Annotated[
         int, typer.Option(min=0, help="Threads that read and write beside it; 0: by the cores.")
     ] = 0,
+    engine: Annotated[
+        str, typer.Option(help="local: in this process; ray: series on a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a Ray cluster, or auto; default: one on this machine."),
+    ] = None,
+    actors: Annotated[
+        int, typer.Option(min=0, help="Processes on the cluster; 0: as many as it has room for.")
+    ] = 0,
     report: Annotated[
         Path | None, typer.Option(help="Where the report goes; default OUT/report.json.")
     ] = None,
@@ -55,7 +65,7 @@ def infer(
     """Super-resolve a folder of MR DICOM into derived series."""
     from kspacesr_rt.errors import InputError
     from kspacesr_rt.interpolated import OnInterpolated
-    from kspacesr_rt.pipeline import InferOptions
+    from kspacesr_rt.pipeline import InferOptions, engine_named
     from kspacesr_rt.pipeline import infer as run_infer
 
     if uids not in ("stable", "random"):
@@ -82,6 +92,7 @@ def infer(
             source,
             output,
             options,
+            engine=engine_named(engine, address=address, actors=actors),
             report_file=report,
             on_progress=lambda state: update(state.done, state.total, ""),
         )

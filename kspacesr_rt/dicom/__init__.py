@@ -19,7 +19,15 @@ from kspacesr_rt.dicom.pixels import (
     to_stored,
 )
 from kspacesr_rt.dicom.provenance import Derivation
-from kspacesr_rt.dicom.scan import LeftOut, Scan, Series, scan_folder
+from kspacesr_rt.dicom.scan import (
+    LeftOut,
+    Scan,
+    Series,
+    look_at,
+    scan_folder,
+    sorted_out,
+    special_file,
+)
 from kspacesr_rt.dicom.store import (
     output_path,
     prepare_output,
@@ -43,12 +51,15 @@ __all__ = [
     "derive_enhanced",
     "dropped_elements",
     "load_slice",
+    "look_at",
     "output_path",
     "prepare_output",
     "read_slice",
     "read_slices",
     "require_whole",
     "scan_folder",
+    "sorted_out",
+    "special_file",
     "to_stored",
     "told_by_frame",
     "uninterpolated",

@@ -141,6 +141,7 @@ class FrameReader:
                 # Unused bits are ours to correct: pydicom takes High Bit to be Bits Stored - 1.
                 **(self._options | {"correct_unused_bits": False}),
             )
+            number = 0
             for number, classic in enumerate(self._frames, start=1):
                 with told_by_frame(number):
                     array = self._next(decoded)

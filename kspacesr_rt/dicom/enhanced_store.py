@@ -26,7 +26,7 @@ from kspacesr_rt.dicom.header import read_header
 from kspacesr_rt.dicom.pixels import IntArray
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.store import CREATE, encode, output_path, publish
+from kspacesr_rt.dicom.store import CREATE, encode, output_path, publish, require_whole
 from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
 
 UID_LENGTH: Final = 44
@@ -138,7 +138,8 @@ class EnhancedWriter:
         Raises
         ------
         OutputError
-            If it cannot be written or reads back differently.
+            If it cannot be written or reads back differently, or something else stands under its
+            name.
         """
         digests = [digest for digest in self._digests if digest is not None]
         file, temporary = self._file, self._temporary
@@ -160,6 +161,7 @@ class EnhancedWriter:
             os.fsync(file.fileno())
             file.close()
             if path.exists():
+                require_whole(path, reference)
                 return path, False
             self._verify(temporary, uid)
             try:
@@ -169,6 +171,7 @@ class EnhancedWriter:
                     with packed_frames(temporary, self._syntax) as packed:
                         publish(packed, path)
             except FileExistsError:  # written by another process since
+                require_whole(path, reference)
                 return path, False
         return path, True
 

@@ -124,17 +124,31 @@ def scan_folder(
         if isinstance(found, LeftOut):
             left_out.append(found)
             continue
-        try:
-            with quiet_pydicom():  # once for both
-                slices.append(examine(skim_header(found), found, include_derived=include_derived))
-        except SliceError as exc:
-            left_out.append(LeftOut.because(found, exc))
+        looked = look_at(found, include_derived=include_derived)
+        if isinstance(looked, LeftOut):
+            left_out.append(looked)
+        else:
+            slices.append(looked)
     if on_progress is not None and n_files % PROGRESS_EVERY:
         on_progress(n_files)
+    return sorted_out(slices, left_out)
+
+
+def look_at(path: Path, *, include_derived: bool = False) -> SourceSlice | LeftOut:
+    """Return what a regular file is."""
+    try:
+        with quiet_pydicom():  # once for both
+            return examine(skim_header(path), path, include_derived=include_derived)
+    except SliceError as exc:
+        return LeftOut.because(path, exc)
+
+
+def sorted_out(slices: Iterable[SourceSlice], left_out: Iterable[LeftOut]) -> Scan:
+    """Return single files as a scan: in order, and without those that are there twice."""
     unique, repeated = _without_duplicates(slices)
     return Scan(
         series=_sorted_series(unique),
-        left_out=tuple(sorted(left_out + repeated, key=lambda item: os.fsencode(item.path))),
+        left_out=tuple(sorted([*left_out, *repeated], key=lambda item: os.fsencode(item.path))),
     )
 
 
@@ -143,7 +157,7 @@ def _walk(root: Path) -> Iterator[Path | LeftOut]:
     # The root itself may be a link: the user named it.
     mode = root.stat().st_mode
     if not stat.S_ISDIR(mode):
-        yield root if stat.S_ISREG(mode) else _special(root, mode)
+        yield root if stat.S_ISREG(mode) else special_file(root, mode)
         return
     try:
         entries = sorted(os.scandir(root), key=lambda entry: os.fsencode(entry.name))
@@ -157,7 +171,7 @@ def _walk(root: Path) -> Iterator[Path | LeftOut]:
             # Folder listings tell folders and files apart; a status is a round trip on a share.
             is_folder = entry.is_dir(follow_symlinks=False)
             if not is_folder and not entry.is_file(follow_symlinks=False):
-                yield _special(path, entry.stat(follow_symlinks=False).st_mode)
+                yield special_file(path, entry.stat(follow_symlinks=False).st_mode)
                 continue
         except OSError as exc:
             yield LeftOut.because(path, SliceFailed("unreadable", f"no status: {exc.strerror}"))
@@ -168,7 +182,8 @@ def _walk(root: Path) -> Iterator[Path | LeftOut]:
             yield path
 
 
-def _special(path: Path, mode: int) -> LeftOut:
+def special_file(path: Path, mode: int) -> LeftOut:
+    """Return why a link, a FIFO or a device is not opened."""
     what = "a link" if stat.S_ISLNK(mode) else "not a regular file"
     return LeftOut.because(path, SliceSkipped("special-file", f"{what}; not opened"))
 

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -112,7 +113,12 @@ def _foreign(folder: Path) -> Iterator[Path]:
 def _is_ours(path: Path, is_name: Callable[[str], object]) -> bool:
     leftover = _TEMPORARY.fullmatch(path.name)
     name = leftover["name"] if leftover else path.name
-    return path.is_file() and not path.is_symlink() and bool(is_name(name))
+    if not is_name(name):
+        return False
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:  # of a run that is under way: the lock will tell
+        return True
 
 
 def _is_slice_name(name: str) -> bool:
@@ -269,7 +275,8 @@ def require_whole(path: Path, dataset: Dataset) -> None:
         or header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
     ):
         raise OutputError(
-            "another file stands under an output's name", hint="remove it, or choose another folder"
+            f"another file stands under an output's name: {path.parent.name}/{path.name}",
+            hint="remove it, or choose another folder",
         )
 
 

@@ -6,5 +6,6 @@ was: not another backend, not another model, not an invented value.
 
 from kspacesr_rt.pipeline.local import infer
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
+from kspacesr_rt.pipeline.ray_engine import RayEngine, engine_named
 
-__all__ = ["InferOptions", "RunProgress", "infer"]
+__all__ = ["InferOptions", "RayEngine", "RunProgress", "engine_named", "infer"]

@@ -96,18 +96,10 @@ class Manifest:
         replace_file(folder / MANIFEST_NAME, (json.dumps(document, indent=1) + "\n").encode())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Done:
-    size: int
-    mtime_ns: int
-    n_bytes: int
-    record: dict[str, Any]
-
-
 class Journal:
     """What is finished in an output folder, and where to note what follows."""
 
-    def __init__(self, folder: Path, writer: str = "") -> None:
+    def __init__(self, folder: Path, writer: str = "", *, collected: bool = False) -> None:
         """Read what earlier runs noted.
 
         Parameters
@@ -117,47 +109,60 @@ class Journal:
         writer
             Hexadecimal digits of a process beside others: each has a journal of its own, since
             appending is not atomic on NFS.
+        collected
+            Outputs are taken away once they stand: one that is missing is done all the same.
         """
+        self._collected = collected
         self._root, self._folder = folder, folder / STATE_FOLDER
         self._path = self._folder / f"journal{writer and '-'}{writer}.jsonl"
-        self._done: dict[str, _Done] = {}
+        self._done: dict[str, bytes] = {}  # lines by source: parsed, they took four times as much
         self._series: dict[str, list[dict[str, Any]]] = {}
         self._file: int | None = None
         for path in sorted(self._folder.glob("journal*.jsonl")):
-            for line in path.read_bytes().splitlines():
-                with suppress(ValueError, LookupError, TypeError):  # the last one may be torn
-                    self._take(json.loads(line))
+            with path.open("rb") as file:
+                for line in file:
+                    with suppress(ValueError, LookupError, TypeError):  # the last may be torn
+                        self._take(line)
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _take(self, line: bytes) -> None:
+        entry = json.loads(line)
         if "series" in entry:
             self._series[entry["series"]] = entry["records"]
-            return
-        self._done[entry["source"]] = _Done(
-            size=entry["size"],
-            mtime_ns=entry["mtime_ns"],
-            n_bytes=entry["bytes"],
-            record=entry["record"],
-        )
+        elif entry.keys() >= {"size", "mtime_ns", "bytes", "record"}:
+            self._done[entry["source"]] = line
 
     def __bool__(self) -> bool:
         return bool(self._done)
 
     def find(self, source: SourceSlice) -> SliceRecord | None:
         """Return what was noted of a source, if that file is as it was and its output stands."""
-        done = self._done.get(source.sop_instance_uid)
-        if done is None:
+        line = self._done.get(source.sop_instance_uid)
+        if line is None:
             return None
+        done = json.loads(line)
         try:
             before = source.path.stat()
-            after = (self._root / done.record["output"]).lstat()
+            n_bytes = self._size_of(done)
         except OSError:
             return None
-        if (before.st_size, before.st_mtime_ns) != (done.size, done.mtime_ns):
+        if (before.st_size, before.st_mtime_ns) != (done["size"], done["mtime_ns"]):
             return None
-        if after.st_size != done.n_bytes:
+        if n_bytes != done["bytes"]:
             return None
-        told = {name: _tuples(value) for name, value in done.record.items()}
+        told = {name: _tuples(value) for name, value in done["record"].items()}
         return SliceRecord(**{**told, "outcome": "present"})
+
+    def forget(self) -> None:
+        """Let go of the slices that earlier runs noted; what is known of series stays."""
+        self._done.clear()
+
+    def _size_of(self, done: dict[str, Any]) -> int:
+        try:
+            return (self._root / str(done["record"]["output"])).lstat().st_size
+        except FileNotFoundError:
+            if self._collected:
+                return int(done["bytes"])
+            raise
 
     def series(self, uid: str) -> list[SeriesRecord]:
         """Return what was noted of a source series."""
@@ -188,7 +193,8 @@ class Journal:
 
     def note_series(self, uid: str, records: list[SeriesRecord]) -> None:
         """Note what is known of a source series."""
-        self._append({"series": uid, "records": [dataclasses.asdict(one) for one in records]})
+        self._series[uid] = [dataclasses.asdict(one) for one in records]
+        self._append({"series": uid, "records": self._series[uid]})
 
     def _append(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
@@ -199,6 +205,7 @@ class Journal:
                 if os.fstat(self._file).st_size:
                     line = b"\n" + line  # ends what a killed run may have left torn
             if os.write(self._file, line) != len(line):
+                self.close()  # what follows starts on a line of its own
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:

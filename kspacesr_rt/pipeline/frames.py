@@ -10,19 +10,22 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
 from itertools import islice
 
+from pydicom.dataset import Dataset
+
 from kspacesr_rt.dicom import (
     DecodedSlice,
     EnhancedWriter,
     FrameReader,
+    SourceSlice,
     derive_enhanced,
     to_stored,
     told_by_frame,
 )
-from kspacesr_rt.errors import SliceFailed
+from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.compute import compute
 from kspacesr_rt.pipeline.previews import Shown
-from kspacesr_rt.pipeline.slices import Finished, status, told_figures
+from kspacesr_rt.pipeline.slices import Finished, replaced, status, told_figures
 from kspacesr_rt.pipeline.state import RunState, SeriesState, Unit
 from kspacesr_rt.report import SliceRecord
 from kspacesr_rt.trust import SliceFigures, check_result
@@ -93,16 +96,18 @@ def process_frames(
         with run.clock.busy("read"):
             before = status(source)
             reader = FrameReader(source)
+            header = reader.take_header()
+            _require_scanned(header, len(reader), source)
         with run.clock.busy("encode"):
-            derived = derive_enhanced(reader.take_header(), run.derivation)
+            derived = derive_enhanced(header, run.derivation)
         with EnhancedWriter(run.output, derived, run.derivation, syntax=run.syntax) as writer:
             growing = _GrowingFile(run=run, unit=unit, plan=plan, writer=writer)
             _flow(run, growing, iter(reader), pool)
             with run.clock.busy("write"):
                 path, fresh = writer.finish()
-    except SliceFailed as exc:
+    except (SliceFailed, SliceSkipped) as exc:
         run.advance(end - run.done)
-        return exc
+        return replaced() if isinstance(exc, SliceSkipped) else exc
     return Finished(
         record=SliceRecord(
             file=run.label(source.path),
@@ -118,6 +123,13 @@ def process_frames(
         series_uid=str(derived.SeriesInstanceUID),
         shown=growing.shown,
     )
+
+
+def _require_scanned(header: Dataset, n_frames: int, source: SourceSlice) -> None:
+    """Refuse what was put under a file's name since it was scanned."""
+    uid, matrix = str(header.get("SOPInstanceUID", "")), (header.get("Rows"), header.get("Columns"))
+    if (uid, matrix, n_frames) != (source.sop_instance_uid, source.matrix, source.n_frames):
+        raise replaced()
 
 
 def _flow(

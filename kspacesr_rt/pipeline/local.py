@@ -1,4 +1,4 @@
-"""`infer`: a folder of DICOM in, derived series and a report out."""
+"""`infer`: a folder of DICOM in, derived series and a report out; by default in this process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, Self
 
 from kspacesr_rt.backends import backend_info
 from kspacesr_rt.dicom import LeftOut, Scan, prepare_output, scan_folder
@@ -30,11 +31,67 @@ from kspacesr_rt.report import RunReport, require_replaceable
 from kspacesr_rt.survey import INTERPOLATION_WARNINGS
 
 
+class Engine(Protocol):
+    """Where series are processed; a context manager, entered once, around one run."""
+
+    def backends(self, options: InferOptions) -> OpenBackends:
+        """Load the model and settle what computes."""
+        ...
+
+    def process(self, run: RunState, scan: Scan) -> None:
+        """Process every series; what became of each file is in the run's records.
+
+        Raises
+        ------
+        OutputError
+            If an output cannot be written.
+        StopAskedError
+            If a signal waits.
+        """
+        ...
+
+    def side_by_side(self, run: RunState) -> tuple[int, int]:
+        """Return how many threads read and write, and how many backends compute, at a time."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class LocalEngine:
+    """Processes series in this process."""
+
+    def backends(self, options: InferOptions) -> OpenBackends:
+        """Load the model and settle what computes."""
+        return OpenBackends(options)
+
+    def process(self, run: RunState, scan: Scan) -> None:
+        """Process every series; see `Engine`."""
+        run.journal = Journal(run.output)
+        try:
+            with Flow(run, workers=self.side_by_side(run)[0]) as flow:
+                flow.process(scan.series)
+        finally:
+            run.journal.close()
+
+    def side_by_side(self, run: RunState) -> tuple[int, int]:
+        """Return the threads that read and write, and one backend."""
+        return workers_of(run.options, run.backends.choice.backend), 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
 def infer(
     source: Path,
     output: Path,
     options: InferOptions | None = None,
     *,
+    engine: Engine | None = None,
     report_file: Path | None = None,
     on_progress: Callable[[RunProgress], None] | None = None,
 ) -> RunReport:
@@ -49,10 +106,13 @@ def infer(
         parameters, that run is completed: what it has finished is not computed again.
     options
         Backend, model, batch and the like.
+    engine
+        Where series are processed; None: in this process. The same bytes come out of every engine.
     report_file
         Where the report goes; default ``report.json`` in `output`.
     on_progress
-        Called after every slice, in the caller's thread. What it raises ends the run.
+        Called after every slice (or every series, if others process them), in the caller's
+        thread. What it raises ends the run.
 
     Returns
     -------
@@ -71,12 +131,13 @@ def infer(
     NoMRImageError
         If nothing could be processed; nothing is written.
     """
-    options = options or InferOptions()
+    options, engine = options or InferOptions(), engine or LocalEngine()
     started = time.perf_counter()
     if not source.exists():
         raise InputError("no such file or folder as the input")
     syntax_of(options.compress)  # before anything is read or opened
-    with OpenBackends(options) as backends:
+    source, output = source.absolute(), output.absolute()  # processes may have other folders
+    with engine, engine.backends(options) as backends:
         report_file = prepare(source, output, report_file)
         run = RunState(source, output, options, backends, on_progress)
         require_mixable(output, run.parameters)
@@ -88,7 +149,7 @@ def infer(
         ):
             run.derivation = replace(run.derivation, run_salt=manifest.run_salt)
             run.stop_asked = stop_asked
-            return _reported(run, scan, report_file, started)
+            return _reported(engine, run, scan, report_file, started)
 
 
 def prepare(source: Path, output: Path, report_file: Path | None) -> Path:
@@ -169,18 +230,20 @@ def workers_of(options: InferOptions, backend: str) -> int:
     return options.workers or auto_workers(on_gpu=backend_info(backend).on_gpu)
 
 
-def _reported(run: RunState, scan: Scan, report_file: Path, started: float) -> RunReport:
+def _reported(
+    engine: Engine, run: RunState, scan: Scan, report_file: Path, started: float
+) -> RunReport:
     """Process every series and write the report, whatever ends the run."""
-    workers = workers_of(run.options, run.backends.choice.backend)
 
     def report(*, interrupted: bool) -> RunReport:
         wall_s = time.perf_counter() - started
-        return run.report(scan, wall_s, workers=workers, interrupted=interrupted)
+        workers, computing = engine.side_by_side(run)
+        return run.report(
+            scan, wall_s, workers=workers, computing=computing, interrupted=interrupted
+        )
 
-    run.journal = Journal(run.output)
     try:
-        with Flow(run, workers=workers) as flow:
-            flow.process(scan.series)
+        engine.process(run, scan)
     except StopAskedError:
         interrupted = report(interrupted=True)
         interrupted.save(report_file)
@@ -190,8 +253,6 @@ def _reported(run: RunState, scan: Scan, report_file: Path, started: float) -> R
         with suppress(OutputError):
             report(interrupted=True).save(report_file)
         raise
-    finally:
-        run.journal.close()
     finished = report(interrupted=False)
     finished.save(report_file)
     return finished

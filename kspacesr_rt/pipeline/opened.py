@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from kspacesr_rt.backends import (
     Backend,
     BackendOptions,
+    backend_info,
     baseline_spec,
     open_backend,
     require_available,
@@ -29,8 +30,16 @@ OPEN_BACKENDS = 4
 class OpenBackends:
     """Backends by LR matrix, opened when first met, the least recently used closed."""
 
-    def __init__(self, options: InferOptions) -> None:
+    def __init__(self, options: InferOptions, *, here: bool = True) -> None:
         """Load the model and settle what computes.
+
+        Parameters
+        ----------
+        options
+            Model, backend, threads.
+        here
+            False if other machines compute: a backend that the user named may be missing on this
+            one. ``auto`` is settled here all the same.
 
         Raises
         ------
@@ -39,19 +48,24 @@ class OpenBackends:
         BackendUnavailableError
             If the backend cannot run here.
         """
+        known = require_available if here else backend_info
         self._told = BackendOptions(threads=options.threads, streams=options.streams)
         self._model: ModelFile | None = None
         self.notes: dict[str, None] = {}  # in the order they came, each once
-        if options.backend == AUTO or require_available(options.backend).model:
+        if options.backend == AUTO or known(options.backend).model:
             self._model = _load(options)
             self.spec = self._model.spec
-            self.choice = settle_backend(options.backend, self._model, self._told)
+            self.choice = (
+                settle_backend(options.backend, self._model, self._told)
+                if here or options.backend == AUTO
+                else _asked_for(options.backend)
+            )
             self.notes.update(dict.fromkeys(self.choice.notes))
         else:
             if options.model is not None:
                 raise InputError(f"backend '{options.backend}' takes no --model")
             self.spec = baseline_spec(options.backend, options.upscale or 2, (0, 0))
-            self.choice = Choice(asked=options.backend, backend=options.backend, reason="asked for")
+            self.choice = _asked_for(options.backend)
         self._open: OrderedDict[Matrix, Backend] = OrderedDict()
 
     def get(self, matrix: Matrix) -> Backend:
@@ -87,6 +101,10 @@ class OpenBackends:
         with ExitStack() as stack:
             for backend in self._open.values():
                 stack.push(backend.__exit__)
+
+
+def _asked_for(backend: str) -> Choice:
+    return Choice(asked=backend, backend=backend, reason="asked for")
 
 
 def _load(options: InferOptions) -> ModelFile:

@@ -42,8 +42,8 @@ class SlicePlan:
     """Of their series."""
     matrix: Matrix
     """LR matrix: as stored, or what was acquired."""
-    read: dict[Path, DecodedSlice]
-    """Slices that the survey has read."""
+    read: dict[Path, tuple[DecodedSlice, os.stat_result]]
+    """Slices that the survey has read, and the status that their files had before."""
     derivation: Derivation
     """What their outputs tell."""
     warning: str | None
@@ -77,22 +77,29 @@ def decode(run: RunState, unit: Unit, plan: SlicePlan) -> Decoded | LeftOutError
     source = unit.source
     try:
         with run.clock.busy("read"):
-            before = status(source)
             found = plan.read.pop(source.path, None)
-            loaded = found or load_slice(source)
+            before = found[1] if found else status(source)
+            loaded = found[0] if found else load_slice(source)
         with run.clock.busy("decode"):
             stored = loaded if isinstance(loaded, DecodedSlice) else decode_slice(loaded)
             _require_scanned(stored, source)
             return Decoded(slice=uninterpolated(stored, plan.matrix), before=before)
-    except (SliceFailed, SliceSkipped) as exc:
+    except SliceSkipped:
+        return replaced()
+    except SliceFailed as exc:
         return exc
+
+
+def replaced() -> SliceFailed:
+    """Return the error for a file that is not what was scanned any more."""
+    return SliceFailed("changed", "the file was replaced while it waited to be read")
 
 
 def _require_scanned(stored: DecodedSlice, source: SourceSlice) -> None:
     """Refuse what was put under a file's name since it was scanned."""
     uid = str(stored.dataset.get("SOPInstanceUID", ""))
     if uid != source.sop_instance_uid or stored.values.shape != source.matrix:
-        raise SliceFailed("changed", "the file was replaced while it waited to be read")
+        raise replaced()
 
 
 def status(source: SourceSlice) -> os.stat_result:

@@ -103,9 +103,10 @@ class RunState:
         """Return what is known of a series, measured once; may run in a worker."""
         if id(series) not in self._surveys:
             with self.clock.busy("survey"):
-                self._surveys[id(series)] = survey_series(
-                    series, keep_private=self.options.keep_private
-                )
+                survey = survey_series(series, keep_private=self.options.keep_private)
+                if self.journal is not None:
+                    survey.recall(self.journal.series(series.uid))
+                self._surveys[id(series)] = survey
         return self._surveys[id(series)]
 
     def forget_survey(self, series: Series) -> None:

@@ -1,0 +1,425 @@
+"""The watch itself: what came to rest is processed, what goes wrong is told and tried again."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from kspacesr_rt._version import __version__
+from kspacesr_rt.dicom import Scan, Series, SourceSlice
+from kspacesr_rt.dicom.compress import syntax_of
+from kspacesr_rt.dicom.store import STATE_FOLDER
+from kspacesr_rt.errors import (
+    InputError,
+    KspaceSRError,
+    NoMRImageError,
+    OutputError,
+    StrictRefusalError,
+)
+from kspacesr_rt.interruption import held_signals
+from kspacesr_rt.node.events import Log
+from kspacesr_rt.pipeline.flow import Flow
+from kspacesr_rt.pipeline.folder import LOCK, Journal, Manifest, held_folder, require_mixable
+from kspacesr_rt.pipeline.local import prepare, refuse_in_advance, workers_of
+from kspacesr_rt.pipeline.opened import OpenBackends
+from kspacesr_rt.pipeline.options import InferOptions
+from kspacesr_rt.pipeline.state import RunState, StopAskedError, told
+from kspacesr_rt.report import SliceRecord
+from kspacesr_rt.watching.arrivals import Arrivals, SeriesKey, key_of
+from kspacesr_rt.watching.notices import Notices, Notified, Polled
+from kspacesr_rt.watching.tally import Tally
+
+TICK_S: Final = 0.2
+"""How long a signal may wait while nothing happens."""
+LOOK_REST: Final = 4.0
+"""Pause after a look, in times of how long it took: a folder of a hundred thousand files, into
+which more are copied, would be listed again and again."""
+ROUND_SLICES: Final = 1000
+"""Slices after which a round takes no further series: its records are in memory until it ends."""
+MAX_ATTEMPTS: Final = 3
+"""Attempts at a series that ends every one of them; then it is set aside."""
+MAX_SET_ASIDE: Final = 3
+"""Series set aside one after the other, with no slice between them: then it is not the series."""
+FIRST_PAUSE_S: Final = 1.0
+READ_AGAIN: Final = frozenset({"unreadable", "changed"})
+"""Reasons that may pass by themselves: a share that was away, a file that was being replaced."""
+LOST_POLL_S: Final = 5.0
+"""How often everything is looked at once the system has ceased to notify."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WatchOptions:
+    """How a folder is watched."""
+
+    settle_s: float = 10.0
+    """Seconds without a change that complete a series."""
+    poll_s: float | None = None
+    """Seconds between two looks; None means to be notified, which network shares do not do."""
+    retry_max_s: float = 300.0
+    """Longest pause, in seconds, after outputs could not be written."""
+    collected: bool = False
+    """Outputs are taken away by others: one that is missing at a start is not made again."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values."""
+        for name, value in (("--settle", self.settle_s), ("--retry-max", self.retry_max_s)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name} is a number of seconds, not {value}")
+        if self.poll_s is not None and not 0 < self.poll_s < math.inf:
+            raise InputError(f"--poll is a number of seconds above 0, not {self.poll_s}")
+
+
+def watch(
+    source: Path,
+    output: Path,
+    options: InferOptions | None = None,
+    watch_options: WatchOptions | None = None,
+    *,
+    log: Log | None = None,
+    report_file: Path | None = None,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> None:
+    """Super-resolve what is in a folder, and every series that lands there, until a signal comes.
+
+    Parameters
+    ----------
+    source
+        Folder; it is only read.
+    output
+        As for `kspacesr_rt.pipeline.infer`, with the same guarantees: what a journal there tells
+        is not computed again, and nothing half-written is ever seen.
+    options
+        As for `infer`; ``strict`` leaves out a series that is warned about, and goes on.
+    watch_options
+        When a series is complete, and the like.
+    log
+        Told what happens.
+    report_file
+        Rewritten after each round; default ``report.json`` in `output`.
+    stop_asked
+        Asked several times a second, for those who run this in a thread.
+
+    Raises
+    ------
+    InputError, ModelFileError, ModelSpecError, BackendUnavailableError
+        Before anything is processed, if this cannot work.
+    OutputError, RunMismatchError
+        If the output is unsafe, in use, or holds a run with other parameters. Once the watch has
+        begun, what cannot be written is tried again instead.
+
+    Notes
+    -----
+    A series that ends each of `MAX_ATTEMPTS` attempts is set aside as failed. If that happens to
+    `MAX_SET_ASIDE` series and no slice is written between them, the last error is raised: a
+    driver that lost its device needs a new process, and a supervisor can see to that.
+    """
+    options, watch_options = options or InferOptions(), watch_options or WatchOptions()
+    if not source.is_dir():
+        raise InputError("no such folder to watch")
+    syntax_of(options.compress)
+    source, output = source.absolute(), output.absolute()
+    notices: Notices = (
+        Notified(source) if watch_options.poll_s is None else Polled(watch_options.poll_s)
+    )
+    with OpenBackends(options) as backends:
+        report_file = prepare(source, output, report_file)
+        run = RunState(source, output, options, backends)
+        require_mixable(output, run.parameters)
+        with (
+            held_folder(output, run.parameters, run.derivation.run_salt) as manifest,
+            notices,
+            held_signals() as signalled,
+        ):
+            watcher = _Watcher(
+                first=run,
+                manifest=manifest,
+                notices=notices,
+                options=watch_options,
+                log=log or Log(quiet=True),
+                report_file=report_file,
+                stop_asked=lambda: signalled() or stop_asked(),
+            )
+            watcher.run()
+
+
+class _Watcher:
+    """One watch: an open model and a held folder, and what passes through them."""
+
+    def __init__(
+        self,
+        *,
+        first: RunState,
+        manifest: Manifest,
+        notices: Notices,
+        options: WatchOptions,
+        log: Log,
+        report_file: Path,
+        stop_asked: Callable[[], bool],
+    ) -> None:
+        self._first, self._manifest, self._notices = first, manifest, notices
+        self._options, self._log, self._report_file = options, log, report_file
+        self._stop_asked = stop_asked
+        self._journal = Journal(first.output, collected=options.collected)
+        self._workers = workers_of(first.options, first.backends.choice.backend)
+        self._arrivals = Arrivals(
+            first.source,
+            settle_s=options.settle_s,
+            include_derived=first.options.include_derived,
+        )
+        spec, choice = first.backends.spec, first.backends.choice
+        self._tally = Tally(
+            {
+                "version": __version__,
+                "backend": choice.backend,
+                "backend_choice": choice.to_dict(),
+                "model": spec.name,
+                "weights_sha256": spec.provenance.weights_sha256,
+                "upscale": spec.upscale,
+                "intended_use": spec.intended_use,
+            }
+        )
+        self._lock = (first.output / STATE_FOLDER / LOCK).stat()
+        self._attempts: Counter[SeriesKey] = Counter()
+        self._not_before: dict[SeriesKey, float] = {}
+        self._alone: set[SeriesKey] = set()
+        self._n_set_aside = self._n_pauses = 0
+        self._paused_until = self._look_after = 0.0
+        self._unsaved = True
+        self._idle = threading.Event()  # never set: waits that a signal handler may interrupt
+
+    def run(self) -> None:
+        """Go on until a signal comes."""
+        self._log.write("watching", poll=self._options.poll_s, settle=self._options.settle_s)
+        caught_up = False
+        reachable = True
+        try:
+            while True:
+                self._check_stop()
+                self._look()
+                self._mind_the_notices()
+                if reachable != self._arrivals.reachable:
+                    reachable = self._arrivals.reachable
+                    self._log.write("input-back" if reachable else "input-gone")
+                able = reachable and time.monotonic() >= self._paused_until
+                worked = able and self._round()
+                if not (caught_up or worked or self._arrivals.n_waiting) and reachable:
+                    caught_up = True
+                    self._journal.forget()  # of months, and all of it is known by its file now
+                if not worked:
+                    self._save_if_due()
+                    self._idle.wait(TICK_S)
+        except StopAskedError:
+            self._log.write("stopping", waiting=self._arrivals.n_waiting)
+        finally:
+            self._unsaved = True
+            self._save_if_due(ended=True)
+            self._journal.close()
+
+    def _look(self) -> None:
+        """See what changed, unless the last look was so long that it needs a rest."""
+        started = time.monotonic()
+        if started < self._look_after:
+            return
+        folders = self._notices.taken()
+        if folders is None or self._notices.certain:
+            self._arrivals.look(folders, on_file=self._check_stop)
+            ended = time.monotonic()
+            rest_s = min(LOOK_REST * (ended - started), self._options.settle_s / 2)
+            self._look_after = ended + rest_s
+
+    def _check_stop(self) -> None:
+        if self._stop_asked():
+            raise StopAskedError
+
+    def _mind_the_notices(self) -> None:
+        if self._notices.lost:
+            self._log.write("notification-lost", poll=LOST_POLL_S)
+            self._notices = Polled(LOST_POLL_S)
+
+    def _round(self) -> bool:
+        """Process what has come to rest; return whether there was anything."""
+        now = time.monotonic()
+        held = {key for key, due in self._not_before.items() if due > now}
+        scan = self._arrivals.ready(at_most=ROUND_SLICES, held=held, alone=self._alone)
+        if scan is None:
+            return False
+        started = time.monotonic()
+        run = self._new_run(scan)
+        try:
+            self._require_our_folder()
+            scan = self._without_refused(run, scan)
+            with Flow(run, workers=self._workers) as flow:
+                flow.process(scan.series)
+        except StopAskedError:
+            self._take(run, scan, started)
+            raise
+        except Exception as exc:
+            self._take(run, scan, started)
+            self._meet(exc, run, scan)
+            return True
+        self._tally.add_round(len(scan.series))
+        self._take(run, scan, started)
+        for series in scan.series:
+            self._over(key_of(series.slices[0]))
+        self._n_pauses = 0
+        return True
+
+    def _new_run(self, scan: Scan) -> RunState:
+        first = self._first
+        run = RunState(first.source, first.output, first.options, first.backends)
+        run.derivation = replace(run.derivation, run_salt=self._manifest.run_salt)
+        run.journal, run.stop_asked, run.total = self._journal, self._stop_asked, scan.n_slices
+        return run
+
+    def _require_our_folder(self) -> None:
+        """Refuse to write where the output was: an unmounted disk leaves an empty folder."""
+        try:
+            lock = (self._first.output / STATE_FOLDER / LOCK).stat()
+        except OSError as exc:
+            raise OutputError(f"the output folder cannot be used: {exc.strerror}") from exc
+        if (lock.st_dev, lock.st_ino) != (self._lock.st_dev, self._lock.st_ino):
+            gone = OSError(0, "another folder stands in its place")
+            raise OutputError(f"the output folder cannot be used: {gone.strerror}") from gone
+
+    def _without_refused(self, run: RunState, scan: Scan) -> Scan:
+        """Leave out, under ``--strict``, series that would be warned about."""
+        if not run.options.strict:
+            return scan
+        kept: list[Series] = []
+        for series in scan.series:
+            try:
+                refuse_in_advance(run, Scan(series=(series,), left_out=()))
+            except StrictRefusalError as exc:
+                for item in series.slices:
+                    self._leave_out(item, "strict", str(exc), outcome="skipped")
+                continue
+            except NoMRImageError:
+                pass  # its slices are skipped by name
+            kept.append(series)
+        return replace(scan, series=tuple(kept))
+
+    def _take(self, run: RunState, scan: Scan, started: float) -> None:
+        """Count what became of every file; what has no record yet waits on."""
+        items = [item for series in scan.series for item in series.slices]
+        counts: Counter[str] = Counter()
+        for ordinal, item in enumerate(items):
+            if record := run.records.get(ordinal):
+                self._record(item.path, record, uid=item.sop_instance_uid)
+                counts[record.outcome] += record.n_frames or 1
+        for left in scan.left_out:
+            record = run.left_out(left)
+            self._record(left.path, record)
+            counts[record.outcome] += 1
+        if counts["written"]:
+            self._n_set_aside = 0
+        if not counts:
+            return
+        self._log.write(
+            "processed",
+            series=len(scan.series),
+            written=counts["written"],
+            present=counts["present"],
+            skipped=counts["skipped"],
+            failed=counts["failed"],
+            seconds=round(time.monotonic() - started, 3),
+        )
+        self._unsaved = True
+        self._save_if_due()
+
+    def _record(self, path: Path, record: SliceRecord, *, uid: str | None = None) -> None:
+        out = record.outcome in ("skipped", "failed")
+        if out:
+            if record.reason in READ_AGAIN and not self._arrivals.try_again(path):
+                self._arrivals.settle(path, uid=None)
+                return  # told already
+            self._log.write(record.outcome, file=record.file, reason=record.reason)
+        self._tally.add(record)
+        self._arrivals.settle(path, uid=None if out else uid)
+
+    def _leave_out(self, item: SourceSlice, reason: str, message: str, *, outcome: str) -> None:
+        record = SliceRecord(
+            file=self._first.label(item.path),
+            outcome="skipped" if outcome == "skipped" else "failed",
+            reason=reason,
+            message=message,
+            sop_instance_uid=item.sop_instance_uid,
+            matrix=item.matrix,
+            n_frames=item.n_frames,
+            warnings=item.warnings,
+        )
+        self._record(item.path, record)
+
+    def _meet(self, error: Exception, run: RunState, scan: Scan) -> None:
+        """Decide what follows from an error that ended a round."""
+        kind = type(error).__name__
+        self._tally.add_error(kind)
+        self._unsaved = True
+        if _is_of_the_place(error):
+            delay_s = min(self._options.retry_max_s, FIRST_PAUSE_S * 2**self._n_pauses)
+            self._n_pauses += 1
+            self._paused_until = time.monotonic() + delay_s
+            self._log.write("output-error", reason=_why(error), retry_in=delay_s)
+            return
+        items = [item for series in scan.series for item in series.slices]
+        left = [item for ordinal, item in enumerate(items) if ordinal not in run.records]
+        keys = {key_of(item) for item in left}
+        # Only our own messages are known to quote no value of a file; the log names no path either.
+        cause = told(str(error), error.hint) if isinstance(error, KspaceSRError) else kind
+        self._log.write("accident", kind=kind, series=len(keys))
+        if len(scan.series) > 1:  # which of them it was is found out one by one
+            self._alone |= keys
+            return
+        for key in keys:
+            self._attempts[key] += 1
+            self._alone.add(key)
+            self._not_before[key] = time.monotonic() + FIRST_PAUSE_S * 2 ** self._attempts[key]
+            if self._attempts[key] < MAX_ATTEMPTS:
+                continue
+            message = f"every attempt ended in: {cause}; it is tried again when it changes"
+            for item in left:
+                self._leave_out(item, "accident", message, outcome="failed")
+            self._over(key)
+            self._n_set_aside += 1
+            if self._n_set_aside >= MAX_SET_ASIDE:
+                self._log.write("giving-up", kind=kind)
+                raise error
+
+    def _over(self, key: SeriesKey) -> None:
+        """Forget what was held against a series."""
+        self._alone.discard(key)
+        self._attempts.pop(key, None)
+        self._not_before.pop(key, None)
+
+    def _save_if_due(self, *, ended: bool = False) -> None:
+        if not self._unsaved:
+            return
+        try:
+            self._require_our_folder()
+            self._tally.save(self._report_file, waiting=self._arrivals.n_waiting, ended=ended)
+            self._unsaved = False
+        except OutputError as exc:  # the next round, or the next tick of a pause, writes it
+            if not ended and time.monotonic() >= self._paused_until:
+                self._paused_until = time.monotonic() + FIRST_PAUSE_S
+                self._log.write("report-error", reason=_why(exc))
+
+
+def _why(error: Exception) -> str:
+    """Say what the system said; our own message may name a path."""
+    cause = error.__cause__
+    return (isinstance(cause, OSError) and cause.strerror) or type(error).__name__
+
+
+def _is_of_the_place(error: Exception) -> bool:
+    """Tell a full or missing disk, which no series is to blame for, from a name that is taken."""
+    cause = error.__cause__
+    return (
+        isinstance(error, OutputError)
+        and isinstance(cause, OSError)
+        and not isinstance(cause, FileExistsError)
+    )
