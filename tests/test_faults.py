@@ -20,9 +20,8 @@ import pydicom
 import pytest
 from fault_cases import MATRIX, NOTHING_LOST, OTHER_MATRIX, contents, ended, losses, start
 
-from kspacesr_rt.dicom import pixels
 from kspacesr_rt.errors import OutputError, RunMismatchError
-from kspacesr_rt.pipeline import InferOptions, flow, infer, local, opened, slices
+from kspacesr_rt.pipeline import InferOptions, flow, infer, local, opened
 from kspacesr_rt.pipeline.clock import auto_workers
 from kspacesr_rt.report import RunReport
 
@@ -749,5 +748,3 @@ def test_a_slice_of_every_series_is_where_it_was(mixed, tmp_path):
     scan = local.scan_folder(tmp_path / "in")
     expected = [item.sop_instance_uid for series in scan.series for item in series.slices]
     assert [one.sop_instance_uid for one in report.slices] == [*expected, ""]
-    assert slices.decode is flow.decode
-    assert pixels.load_slice is slices.load_slice

@@ -16,13 +16,26 @@ import pydicom
 import pytest
 from fault_cases import MATRIX, NOTHING_LOST, OTHER_MATRIX, contents, ended, losses, start
 
-from kspacesr_rt.errors import BackendUnavailableError, InputError, OutputError
+from kspacesr_rt.errors import (
+    BackendUnavailableError,
+    InputError,
+    OutputError,
+    SliceFailed,
+)
 from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import degrade
 from kspacesr_rt.node.events import Log
 from kspacesr_rt.pipeline import InferOptions, flow, infer, opened
 from kspacesr_rt.report import SliceRecord
-from kspacesr_rt.watching import WatchOptions, arrivals, notices, service, tally, watch
+from kspacesr_rt.watching import (
+    WatchOptions,
+    arrivals,
+    notices,
+    service,
+    tally,
+    troubles,
+    watch,
+)
 from kspacesr_rt.watching.arrivals import Arrivals
 
 ZERO_FILL = InferOptions(backend="zero-fill", batch=3)
@@ -432,7 +445,7 @@ def with_backend(monkeypatch, change):
 @pytest.fixture
 def quick(monkeypatch):
     """Make pauses between attempts short."""
-    monkeypatch.setattr(service, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(troubles, "FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(service, "TICK_S", 0.02)
     monkeypatch.setattr(arrivals, "RETRY_S", 0.3)
 
@@ -454,7 +467,7 @@ def test_a_series_that_ends_every_attempt_is_set_aside(
     assert not raised
     report = told(out)
     assert (report["written"], report["failed"]) == (25, 6)
-    assert report["errors"]["RuntimeError"] >= service.MAX_ATTEMPTS
+    assert report["errors"]["RuntimeError"] >= troubles.MAX_ATTEMPTS
     assert {one["reason"] for one in report["left_out"]} == {"accident"}
     assert "SECRET" not in json.dumps([lines, report])
     monkeypatch.undo()
@@ -498,19 +511,13 @@ def test_a_name_that_is_taken_is_the_fault_of_its_series(landing, out, tmp_path,
 def test_a_share_that_was_away_is_read_again(landing, out, monkeypatch, quick):
     """An error of the moment is not the file's; it counts once, and passes by itself."""
     [path, *_] = fault_cases.make_slices(landing, 4)
-    away, real = threading.Event(), service.Flow
+    away, real = threading.Event(), flow.decode
     away.set()
-    real_status = flow.decode
 
     def decode(run, unit, plan):
         if away.is_set() and unit.source.path == path:
-            return service_error()
-        return real_status(run, unit, plan)
-
-    def service_error():
-        from kspacesr_rt.errors import SliceFailed
-
-        return SliceFailed("unreadable", "cannot be read: EIO")
+            return SliceFailed("unreadable", "cannot be read: EIO")
+        return real(run, unit, plan)
 
     monkeypatch.setattr(flow, "decode", decode)
     with watching_here(landing, out):
@@ -519,7 +526,6 @@ def test_a_share_that_was_away_is_read_again(landing, out, monkeypatch, quick):
         assert told(out)["failed"] == 1
         away.clear()
         fault_cases.wait_until(lambda: told(out)["written"] == 4)
-    assert real is service.Flow
 
 
 def test_what_is_there_twice_is_processed_once(stock, landing, out):

@@ -31,9 +31,14 @@ from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.state import RunState, StopAskedError, told
 from kspacesr_rt.report import SliceRecord
-from kspacesr_rt.watching.arrivals import Arrivals, SeriesKey, key_of
+from kspacesr_rt.watching.arrivals import Arrivals, key_of
 from kspacesr_rt.watching.notices import Notices, Notified, Polled
 from kspacesr_rt.watching.tally import Tally
+from kspacesr_rt.watching.troubles import (
+    Troubles,
+    is_of_the_place,
+    told_by_the_system,
+)
 
 TICK_S: Final = 0.2
 """How long a signal may wait while nothing happens."""
@@ -42,11 +47,6 @@ LOOK_REST: Final = 4.0
 which more are copied, would be listed again and again."""
 ROUND_SLICES: Final = 1000
 """Slices after which a round takes no further series: its records are in memory until it ends."""
-MAX_ATTEMPTS: Final = 3
-"""Attempts at a series that ends every one of them; then it is set aside."""
-MAX_SET_ASIDE: Final = 3
-"""Series set aside one after the other, with no slice between them: then it is not the series."""
-FIRST_PAUSE_S: Final = 1.0
 READ_AGAIN: Final = frozenset({"unreadable", "changed"})
 """Reasons that may pass by themselves: a share that was away, a file that was being replaced."""
 LOST_POLL_S: Final = 5.0
@@ -115,9 +115,9 @@ def watch(
 
     Notes
     -----
-    A series that ends each of `MAX_ATTEMPTS` attempts is set aside as failed. If that happens to
-    `MAX_SET_ASIDE` series and no slice is written between them, the last error is raised: a
-    driver that lost its device needs a new process, and a supervisor can see to that.
+    A series that ends each of three attempts is set aside as failed. If that happens to three
+    series (`kspacesr_rt.watching.troubles`) and no slice is written between them, the last error is
+    raised: a driver that lost its device needs a new process, and a supervisor can see to that.
     """
     options, watch_options = options or InferOptions(), watch_options or WatchOptions()
     if not source.is_dir():
@@ -185,11 +185,8 @@ class _Watcher:
             }
         )
         self._lock = (first.output / STATE_FOLDER / LOCK).stat()
-        self._attempts: Counter[SeriesKey] = Counter()
-        self._not_before: dict[SeriesKey, float] = {}
-        self._alone: set[SeriesKey] = set()
-        self._n_set_aside = self._n_pauses = 0
-        self._paused_until = self._look_after = 0.0
+        self._troubles = Troubles(retry_max_s=options.retry_max_s)
+        self._look_after = 0.0
         self._unsaved = True
         self._idle = threading.Event()  # never set: waits that a signal handler may interrupt
 
@@ -206,8 +203,7 @@ class _Watcher:
                 if reachable != self._arrivals.reachable:
                     reachable = self._arrivals.reachable
                     self._log.write("input-back" if reachable else "input-gone")
-                able = reachable and time.monotonic() >= self._paused_until
-                worked = able and self._round()
+                worked = reachable and not self._troubles.paused and self._round()
                 if not (caught_up or worked or self._arrivals.n_waiting) and reachable:
                     caught_up = True
                     self._journal.forget()  # of months, and all of it is known by its file now
@@ -244,9 +240,9 @@ class _Watcher:
 
     def _round(self) -> bool:
         """Process what has come to rest; return whether there was anything."""
-        now = time.monotonic()
-        held = {key for key, due in self._not_before.items() if due > now}
-        scan = self._arrivals.ready(at_most=ROUND_SLICES, held=held, alone=self._alone)
+        scan = self._arrivals.ready(
+            at_most=ROUND_SLICES, held=self._troubles.held, alone=self._troubles.alone
+        )
         if scan is None:
             return False
         started = time.monotonic()
@@ -266,8 +262,8 @@ class _Watcher:
         self._tally.add_round(len(scan.series))
         self._take(run, scan, started)
         for series in scan.series:
-            self._over(key_of(series.slices[0]))
-        self._n_pauses = 0
+            self._troubles.forget(key_of(series.slices[0]))
+        self._troubles.round_ended()
         return True
 
     def _new_run(self, scan: Scan) -> RunState:
@@ -317,7 +313,7 @@ class _Watcher:
             self._record(left.path, record)
             counts[record.outcome] += 1
         if counts["written"]:
-            self._n_set_aside = 0
+            self._troubles.slice_written()
         if not counts:
             return
         self._log.write(
@@ -360,41 +356,24 @@ class _Watcher:
         kind = type(error).__name__
         self._tally.add_error(kind)
         self._unsaved = True
-        if _is_of_the_place(error):
-            delay_s = min(self._options.retry_max_s, FIRST_PAUSE_S * 2**self._n_pauses)
-            self._n_pauses += 1
-            self._paused_until = time.monotonic() + delay_s
-            self._log.write("output-error", reason=_why(error), retry_in=delay_s)
+        if is_of_the_place(error):
+            delay_s = self._troubles.pause()
+            self._log.write("output-error", reason=told_by_the_system(error), retry_in=delay_s)
             return
         items = [item for series in scan.series for item in series.slices]
         left = [item for ordinal, item in enumerate(items) if ordinal not in run.records]
         keys = {key_of(item) for item in left}
-        # Only our own messages are known to quote no value of a file; the log names no path either.
-        cause = told(str(error), error.hint) if isinstance(error, KspaceSRError) else kind
         self._log.write("accident", kind=kind, series=len(keys))
-        if len(scan.series) > 1:  # which of them it was is found out one by one
-            self._alone |= keys
+        if not self._troubles.blame(keys, n_series=len(scan.series)):
             return
-        for key in keys:
-            self._attempts[key] += 1
-            self._alone.add(key)
-            self._not_before[key] = time.monotonic() + FIRST_PAUSE_S * 2 ** self._attempts[key]
-            if self._attempts[key] < MAX_ATTEMPTS:
-                continue
-            message = f"every attempt ended in: {cause}; it is tried again when it changes"
-            for item in left:
-                self._leave_out(item, "accident", message, outcome="failed")
-            self._over(key)
-            self._n_set_aside += 1
-            if self._n_set_aside >= MAX_SET_ASIDE:
-                self._log.write("giving-up", kind=kind)
-                raise error
-
-    def _over(self, key: SeriesKey) -> None:
-        """Forget what was held against a series."""
-        self._alone.discard(key)
-        self._attempts.pop(key, None)
-        self._not_before.pop(key, None)
+        # Only our own messages are known to quote no value of a file.
+        cause = told(str(error), error.hint) if isinstance(error, KspaceSRError) else kind
+        message = f"every attempt ended in: {cause}; it is tried again when it changes"
+        for item in left:
+            self._leave_out(item, "accident", message, outcome="failed")
+        if self._troubles.hopeless:
+            self._log.write("giving-up", kind=kind)
+            raise error
 
     def _save_if_due(self, *, ended: bool = False) -> None:
         if not self._unsaved:
@@ -404,22 +383,6 @@ class _Watcher:
             self._tally.save(self._report_file, waiting=self._arrivals.n_waiting, ended=ended)
             self._unsaved = False
         except OutputError as exc:  # the next round, or the next tick of a pause, writes it
-            if not ended and time.monotonic() >= self._paused_until:
-                self._paused_until = time.monotonic() + FIRST_PAUSE_S
-                self._log.write("report-error", reason=_why(exc))
-
-
-def _why(error: Exception) -> str:
-    """Say what the system said; our own message may name a path."""
-    cause = error.__cause__
-    return (isinstance(cause, OSError) and cause.strerror) or type(error).__name__
-
-
-def _is_of_the_place(error: Exception) -> bool:
-    """Tell a full or missing disk, which no series is to blame for, from a name that is taken."""
-    cause = error.__cause__
-    return (
-        isinstance(error, OutputError)
-        and isinstance(cause, OSError)
-        and not isinstance(cause, FileExistsError)
-    )
+            if not ended and not self._troubles.paused:
+                self._troubles.pause()
+                self._log.write("report-error", reason=told_by_the_system(exc))
