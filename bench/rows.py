@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from kspacesr_rt.bench.plans import RowPlan
@@ -85,8 +86,10 @@ class BenchRow:
     """No other row of its model is both faster and at least as good."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return dataclasses.asdict(self)
+        """Return it for JSON: a model by its file's name, since folders may tell who a user is."""
+        values = dataclasses.asdict(self)
+        values["plan"]["model"] = Path(self.plan.model).name
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

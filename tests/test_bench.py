@@ -145,6 +145,14 @@ def test_a_plan_survives_json():
     assert RowPlan.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
+def test_a_stored_row_names_no_folder():
+    """A result goes into a repository, and a path may hold a name."""
+    plan = RowPlan(contestant="ort-cpu", model="/home/jane/models/knee.onnx", lowering="gemm")
+    stored = BenchRow(plan=plan, status="ok").to_dict()
+    assert stored["plan"]["model"] == "knee.onnx"
+    assert "jane" not in json.dumps(stored)
+
+
 def test_ratios_are_taken_within_rounds():
     """A machine that becomes five times slower half-way through must not change a ratio."""
     speeds = [1.0] * 5 + [5.0] * 5
