@@ -23,7 +23,7 @@ def study(tmp_path_factory):
     for path in sorted(sample_folder().glob("*.dcm"))[6:11]:
         shutil.copy(path, source)
     infer(source, out / "derived", ZERO_FILL)
-    (series,) = (path for path in (out / "derived").iterdir() if path.is_dir())
+    (series,) = {path.parent for path in (out / "derived").rglob("*.dcm")}
     return source, series
 
 

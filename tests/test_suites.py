@@ -34,7 +34,8 @@ def test_every_suite_is_collected():
     assert done.returncode == 0, done.stdout
     names = {path.name for path in FILES}
     assert names == {
-        *("test_cold_start.py", "test_kernels.py", "test_latency.py", "test_pipeline.py"),
+        *("test_cold_start.py", "test_kernels.py", "test_latency.py"),
+        *("test_overhead.py", "test_pipeline.py", "test_scan.py"),
     }
     assert all(f"{name}::" in done.stdout for name in names)
     for lowering in ("gemm", "conv", "dft", "dynamic"):
