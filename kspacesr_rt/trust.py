@@ -134,5 +134,5 @@ def _tissue_drift(sr: FloatArray, lr: FloatArray, upscale: int) -> float:
     before = float(lr[tissue].mean(dtype=np.float64)) if tissue.any() else 0.0
     if before == 0.0:
         return 0.0
-    rows, columns = (upscale * (np.arange(n) - n // 2) + upscale * n // 2 for n in lr.shape)
-    return float(sr[np.ix_(rows, columns)][tissue].mean(dtype=np.float64)) / before - 1.0
+    rows, columns = (slice(upscale * n // 2 - upscale * (n // 2), None, upscale) for n in lr.shape)
+    return float(sr[rows, columns][tissue].mean(dtype=np.float64)) / before - 1.0

@@ -9,6 +9,7 @@ from typing import Any
 
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.pipeline import flow, ray_actor
+from kspacesr_rt.pipeline.compute import Computing
 from kspacesr_rt.pipeline.ray_actor import SeriesActor
 
 SLICE_S = 0.03
@@ -17,13 +18,13 @@ PATIENT = "DOE^JANE"
 
 def _before_each_slice(act: Any) -> None:
     """Let a process do something before each of its slices."""
-    real = flow.compute
+    real = Computing._computed
 
-    def compute(*arguments: Any) -> Any:
+    def computed(*arguments: Any) -> Any:
         act(*arguments)
         return real(*arguments)
 
-    flow.compute = compute
+    Computing._computed = computed
 
 
 class Slow(SeriesActor):

@@ -19,6 +19,7 @@ LAYERS = ("runtime", "train", "export", "bench", "cli")
 RUNTIME_LAYERS = {
     "errors": 0,
     "_version": 0,
+    "cores": 1,
     "kspace": 1,
     "files": 1,
     "spec": 2,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,6 +112,23 @@ def test_a_slice_does_not_depend_on_its_batch_mates(opened, name):
             assert np.array_equal(together[index], alone)
         else:
             np.testing.assert_allclose(together[index], alone, atol=1e-5 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("streams", [2, 3])
+def test_calls_side_by_side_change_no_bit(opened, name, model, streams):
+    """`infer` computes two batches at a time: each must come out as if it were alone."""
+    if not BACKENDS[name].streams:
+        pytest.skip("computes one call at a time")
+    slices = batch_of(12)[:, None]
+    told = BackendOptions(threads=2, streams=streams)
+    with (
+        open_backend(name, bind(model, MATRIX), told) as backend,
+        ThreadPoolExecutor(streams) as pool,
+    ):
+        together = list(pool.map(backend.run, slices))
+    assert all(
+        np.array_equal(opened.run(one), other) for one, other in zip(slices, together, strict=True)
+    )
 
 
 def test_the_order_of_a_batch_does_not_matter(opened):
@@ -288,9 +306,10 @@ def test_the_thread_count_reaches_the_runtime(monkeypatch, model):
         return real(content, settings, **keywords)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    with open_backend("ort-cpu", bind(model, MATRIX), BackendOptions(threads=3)):
-        pass
-    assert seen == [3]
+    for told in (BackendOptions(threads=3), BackendOptions(threads=5, streams=2)):
+        with open_backend("ort-cpu", bind(model, MATRIX), told):
+            pass
+    assert seen == [3, 2]  # two streams share five threads
 
 
 def test_a_closed_backend_holds_no_session(model):

@@ -23,6 +23,7 @@ from fault_cases import MATRIX, NOTHING_LOST, OTHER_MATRIX, contents, ended, los
 from kspacesr_rt.errors import OutputError, RunMismatchError
 from kspacesr_rt.pipeline import InferOptions, flow, infer, local, opened
 from kspacesr_rt.pipeline.clock import auto_workers
+from kspacesr_rt.pipeline.compute import Computing
 from kspacesr_rt.report import RunReport
 
 KILLS = int(os.environ.get("KSPACESR_KILLS", "8"))
@@ -359,22 +360,37 @@ def no_worker_left():
     return not [one for one in threading.enumerate() if one.name.startswith("kspacesr-rt")]
 
 
-@pytest.mark.parametrize("where", ["decode", "finish", "compute"])
+SIDE_BY_SIDE = InferOptions(backend="ort-cpu", model="x2-fast", streams=2)
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        ("decode", ZERO_FILL),
+        ("finish", ZERO_FILL),
+        ("_computed", ZERO_FILL),
+        ("finish", SIDE_BY_SIDE),
+        ("_computed", SIDE_BY_SIDE),
+    ],
+)
 @pytest.mark.parametrize("number", [1, 7, 8])
-def test_an_accident_ends_the_run_with_its_report(study, out, tmp_path, monkeypatch, where, number):
+def test_an_accident_ends_the_run_with_its_report(
+    study, out, tmp_path, monkeypatch, where, options, number
+):
     """A bug in a worker, or a driver that crashes: no hang, no thread left, all of it recorded."""
-    expected = expected_of(study, tmp_path)
+    expected = expected_of(study, tmp_path, options)
     with monkeypatch.context() as patch:
-        patch.setattr(flow, where, raise_on(number, getattr(flow, where), LookupError("SECRET")))
+        place = Computing if where == "_computed" else flow
+        patch.setattr(place, where, raise_on(number, getattr(place, where), LookupError("SECRET")))
         with pytest.raises(LookupError, match="SECRET"):
-            infer(study, out, ZERO_FILL)
+            infer(study, out, options)
     assert no_worker_left()
     report = json.loads((out / "report.json").read_text())
     assert report["interrupted"]
     assert report["not_reached"] == 23 - report["written"]
     assert "SECRET" not in json.dumps(report)
-    assert len(contents(out)) >= report["written"] > (number - 2) * (where != "compute") - 9
-    assert infer(study, out, ZERO_FILL).exit_code == 0
+    assert len(contents(out)) >= report["written"] > (number - 2) * (where != "_computed") - 9
+    assert infer(study, out, options).exit_code == 0
     assert losses(expected, out) == NOTHING_LOST
 
 
@@ -686,18 +702,26 @@ def told_of_slices(report: RunReport):
     return [(one.file, one.output, one.sop_instance_uid) for one in report.slices]
 
 
-@pytest.mark.parametrize("backend", ["zero-fill", "bicubic", "ort-cpu"])
-def test_neither_workers_nor_batch_nor_timing_change_a_byte(mixed, tmp_path, monkeypatch, backend):
+@pytest.mark.parametrize(
+    ("backend", "streams"),
+    [("zero-fill", 1), ("bicubic", 1), ("ort-cpu", 1), ("ort-cpu", 2), ("ort-cpu", 3)],
+)
+def test_neither_workers_nor_batch_nor_timing_change_a_byte(
+    mixed, tmp_path, monkeypatch, backend, streams
+):
     """Files, bytes, and the order of the report: nobody can tell which thread was the faster."""
     rng, seen = random.Random(SEED), []
     for name in ("decode", "finish"):
         monkeypatch.setattr(flow, name, asleep(getattr(flow, name), rng, 0.004))
+    computed = Computing._computed
+    monkeypatch.setattr(Computing, "_computed", asleep(computed, rng, 0.004))
     for workers in (1, 2, 5):
         for batch in (1, 3, 16):
             options = InferOptions(
                 backend=backend,
                 model=None if backend != "ort-cpu" else "x2-fast",
                 threads=1,
+                streams=streams,
                 batch=batch,
                 workers=workers,
             )

@@ -7,7 +7,7 @@ import pytest
 
 from kspacesr_rt.backends import BACKENDS, BackendOptions, open_backend
 from kspacesr_rt.binding import bind
-from kspacesr_rt.errors import BackendUnavailableError, InputError
+from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.model_file import load_model, shipped_models
 from kspacesr_rt.trust import measure_slice
 
@@ -93,19 +93,6 @@ def test_a_bf16_model_runs_its_convolutions_in_bf16_and_the_fft_in_fp32(
         assert executed.get(kind, {"f32": 0}).keys() == {"f32"}
     for one, source in zip(result[:, 0], batch[:, 0], strict=True):
         assert measure_slice(one, source).measured_residual < KEPT
-
-
-def test_streams_change_no_bit(shipped):
-    """Slices side by side: faster for a batch, and the same result in the same order."""
-    batch = batch_of(5)
-    results = []
-    for streams in (0, 2):
-        told = BackendOptions(threads=2, streams=streams)
-        with open_backend("openvino", bind(shipped, MATRIX), told) as backend:
-            results.append(backend.run(batch))
-    assert np.array_equal(*results)
-    with pytest.raises(InputError, match="threads and streams are 0 or more"):
-        BackendOptions(streams=-1)
 
 
 def test_a_narrow_model_that_gains_nothing_is_told():

@@ -3,24 +3,28 @@
 import dataclasses
 import json
 import struct
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from kspacesr_rt.added_energy import added_energy
+from kspacesr_rt.backends import BACKENDS
+from kspacesr_rt.cores import available_cores
 from kspacesr_rt.dicom import scan_folder
-from kspacesr_rt.errors import OutputError, RunMismatchError
+from kspacesr_rt.errors import InputError, OutputError, RunMismatchError
 from kspacesr_rt.half_spectra import HalfSpectra
 from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import measured_residual, zero_fill_image
 from kspacesr_rt.pipeline import InferOptions, infer, opened
 from kspacesr_rt.pipeline.clock import (
+    COMPUTING,
     STAGES,
     WORKING,
     StageClock,
+    auto_streams,
     auto_workers,
-    available_cores,
     bottleneck,
 )
 from kspacesr_rt.pipeline.folder import Journal, Manifest, held_folder
@@ -137,6 +141,50 @@ def test_workers_follow_the_cores_and_the_backend():
     """A GPU leaves cores to read with; a CPU backend is not to be starved by readers."""
     assert 2 <= auto_workers(on_gpu=False) <= max(2, min(4, available_cores()))
     assert auto_workers(on_gpu=False) <= auto_workers(on_gpu=True) <= 8
+
+
+def test_only_what_can_computes_batches_side_by_side():
+    """One core, a GPU and NumPy compute one batch at a time, and refuse to be told otherwise."""
+    for name, info in BACKENDS.items():
+        assert auto_streams(info, threads=1) == 1
+        assert auto_streams(info, threads=4) == (2 if name in ("ort-cpu", "openvino") else 1)
+    with pytest.raises(InputError, match="'zero-fill' computes one batch at a time") as caught:
+        opened.OpenBackends(InferOptions(backend="zero-fill", streams=2))
+    assert caught.value.hint == "--streams is for ort-cpu, openvino"
+    with pytest.raises(InputError, match="-1 streams are not possible"):
+        InferOptions(streams=-1)
+
+
+def test_batches_are_computed_side_by_side(study, tmp_path, monkeypatch):
+    """Two calls must be under way at once, or the first of them waits here until it gives up."""
+    met, real = threading.Barrier(2), opened.open_backend
+
+    def open_and_meet(name, model, told):
+        backend = real(name, model, told)
+        run = backend.run
+
+        def run_after_the_other(batch):
+            met.wait(timeout=60)
+            return run(batch)
+
+        backend.run = run_after_the_other
+        return backend
+
+    for path in sorted(study.glob("*.dcm"))[2:]:
+        path.unlink()  # the third would wait alone
+    monkeypatch.setattr(opened, "open_backend", open_and_meet)
+    pytest.importorskip("onnxruntime")
+    report = infer(study, tmp_path / "out", InferOptions(backend="ort-cpu", streams=2))
+    assert report.count("written") == 2
+    assert {one.workers for one in report.stages if one.name in COMPUTING} == {2}
+
+
+def test_an_open_backend_is_not_closed_under_a_batch():
+    """Each of many matrices needs a place while its batch is computed beside the others."""
+    pytest.importorskip("onnxruntime")
+    with opened.OpenBackends(InferOptions(backend="ort-cpu", streams=6, threads=1)) as backends:
+        first = [backends.get((8 + 2 * n, 8)) for n in range(7)]
+        assert [backends.get((8 + 2 * n, 8)) for n in range(7)] == first
 
 
 def test_another_runs_folder_is_refused_by_name(tmp_path):

@@ -2,9 +2,10 @@
 
 What it measures: the whole of `infer` on a made archive (DICOM in, checked and verified DICOM out)
 in turns with the bare backend on the same slices, decoded before, in the same batches and with as
-many threads; and, with zero-fill as a backend that costs next to nothing, in turns with a loop of
-pydicom, `numpy.fft` and pydicom that checks nothing. `extra_info` has the median ratio of the turns
-and the seconds that each stage was busy.
+many threads, one call at a time (`infer` computes two side by side where it has two threads); and,
+with zero-fill as a backend that costs next to nothing, in turns with a loop of pydicom, `numpy.fft`
+and pydicom that checks nothing. `extra_info` has the median ratio of the turns and the seconds that
+each stage was busy.
 What it leaves out: loading Python and the libraries; slices of other matrices.
 How to read it: 1.00 means that reading, checking and writing are hidden behind the backend. With a
 core left over (``threads 1``) they should be; where the backend takes every core (``threads 0``)

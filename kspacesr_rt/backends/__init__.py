@@ -47,7 +47,8 @@ class BackendOptions:
     threads: int = 0
     """CPU threads of the inference library; 0 lets it take every core."""
     streams: int = 0
-    """Slices that `openvino` computes side by side; 0 gives one slice every core, for latency."""
+    """Calls of `Backend.run`, from threads of their own, that share the threads of a backend whose
+    row in `BACKENDS` has `streams`; 0 or 1: one call at a time has them all, for latency."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -69,6 +70,8 @@ class BackendInfo:
     """The package it runs on, by import name."""
     extra: str | None = None
     """The extra of this project that installs it."""
+    streams: bool = False
+    """Whether it can compute several calls side by side; see `BackendOptions.streams`."""
     on_gpu: bool = False
     """Whether it leaves the CPU to others while it computes."""
     model: bool = True
@@ -126,6 +129,7 @@ BACKENDS = {
             "ONNX Runtime on the CPU",
             needs="onnxruntime",
             extra="cpu",
+            streams=True,
         ),
         BackendInfo(
             "openvino",
@@ -133,6 +137,7 @@ BACKENDS = {
             "OpenVINO on the CPU, types as in the model",
             needs="openvino",
             extra="openvino",
+            streams=True,
         ),
         BackendInfo(
             "ort-cuda",

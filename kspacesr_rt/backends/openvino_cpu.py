@@ -13,7 +13,7 @@ miscomputes the ONNX `DFT` operator without an error (relative error 0.99, OpenV
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Any, Self
 
 import numpy as np
@@ -43,7 +43,7 @@ NARROW_TYPES = {
 class OpenVinoBackend:
     """One compiled model on one bound model; the batch stays dynamic.
 
-    With `BackendOptions.streams`, slices of a batch are computed side by side, one a request.
+    Each call takes one of as many requests as there are `BackendOptions.streams`.
     """
 
     def __init__(self, model: BoundModel, options: BackendOptions) -> None:
@@ -57,32 +57,26 @@ class OpenVinoBackend:
         self.executed = executed_types(compiled)
         require_fp32_products(self.executed)
         self.notes = type_notes(model.spec.precision, self.executed)
-        wanted = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if options.streams else 1
-        self._requests: list[Any] = [compiled.create_infer_request() for _ in range(wanted)]
+        requests = range(max(1, options.streams))
+        self._free: deque[Any] = deque(compiled.create_infer_request() for _ in requests)
 
     def run(self, batch: FloatArray) -> FloatArray:
         """Super-resolve a batch; see `kspacesr_rt.backends.Backend.run`."""
         require_batch(batch, self.spec)
         given = np.ascontiguousarray(batch, dtype=np.float32)
-        if len(self._requests) == 1:
+        request = self._free.pop()
+        try:
             # The request reuses its output buffer; the caller keeps what it gets.
-            together: FloatArray = np.array(self._requests[0].infer({0: given})[0])
-            return together
-        result = np.empty((len(given), 1, *self.spec.sr_matrix(self.spec.matrix)), np.float32)
-        for start in range(0, len(given), len(self._requests)):
-            part = list(enumerate(given[start : start + len(self._requests)]))
-            for index, one in part:
-                self._requests[index].start_async({0: one[None]})
-            for index, _ in part:
-                self._requests[index].wait()
-                result[start + index] = self._requests[index].get_output_tensor(0).data[0]
+            result: FloatArray = np.array(request.infer({0: given})[0])
+        finally:
+            self._free.append(request)
         return result
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._requests = []
+        self._free.clear()
 
 
 def executed_types(compiled: Any) -> dict[str, dict[str, int]]:
@@ -148,9 +142,9 @@ def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": openvino.Type.f32,
         "EXECUTION_MODE_HINT": "ACCURACY",
-        "PERFORMANCE_HINT": "THROUGHPUT" if options.streams else "LATENCY",
+        "PERFORMANCE_HINT": "THROUGHPUT" if options.streams > 1 else "LATENCY",
     }
-    if options.streams:
+    if options.streams > 1:
         settings["NUM_STREAMS"] = options.streams
     if options.threads:
         settings["INFERENCE_NUM_THREADS"] = options.threads

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 
 from kspacesr_rt.backends import BackendOptions, require_batch
 from kspacesr_rt.binding import BoundModel
+from kspacesr_rt.cores import available_cores
 from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
@@ -18,10 +20,16 @@ ERRORS_ONLY = 3
 
 
 class OrtCpuBackend:
-    """One ONNX Runtime session on one bound model."""
+    """One ONNX Runtime session on one bound model.
+
+    With `BackendOptions.streams` of 2 or more, each call computes with its share of the threads.
+    """
 
     def __init__(self, model: BoundModel, options: BackendOptions) -> None:
         self.spec = model.spec
+        if options.streams > 1:
+            threads = options.threads or available_cores()
+            options = replace(options, threads=max(1, threads // options.streams))
         self._session: Any = open_session(model.serialized(), options)
 
     def run(self, batch: FloatArray) -> FloatArray:

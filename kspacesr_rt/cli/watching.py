@@ -41,7 +41,7 @@ def watch(
     batch: Annotated[int, typer.Option(min=1, help="Slices given to the backend at once.")] = 1,
     threads: Threads = 0,
     streams: Annotated[
-        int, typer.Option(min=0, help="Slices of a batch side by side (openvino).")
+        int, typer.Option(min=0, help="Batches computed side by side; 0: by backend and cores.")
     ] = 0,
     workers: Annotated[
         int, typer.Option(min=0, help="Threads that read and write beside it; 0: by the cores.")

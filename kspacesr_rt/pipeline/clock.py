@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import defaultdict
@@ -10,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from kspacesr_rt.backends import BackendInfo
+from kspacesr_rt.cores import available_cores
 from kspacesr_rt.report import StageTiming
 
 ALONE: Final = ("scan",)
 """Runs before anything else."""
 COMPUTING: Final = ("bind", "transfer", "infer")
-"""Run one after the other, beside the workers."""
+"""Run beside the workers: a batch at a time, or as many as the backend computes side by side."""
 WORKING: Final = ("survey", "read", "decode", "check", "encode", "write", "verify")
 """Run in the workers, several at a time."""
 STAGES: Final = (*ALONE, *WORKING[:3], *COMPUTING, *WORKING[3:])
@@ -64,7 +65,7 @@ class StageClock:
         workers
             Threads of the stages in `WORKING`.
         computing
-            Backends that computed side by side.
+            Batches that were computed side by side.
         """
         counts = dict.fromkeys(ALONE, 1) | dict.fromkeys(COMPUTING, computing)
         counts |= dict.fromkeys(WORKING, workers)
@@ -91,13 +92,6 @@ def bottleneck(timings: list[StageTiming]) -> str:
     return max(busiest, key=lambda stage: by_name[stage].busy_s)
 
 
-def available_cores() -> int:
-    """Return the cores that this process may use: fewer than the machine's in a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def auto_workers(*, on_gpu: bool) -> int:
     """Return how many threads read and write beside a backend.
 
@@ -105,3 +99,19 @@ def auto_workers(*, on_gpu: bool) -> int:
     and the backend. A GPU leaves the cores free for more codecs; a CPU backend wants them itself.
     """
     return min(8 if on_gpu else 4, max(2, available_cores()))
+
+
+def auto_streams(backend: BackendInfo, threads: int) -> int:
+    """Return how many batches a backend computes side by side.
+
+    Two, where it can and has two cores: one goes on while a worker has a core that the other
+    waits for. Each takes half of the threads, so more would only make the first slice later.
+
+    Parameters
+    ----------
+    backend
+        Its row in the registry.
+    threads
+        What it was told to take; 0: every core.
+    """
+    return 2 if backend.streams and (threads or available_cores()) > 1 else 1

@@ -1,9 +1,9 @@
 """The slices of a run on their way: read ahead, gathered into batches, computed, finished.
 
-One thread (the caller's) runs the backend and decides everything that could depend on timing: it
-takes decoded slices in the order of the input, so batches are the same whatever the workers do. The
-workers read and decode what comes next, and check, write and verify what was computed. Both queues
-are bounded, so memory does not grow with the number of files.
+One thread (the caller's) decides everything that could depend on timing: it takes decoded slices in
+the order of the input, so batches are the same whatever the workers do, and starts the backend on
+them. The workers read and decode what comes next, and check, write and verify what was computed.
+Every queue is bounded, so memory does not grow with the number of files.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Literal
 
-import numpy as np
-
 from kspacesr_rt.dicom import Series
 from kspacesr_rt.errors import OutputError, SliceFailed, SliceSkipped
 from kspacesr_rt.interpolated import KspaceSupport
 from kspacesr_rt.kspace import FloatArray, Matrix
-from kspacesr_rt.pipeline.compute import compute
+from kspacesr_rt.pipeline.compute import Computing
 from kspacesr_rt.pipeline.frames import FramesPlan, process_frames
 from kspacesr_rt.pipeline.previews import Previews
 from kspacesr_rt.pipeline.slices import (
@@ -72,8 +70,10 @@ class Flow:
         """Start `workers` threads beside the caller's."""
         self._run = run
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kspacesr-rt")
+        self._backend = Computing(run)
         self._ahead = 2 * run.options.batch + workers
         self._waiting: dict[Matrix, _Waiting] = {}
+        self._computing: deque[tuple[_Waiting, Future[FloatArray]]] = deque()
         self._finishing: deque[tuple[_SliceJob, Future[Finished | SliceFailed]]] = deque()
         self._ordinal = 0
 
@@ -99,18 +99,20 @@ class Flow:
                 if future is not None:
                     self._take(job, future.result())
             else:
-                outcome = process_frames(self._run, job.unit, job.plan, self._pool)
+                outcome = process_frames(self._run, job.unit, job.plan, self._pool, self._backend)
                 self._settle(job, outcome, counted=True)
             self._drain(self._ahead)
             self._run.check_stop()
         for matrix in list(self._waiting):
             self._infer(matrix)
+        self._pass_on(0)
         self._drain(0)
 
     def __enter__(self) -> Flow:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._backend.__exit__(*exc)
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._run.ending = True
         # However the run ends: what was written is recorded, as far as the disk allows.
@@ -244,16 +246,24 @@ class Flow:
             self._infer(next(iter(self._waiting)))  # of the matrix that waits longest
 
     def _infer(self, matrix: Matrix) -> None:
-        run, waiting = self._run, self._waiting.pop(matrix)
-        try:
-            results: FloatArray = compute(run, matrix, [decoded.slice for _, decoded in waiting])
-        except SliceFailed as exc:
-            for job, _ in waiting:
-                self._settle(job, exc)
-            return
-        for (job, decoded), sr in zip(waiting, np.split(results, len(results)), strict=True):
-            future = self._pool.submit(finish, run, job.unit, job.plan, decoded, sr[0])
-            self._finishing.append((job, future))
+        waiting = self._waiting.pop(matrix)
+        future = self._backend.start(matrix, [decoded.slice for _, decoded in waiting])
+        self._computing.append((waiting, future))
+        self._pass_on(self._backend.side_by_side)
+
+    def _pass_on(self, allowed: int) -> None:
+        """Let workers finish what is computed, and wait until at most `allowed` batches are not."""
+        while self._computing and (len(self._computing) > allowed or self._computing[0][1].done()):
+            waiting, batch = self._computing.popleft()
+            try:
+                results = batch.result()
+            except SliceFailed as exc:
+                for job, _ in waiting:
+                    self._settle(job, exc)
+                continue
+            for (job, decoded), sr in zip(waiting, results, strict=True):
+                future = self._pool.submit(finish, self._run, job.unit, job.plan, decoded, sr)
+                self._finishing.append((job, future))
 
     def _drain(self, allowed: int) -> None:
         """Settle what is finished, and wait until at most `allowed` slices are being finished."""

@@ -5,6 +5,7 @@ The next frames are decoded, and those before are checked and written, while the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from kspacesr_rt.dicom import (
 )
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import FloatArray
-from kspacesr_rt.pipeline.compute import compute
+from kspacesr_rt.pipeline.compute import Computing
 from kspacesr_rt.pipeline.previews import Shown
 from kspacesr_rt.pipeline.slices import Finished, replaced, status, told_figures
 from kspacesr_rt.pipeline.state import RunState, SeriesState, Unit
@@ -79,7 +80,7 @@ class _GrowingFile:
 
 
 def process_frames(
-    run: RunState, unit: Unit, plan: FramesPlan, pool: Executor
+    run: RunState, unit: Unit, plan: FramesPlan, pool: Executor, backend: Computing
 ) -> Finished | SliceFailed:
     """Super-resolve a multi-frame file, or return why that failed; counts its slices as done.
 
@@ -102,7 +103,7 @@ def process_frames(
             derived = derive_enhanced(header, run.derivation)
         with EnhancedWriter(run.output, derived, run.derivation, syntax=run.syntax) as writer:
             growing = _GrowingFile(run=run, unit=unit, plan=plan, writer=writer)
-            _flow(run, growing, iter(reader), pool)
+            _flow(run, growing, iter(reader), pool, backend)
             with run.clock.busy("write"):
                 path, fresh = writer.finish()
     except (SliceFailed, SliceSkipped) as exc:
@@ -133,7 +134,11 @@ def _require_scanned(header: Dataset, n_frames: int, source: SourceSlice) -> Non
 
 
 def _flow(
-    run: RunState, growing: _GrowingFile, frames: Iterator[DecodedSlice], pool: Executor
+    run: RunState,
+    growing: _GrowingFile,
+    frames: Iterator[DecodedSlice],
+    pool: Executor,
+    backend: Computing,
 ) -> None:
     """Bring every frame through the backend; one chunk is read and one is written meanwhile."""
 
@@ -142,15 +147,25 @@ def _flow(
             return list(islice(frames, run.options.batch))
 
     reading: Future[list[DecodedSlice]] = pool.submit(next_frames)
+    computing: deque[tuple[list[DecodedSlice], Future[FloatArray]]] = deque()
     adding: Future[None] | None = None
+
+    def pass_on(allowed: int) -> None:
+        nonlocal adding
+        while computing and (len(computing) > allowed or computing[0][1].done()):
+            computed, results = computing.popleft()
+            values = results.result()
+            if adding is not None:
+                adding.result()
+            adding = pool.submit(growing.add, computed, values)
+            run.advance(len(computed))
+
     try:
         while waiting := reading.result():
             reading = pool.submit(next_frames)
-            results = compute(run, growing.unit.source.matrix, waiting)
-            if adding is not None:
-                adding.result()
-            adding = pool.submit(growing.add, waiting, results)
-            run.advance(len(waiting))
+            computing.append((waiting, backend.start(growing.unit.source.matrix, waiting)))
+            pass_on(backend.side_by_side)
+        pass_on(0)
         if adding is not None:
             adding.result()
     finally:

@@ -51,7 +51,7 @@ class Engine(Protocol):
         ...
 
     def side_by_side(self, run: RunState) -> tuple[int, int]:
-        """Return how many threads read and write, and how many backends compute, at a time."""
+        """Return how many threads read and write, and how many batches are computed, at a time."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -76,8 +76,8 @@ class LocalEngine:
             run.journal.close()
 
     def side_by_side(self, run: RunState) -> tuple[int, int]:
-        """Return the threads that read and write, and one backend."""
-        return workers_of(run.options, run.backends.choice.backend), 1
+        """Return the threads that read and write, and the backend's streams."""
+        return workers_of(run.options, run.backends.choice.backend), run.backends.streams
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from kspacesr_rt.backends import (
+    BACKENDS,
     Backend,
     BackendOptions,
     backend_info,
@@ -17,6 +18,7 @@ from kspacesr_rt.backends import (
 )
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.pipeline.clock import auto_streams
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.selection import AUTO, Choice, settle_backend
 
@@ -49,14 +51,14 @@ class OpenBackends:
             If the backend cannot run here.
         """
         known = require_available if here else backend_info
-        self._told = BackendOptions(threads=options.threads, streams=options.streams)
+        verified = BackendOptions(threads=options.threads)
         self._model: ModelFile | None = None
         self.notes: dict[str, None] = {}  # in the order they came, each once
         if options.backend == AUTO or known(options.backend).model:
             self._model = _load(options)
             self.spec = self._model.spec
             self.choice = (
-                settle_backend(options.backend, self._model, self._told)
+                settle_backend(options.backend, self._model, verified)
                 if here or options.backend == AUTO
                 else _asked_for(options.backend)
             )
@@ -66,14 +68,24 @@ class OpenBackends:
                 raise InputError(f"backend '{options.backend}' takes no --model")
             self.spec = baseline_spec(options.backend, options.upscale or 2, (0, 0))
             self.choice = _asked_for(options.backend)
+        info = backend_info(self.choice.backend)
+        if options.streams > 1 and not info.streams:
+            able = ", ".join(row.name for row in BACKENDS.values() if row.streams)
+            raise InputError(
+                f"backend '{info.name}' computes one batch at a time",
+                hint=f"--streams is for {able}",
+            )
+        self.streams = options.streams or auto_streams(info, options.threads)
+        """Batches that may be computed side by side."""
+        self._told = BackendOptions(threads=options.threads, streams=self.streams)
         self._open: OrderedDict[Matrix, Backend] = OrderedDict()
 
     def get(self, matrix: Matrix) -> Backend:
-        """Return the backend for a LR matrix."""
+        """Return the backend for a LR matrix; the last `streams` others stay open beside it."""
         if matrix in self._open:
             self._open.move_to_end(matrix)
             return self._open[matrix]
-        while len(self._open) >= OPEN_BACKENDS:
+        while len(self._open) > max(OPEN_BACKENDS - 1, self.streams):
             self._open.popitem(last=False)[1].__exit__(None, None, None)
         backend = self._new(matrix)
         self._open[matrix] = backend.__enter__()

@@ -24,7 +24,8 @@ class InferOptions:
     threads: int = 0
     """CPU threads of the backend; 0 takes every core."""
     streams: int = 0
-    """Slices of a batch that `openvino` computes side by side; 0: one after the other."""
+    """Batches that are computed side by side, each by its share of the threads (CPU backends that
+    run models); 0: see `auto_streams`."""
     workers: int = 0
     """Threads that read, decode, check and write beside the backend; 0: see `auto_workers`."""
     preview: bool = False
@@ -53,8 +54,9 @@ class InferOptions:
             )
         if self.batch < 1:
             raise InputError(f"a batch of {self.batch} slices is not possible; at least 1")
-        if self.workers < 0:
-            raise InputError(f"{self.workers} workers are not possible; 0 or more")
+        for name in ("streams", "workers"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{getattr(self, name)} {name} are not possible; 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kspacesr_rt.backends import backend_info
+from kspacesr_rt.cores import available_cores
 from kspacesr_rt.errors import BackendUnavailableError, InputError
-from kspacesr_rt.pipeline.clock import available_cores
 from kspacesr_rt.pipeline.options import InferOptions
 
 CPUS_PER_ACTOR: Final = 4

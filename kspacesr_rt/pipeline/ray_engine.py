@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from kspacesr_rt.backends import backend_info
 from kspacesr_rt.dicom import Scan
 from kspacesr_rt.errors import InputError
+from kspacesr_rt.pipeline.clock import auto_streams
 from kspacesr_rt.pipeline.local import Engine, LocalEngine
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions
@@ -61,7 +63,7 @@ class RayEngine:
         return OpenBackends(options, here=False)
 
     def side_by_side(self, run: RunState) -> tuple[int, int]:
-        """Return the threads that read and write, and the backends, of all actors."""
+        """Return the threads that read and write, and the backends' streams, of all actors."""
         return self._threads
 
     def process(self, run: RunState, scan: Scan) -> None:
@@ -94,7 +96,8 @@ class RayEngine:
         try:
             crew.work()
         finally:
-            self._threads = (crew.most * job.workers or 1, crew.most or 1)
+            most = crew.most or 1
+            self._threads = (most * job.workers, most * job.options.streams)
 
 
 def _settled(options: InferOptions, backend: str, placement: Placement) -> InferOptions:
@@ -105,7 +108,8 @@ def _settled(options: InferOptions, backend: str, placement: Placement) -> Infer
     if model is not None and model not in shipped_models():
         model = str(Path(model).absolute())
     threads = options.threads if placement.gpus else placement.cpus
-    return replace(options, backend=backend, model=model, threads=threads)
+    streams = options.streams or auto_streams(backend_info(backend), threads)
+    return replace(options, backend=backend, model=model, threads=threads, streams=streams)
 
 
 def engine_named(name: str, *, address: str | None = None, actors: int = 0) -> Engine:
