@@ -14,16 +14,18 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit
 
 from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.attributes import image_type, numbers
 from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, to_stored
+from kspacesr_rt.dicom.plain_elements import explicit_bytes
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.stale import drop_stale
@@ -120,12 +122,15 @@ def copied(source: Dataset) -> Dataset:
     Its elements and the items of its sequences are its own; their values are shared, and are to be
     replaced, not changed.
     """
-    twin = Dataset({element.tag: _copied_element(element) for element in source})
+    twin = Dataset({tag: _copied_element(source, tag) for tag in sorted(source.keys())})
     twin.set_original_encoding(False, True, source.original_character_set)
     return twin
 
 
-def _copied_element(element: DataElement) -> DataElement:
+def _copied_element(source: Dataset, tag: BaseTag) -> DataElement | RawDataElement:
+    if (raw := explicit_bytes(source, tag)) is not None:
+        return raw  # nobody can change it
+    element = source[tag]
     twin = copy.copy(element)  # copy.deepcopy took a third of the time of a whole slice
     if element.VR == "SQ":
         twin.value = Sequence([copied(item) for item in element.value])

@@ -21,6 +21,7 @@ from pydicom.uid import (
 from kspacesr_rt.dicom.attributes import numbers
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA
+from kspacesr_rt.dicom.plain_elements import convert_values
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.triage import SourceSlice
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
@@ -153,8 +154,9 @@ def _read(source: SourceSlice) -> FileDataset:
             dataset = dcmread(source.path, force=True)
             if not dataset.file_meta.get("TransferSyntaxUID"):
                 dataset.file_meta = guessed_meta(dataset)
-            for element in dataset.iterall():  # converts every value, while errors can be told
-                if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+            convert_values(dataset)  # while errors can be told
+            if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+                for element in dataset.iterall():
                     swap_words(element)
     except OSError as exc:
         raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc

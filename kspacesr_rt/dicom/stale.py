@@ -77,13 +77,13 @@ def drop_stale(dataset: Dataset, *, keep_private: bool) -> dict[str, int]:
         How many elements of each kind went, such as ``{"overlay": 9, "private": 31}``.
     """
     dropped: Counter[str] = Counter()
-    for element in list(dataset):
-        kind = _kind(element.tag, keep_private=keep_private)
+    for tag in list(dataset.keys()):
+        kind = _kind(tag, keep_private=keep_private)
         if kind is not None:
             dropped[kind] += 1
-            del dataset[element.tag]
-        elif element.VR == "SQ":
-            for item in element.value:
+            del dataset[tag]
+        elif dataset.get_item(tag).VR == "SQ":
+            for item in dataset[tag].value:
                 dropped.update(drop_stale(item, keep_private=keep_private))
     return dict(dropped)
 

@@ -207,7 +207,8 @@ def write_atomically(
 
 def _compressed(native: Dataset, syntax: UID) -> Dataset:
     """Return a copy whose pixels are compressed; all else is shared."""
-    packed = Dataset({element.tag: element for element in native if element.tag != PIXEL_DATA})
+    tags = sorted(native.keys())
+    packed = Dataset({tag: native.get_item(tag) for tag in tags if tag != PIXEL_DATA})
     packed.set_original_encoding(False, True, native.original_character_set)
     packed.file_meta, packed.preamble = copy.deepcopy(native.file_meta), native.preamble
     packed.PixelData = native.PixelData
