@@ -25,7 +25,7 @@ from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.attributes import image_type, numbers
 from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, to_stored
-from kspacesr_rt.dicom.plain_elements import explicit_bytes
+from kspacesr_rt.dicom.plain_elements import plain_bytes
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.stale import drop_stale
@@ -128,7 +128,7 @@ def copied(source: Dataset) -> Dataset:
 
 
 def _copied_element(source: Dataset, tag: BaseTag) -> DataElement | RawDataElement:
-    if (raw := explicit_bytes(source, tag)) is not None:
+    if (raw := plain_bytes(source, tag)) is not None:
         return raw  # nobody can change it
     element = source[tag]
     twin = copy.copy(element)  # copy.deepcopy took a third of the time of a whole slice

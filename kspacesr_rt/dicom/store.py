@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import io
 import os
 import re
 import secrets
@@ -14,12 +13,15 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
-from pydicom import dcmread, dcmwrite
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
 from kspacesr_rt.dicom.compress import compress, native_samples, require_lossless
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA, read_header
+from kspacesr_rt.dicom.plain_elements import write_elements
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID
 from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
@@ -224,10 +226,13 @@ def encode(dataset: Dataset) -> bytes:
     SliceFailed
         ``unreadable``: it has kept a value of its source that cannot be written.
     """
-    buffer = io.BytesIO()
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
     try:
         with quiet_pydicom():
-            dcmwrite(buffer, dataset, enforce_file_format=True)
+            buffer.write((dataset.preamble or bytes(128)) + b"DICM")
+            write_file_meta_info(buffer, dataset.file_meta, enforce_standard=True)
+            write_elements(buffer, dataset)
     except PARSE_ERRORS as exc:
         raise SliceFailed("unreadable", "the header holds values that cannot be written") from exc
     return buffer.getvalue()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import shutil
 import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import dcmread
+from pydicom import dcmread, dcmwrite
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
@@ -110,6 +112,23 @@ def test_most_of_a_header_stays_bytes_and_the_output_is_the_same(tmp_path, monke
         decoded = decode_slice(dataset)
         outputs.append(encode(derive(decoded, zero_fill(decoded.values, 2), DERIVATION)))
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("character_set", [None, "ISO_IR 100", "ISO_IR 192"])
+def test_files_are_those_that_pydicom_writes(tmp_path, character_set):
+    """Whatever is bytes and whatever is not."""
+    source = dcmread(sorted(sample_folder().glob("*.dcm"))[8])
+    source.SpecificCharacterSet = character_set
+    source.ProtocolName = "Kopf" if character_set is None else "Schädel"
+    source.UnformattedTextValue = "x" * 300
+    source.save_as(tmp_path / "source.dcm")
+    (one,) = scan_folder(tmp_path).series[0].slices
+    decoded = decode_slice(load_slice(one))
+    derived = derive(decoded, zero_fill(decoded.values, 2), DERIVATION)
+    assert raw_tags(derived)
+    expected = io.BytesIO()
+    dcmwrite(expected, copy.deepcopy(derived), enforce_file_format=True)
+    assert encode(derived) == expected.getvalue()
 
 
 def test_nothing_stays_bytes_of_another_encoding(tmp_path):
