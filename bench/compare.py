@@ -13,19 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kspacesr_rt.bench.plans import REFERENCE
-from kspacesr_rt.bench.rows import FAILED, WRONG, BenchRow
+from kspacesr_rt.bench.rows import FAILED, WRONG, BenchRow, median_uncertainty
 from kspacesr_rt.bench.rules import quality_losses, speed_line
 from kspacesr_rt.bench.sequential import FINE, SLOWER, UNDECIDED
 from kspacesr_rt.bench.stored import rows_of
 from kspacesr_rt.errors import InputError, RegressionError
 from kspacesr_rt.verify import REQUIRED_DB
 
-NORMAL_95 = 1.96
-"""Standard errors on either side that hold 95 % of a normal distribution."""
-MEDIAN_ERROR = math.sqrt(math.pi / 2.0)
-"""Standard error of a median, in standard deviations over the root of the number of values."""
-HALF_QUARTILES = 0.6745
-"""Half the interquartile range of a normal distribution, in standard deviations."""
 NOT_COMPARED = "not compared"
 """Speed of a row that has no ratio on one side, or was measured on another machine or data."""
 MACHINE = ("cpu", "cpu_class", "cores", "gpu.name", "system")
@@ -196,8 +190,7 @@ def _uncertainty(row: BenchRow) -> float | None:
     """Return half the 95 % interval of a row's ratio, relative to it."""
     if row.ratio_spread is None or row.latency is None or row.latency.rounds < 1:
         return None
-    deviation = row.ratio_spread / HALF_QUARTILES
-    return NORMAL_95 * MEDIAN_ERROR * deviation / math.sqrt(row.latency.rounds)
+    return median_uncertainty(row.ratio_spread, row.latency.rounds)
 
 
 def _judge(quotient: float, uncertainty: float) -> str:

@@ -26,13 +26,14 @@ import numpy as np
 from kspacesr_rt.bench.layer_shares import PROFILED
 from kspacesr_rt.bench.plans import GPU_REFERENCE, RowPlan
 from kspacesr_rt.bench.roofline import GroupWork
+from kspacesr_rt.bench.rows import median_uncertainty
 
 VISIT_S = 0.25
 """A visit times calls for so long, or one call."""
 WARM_UP_VISITS = 2
 """Visits of each row that are not counted: allocation, compilation, clocks."""
 SETTLED = 0.03
-"""A ratio has settled when half its interquartile range over the rounds is at most this share."""
+"""A ratio has settled when half the 95 % interval of its median is at most this share of it."""
 MIN_ROUNDS, MAX_ROUNDS = 7, 40
 ANSWER_S = 600.0
 """A row that says nothing for so long is given up."""
@@ -266,12 +267,11 @@ def _visit(one: Measured, process: RowProcess, own_time: bool, *, counted: bool)
 
 
 def _all_settled(found: Sequence[Measured]) -> bool:
-    spreads = [
-        ratio_of(one, reference)[1]
+    return all(
+        median_uncertainty(ratio_of(one, reference)[1], len(one.times_s)) <= SETTLED
         for one in found
         if not one.failed and (reference := speed_reference_of(one, found)) is not None
-    ]
-    return all(spread <= SETTLED for spread in spreads)
+    )
 
 
 def reference_of(one: Measured, found: Sequence[Measured]) -> Measured | None:

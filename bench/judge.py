@@ -20,7 +20,16 @@ from kspacesr_rt.bench.layer_costs import FFT
 from kspacesr_rt.bench.plans import PEERS, RowPlan
 from kspacesr_rt.bench.quality import CONVENTION
 from kspacesr_rt.bench.roofline import RooflineGroup, roofline
-from kspacesr_rt.bench.rows import FAILED, OK, UNSTABLE, WRONG, WRONG_DB, BenchRow, Latency
+from kspacesr_rt.bench.rows import (
+    FAILED,
+    OK,
+    UNSTABLE,
+    WRONG,
+    WRONG_DB,
+    BenchRow,
+    Latency,
+    median_uncertainty,
+)
 from kspacesr_rt.bench.variants import SEED_SHAPE, Variants
 from kspacesr_rt.bench.worker import GEMM, GEMM_CUDA, TRIAD
 from kspacesr_rt.kspace import FloatArray
@@ -92,7 +101,8 @@ class Judge:
         between = self._between(one, sr)
         speed = speed_reference_of(one, self.found)
         ratio, spread = ratio_of(one, speed) if speed is not None else (None, None)
-        status, reason = _verdict(plan, sr, between, spread)
+        known = None if spread is None else median_uncertainty(spread, len(one.times_s))
+        status, reason = _verdict(plan, sr, between, known)
         times = np.concatenate(one.times_s)
         p50, p90, p95, p99 = (float(value) for value in np.percentile(times, [50, 90, 95, 99]))
         cost = self._cost(plan)
@@ -164,7 +174,7 @@ class Judge:
 
 
 def _verdict(
-    plan: RowPlan, sr: FloatArray, between: float | None, spread: float | None
+    plan: RowPlan, sr: FloatArray, between: float | None, known: float | None
 ) -> tuple[str, str]:
     """Say whether a row's result is right, and if it is, whether its speed is known."""
     baseline = not (plan.lowering or plan.contestant in PEERS)
@@ -174,8 +184,8 @@ def _verdict(
         required = REQUIRED_DB[cast(Precision, plan.precision)] if plan.lowering else WRONG_DB
         if not between >= required:
             return WRONG, f"{between:.1f} dB from PyTorch fp32"
-    if spread is not None and spread > SETTLED:
-        return UNSTABLE, f"the ratio still moves by {spread:.0%}"
+    if known is not None and known > SETTLED:
+        return UNSTABLE, f"the ratio is known to within {known:.0%} only"
     return OK, "" if between is not None else "PyTorch fp32 failed: compared with nothing"
 
 

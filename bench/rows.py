@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,27 @@ OK, FAILED, WRONG, UNSTABLE = "ok", "failed", "wrong", "unstable"
 WRONG_DB = 60.0
 """PSNR against PyTorch fp32 below which a peer is wrong rather than less precise: bf16 convolutions
 leave 75 dB, a misread FFT less than 30 dB. Ours are held to `kspacesr_rt.verify.REQUIRED_DB`."""
+
+
+NORMAL_95 = 1.96
+"""Standard errors on either side that hold 95 % of a normal distribution."""
+MEDIAN_ERROR = math.sqrt(math.pi / 2.0)
+"""Standard error of a median, in standard deviations over the root of the number of values."""
+HALF_QUARTILES = 0.6745
+"""Half the interquartile range of a normal distribution, in standard deviations."""
+
+
+def median_uncertainty(spread: float, rounds: int) -> float:
+    """Return half the 95 % interval of a median over rounds.
+
+    Parameters
+    ----------
+    spread
+        Half the interquartile range over the rounds; the result has its unit.
+    rounds
+        How many there were, taken to be independent and about normal.
+    """
+    return NORMAL_95 * MEDIAN_ERROR * spread / HALF_QUARTILES / math.sqrt(rounds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +62,7 @@ class BenchRow:
     plan: RowPlan
     """What ran."""
     status: str
-    """``ok``, ``failed`` (with its reason), ``wrong``, or ``unstable``: the ratio kept moving."""
+    """``ok``, ``failed`` (with its reason), ``wrong``, or ``unstable``: ratio not well known."""
     reason: str = ""
     """Why it is not ok."""
     latency: Latency | None = None

@@ -45,7 +45,7 @@ from kspacesr_rt.bench.plans import (
 from kspacesr_rt.bench.preparation import prepare, time_for
 from kspacesr_rt.bench.readme import runtimes_table
 from kspacesr_rt.bench.roofline import RooflineGroup
-from kspacesr_rt.bench.rows import BenchRow, Latency, with_pareto
+from kspacesr_rt.bench.rows import BenchRow, Latency, median_uncertainty, with_pareto
 from kspacesr_rt.bench.variants import VariantFailed, Variants
 from kspacesr_rt.bench.worker import GEMM, GEMM_CUDA, TRIAD
 from kspacesr_rt.cli import app
@@ -352,6 +352,21 @@ def test_what_the_machine_can_do_is_the_median_of_every_group():
     assert MachineRates.of([]).bytes_per_s is None
 
 
+def known_within(found):
+    return median_uncertainty(ratio_of(found[1], found[0])[1], len(found[1].times_s))
+
+
+def test_what_is_known_of_a_median_grows_with_the_rounds():
+    """Against the scatter of medians that were really drawn, within its own error."""
+    rng = np.random.default_rng(0)
+    for rounds in (9, 25, 49):
+        draws = rng.normal(2.0, 0.1, (4000, rounds))
+        half_quartiles = 0.1 * 0.6745
+        within = median_uncertainty(half_quartiles, rounds)
+        held = np.abs(np.median(draws, axis=1) - 2.0) <= within
+        assert held.mean() == pytest.approx(0.95, abs=0.02)
+
+
 def test_rounds_go_on_until_every_ratio_has_settled(tmp_path, monkeypatch):
     """The stability rule: warm-up visits do not count, then at least seven rounds, then enough."""
     visits = collections.Counter()
@@ -381,13 +396,13 @@ def test_rounds_go_on_until_every_ratio_has_settled(tmp_path, monkeypatch):
     counted = len(found[1].times_s)
     assert visits[plan()] == counted + WARM_UP_VISITS
     assert MIN_ROUNDS < counted < MAX_ROUNDS
-    assert ratio_of(found[1], found[0])[1] <= SETTLED
+    assert known_within(found) <= SETTLED
     assert found[1].joules == [4.0] * counted
     visits.clear()
     settles[plan()] = 10**6
     found = conduct(list(settles), lambda _: None, tmp_path, budget_s=60.0)
     assert len(found[1].times_s) == MAX_ROUNDS
-    assert ratio_of(found[1], found[0])[1] > SETTLED
+    assert known_within(found) > SETTLED
     visits.clear()
     found = conduct(list(settles), lambda _: None, tmp_path, budget_s=0.0)
     assert len(found[1].times_s) == MIN_ROUNDS  # never fewer, however small the budget
