@@ -116,9 +116,11 @@ def markdown_text(text: str) -> str:
 def row_cells(row: BenchRow) -> dict[str, str]:
     """Return what each column of `HEADINGS` shows of a row; empty where nothing is known."""
     plan, quality, latency = row.plan, row.quality, row.latency
-    note = row.reason if row.status == FAILED else f"{row.status}: {row.reason}"
-    if row.status == OK:
-        note = "Pareto" if row.pareto else ""
+    note = "" if row.status == OK else f"{row.status}: {row.reason}"
+    if row.status == FAILED:
+        note = row.reason
+    if row.pareto:
+        note = f"Pareto; {note}" if note else "Pareto"
     return {
         "model": plan.model,
         "runtime": plan.contestant,

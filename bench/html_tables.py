@@ -169,10 +169,11 @@ def _table_row(row: BenchRow) -> str:
 
 
 def _remark(row: BenchRow) -> str:
+    pareto = '<b class="tag">Pareto</b> ' if row.pareto else ""
     if row.status == OK:
-        return '<b class="tag">Pareto</b>' if row.pareto else ""
+        return pareto.rstrip()
     reason = row.reason or ("no reason was given" if row.status == FAILED else "")
-    return (
+    return pareto + (
         f'<b class="tag {escape(row.status, quote=True)}">{escape(row.status)}</b> {escape(reason)}'
     )
 

@@ -185,7 +185,7 @@ def _verdict(
         if not between >= required:
             return WRONG, f"{between:.1f} dB from PyTorch fp32"
     if known is not None and known > SETTLED:
-        return UNSTABLE, f"the ratio is known to within {known:.0%} only"
+        return UNSTABLE, f"the ratio is known to within {known:.1%} only"
     return OK, "" if between is not None else "PyTorch fp32 failed: compared with nothing"
 
 

@@ -132,11 +132,14 @@ SSIM_STEP = 1e-4
 
 
 def with_pareto(rows: list[BenchRow]) -> list[BenchRow]:
-    """Flag the rows that no other row of the table beats in both speed and SSIM."""
+    """Flag the rows that no other row of the table beats in both speed and SSIM.
+
+    By the middle of what was measured, however well that is known.
+    """
     points = {
         index: (row.slices_per_s, round(row.quality.ssim / SSIM_STEP))
         for index, row in enumerate(rows)
-        if row.status == OK and row.quality is not None and row.slices_per_s is not None
+        if row.status in (OK, UNSTABLE) and row.quality is not None and row.slices_per_s is not None
     }
     return [
         dataclasses.replace(row, pareto=index in points and _undominated(index, points))

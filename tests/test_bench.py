@@ -185,6 +185,8 @@ def test_pareto_rows_are_those_nothing_beats():
         [row(0.95, 10.0), row(0.95001, 9.0), row(0.96, 5.0), row(0.94, 20.0, status="wrong")]
     )
     assert [one.pareto for one in rows] == [True, False, True, False]
+    rows = with_pareto([row(0.95, 10.0), row(0.95, 30.0, status="unstable")])
+    assert [one.pareto for one in rows] == [False, True]  # however well the 30 are known
 
 
 def test_rows_really_run_in_processes_of_their_own(lr_file, tmp_path):
