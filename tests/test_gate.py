@@ -313,7 +313,7 @@ def test_nothing_planted_fails_nothing(measured):
 
 
 def test_a_planted_sleep_fails(measured, planted):
-    """Half as long again is two thirds of the speed: beyond the line, in both sets of processes."""
+    """A third of the speed: beyond the line on any machine, in both sets of processes."""
     planted("ort-cpu gemm", "sleep")
     found = gate.gate(gate.GateOptions(baseline=measured, contests=SHORT))
     rows = by_name(found)
