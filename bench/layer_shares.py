@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.bench.layer_costs import ACTIVATION, CONVOLUTION, FFT, OTHER, group_of
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.errors import InputError
@@ -158,7 +159,7 @@ def _ort_profile(
         settings.intra_op_num_threads = threads
         settings.log_severity_level = 3
         session = onnxruntime.InferenceSession(
-            model.serialized(), settings, providers=["CPUExecutionProvider"]
+            in_phases(model.proto).SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
         for _ in range(calls + 1):
             session.run(None, {INPUT_NAME: lr})
@@ -176,9 +177,10 @@ def _openvino_profile(
     model: BoundModel, lr: FloatArray, threads: int, calls: int
 ) -> dict[tuple[str, str], float]:
     import openvino
-    from onnx import inliner
 
-    flat = inliner.inline_local_functions(model.proto)
+    from kspacesr_rt.backends.openvino_cpu import flat_network
+
+    flat = flat_network(model.proto)
     core = openvino.Core()
     config: dict[str, Any] = {"PERF_COUNT": "YES", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:

@@ -21,6 +21,7 @@ import onnx
 from onnx import inliner
 
 from kspacesr_rt.backends import BackendOptions, require_batch
+from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.kspace import FloatArray
@@ -53,7 +54,7 @@ class OpenVinoBackend:
                 f"OpenVINO computes FFT layers lowered as '{model.spec.lowering}' wrongly",
                 hint="export with --fft gemm",
             )
-        compiled = compile_network(inliner.inline_local_functions(model.proto), options)
+        compiled = compile_network(flat_network(model.proto), options)
         self.executed = executed_types(compiled)
         require_fp32_products(self.executed)
         self.notes = type_notes(model.spec.precision, self.executed)
@@ -77,6 +78,12 @@ class OpenVinoBackend:
 
     def __exit__(self, *exc: object) -> None:
         self._free.clear()
+
+
+def flat_network(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a bound model as OpenVINO is given it: no functions, narrow layers in phases."""
+    flat: onnx.ModelProto = inliner.inline_local_functions(in_phases(proto))
+    return flat
 
 
 def executed_types(compiled: Any) -> dict[str, dict[str, int]]:

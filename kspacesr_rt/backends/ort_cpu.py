@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from kspacesr_rt.backends import BackendOptions, require_batch
+from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.cores import available_cores
 from kspacesr_rt.errors import BackendUnavailableError
@@ -30,7 +31,7 @@ class OrtCpuBackend:
         if options.streams > 1:
             threads = options.threads or available_cores()
             options = replace(options, threads=max(1, threads // options.streams))
-        self._session: Any = open_session(model.serialized(), options)
+        self._session: Any = open_session(in_phases(model.proto).SerializeToString(), options)
 
     def run(self, batch: FloatArray) -> FloatArray:
         """Super-resolve a batch; see `kspacesr_rt.backends.Backend.run`."""

@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from kspacesr_rt.backends import BackendOptions, require_available
+from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.errors import InputError
 
 REFERENCE = "reference"
@@ -42,7 +43,7 @@ class OrtRunner:
         """Return the outputs of a graph, in its order."""
         from kspacesr_rt.backends.ort_cpu import open_session
 
-        session = open_session(proto.SerializeToString(), self._options)
+        session = open_session(in_phases(proto).SerializeToString(), self._options)
         results: list[Any] = session.run(None, feeds)
         return results
 
@@ -59,7 +60,7 @@ class OpenVinoRunner:
         """Return the outputs of a graph, in its order."""
         from kspacesr_rt.backends.openvino_cpu import compile_network
 
-        request = compile_network(proto, self._options).create_infer_request()
+        request = compile_network(in_phases(proto), self._options).create_infer_request()
         results = request.infer([feeds[one.name] for one in proto.graph.input])
         return [np.array(results[index]) for index in range(len(proto.graph.output))]
 
