@@ -132,9 +132,9 @@ def _group(node: tuple[str, str] | None, kind: str, lowering: str) -> str:
 
 
 def _own_nodes(model: BoundModel) -> dict[str, tuple[str, str]]:
-    """Return name and group of the graph's nodes, except our layers, by what kernels call them."""
+    """Return name and group of the nodes that run, except our layers, by what kernels call them."""
     own: dict[str, tuple[str, str]] = {}
-    for node in model.proto.graph.node:
+    for node in in_phases(model.proto).graph.node:
         if node.domain != OP_DOMAIN:
             found = (node.name, group_of(node))
             # OpenVINO calls the last node by the graph's output.

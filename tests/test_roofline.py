@@ -1,11 +1,13 @@
 """What bounds a group of layers: counted by hand on known graphs, measured with real runtimes."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.bench import layer_shares
 from kspacesr_rt.bench.flops import count_flops
 from kspacesr_rt.bench.layer_costs import (
@@ -255,6 +257,24 @@ def test_transposes_belong_to_the_transforms_only_if_they_have_some(
     monkeypatch.setattr(layer_shares, "_ort_profile", lambda *_: kernels)
     lr = np.zeros((1, 1, 16, 16), np.float32)
     assert layer_shares.profiled(model, lr, "ort-cpu", 1).seconds == {group: 1.0}
+
+
+def test_a_layer_computed_in_phases_is_still_the_networks(make_generator, make_model):
+    """Beside transforms made of convolutions, what a backend rewrote would count as one of them."""
+    model = bind(make_model(*make_generator("seed-kspace", 2), "conv"), (24, 24))
+    rewritten = in_phases(model.proto)
+    assert rewritten is not model.proto
+    of_the_network = [node for node in rewritten.graph.node if node.op_type == "Conv"]
+    lr = np.random.default_rng(0).random((1, 1, 24, 24), dtype=np.float32)
+    kernels = layer_shares._ort_profile(model, lr, 1, 1)
+    named = layer_shares._own_nodes(model)
+    groups = Counter(
+        layer_shares._group(named.get(name), kind, "conv")
+        for name, kind in kernels
+        if kind in layer_shares.CONVOLUTIONS
+    )
+    assert groups[CONVOLUTION] == len(of_the_network)
+    assert groups[FFT] > 0
 
 
 def test_three_shares_are_of_the_whole():
