@@ -19,22 +19,39 @@ HEADINGS = {
     "times PyTorch": "--:",
     "slices/s": "--:",
     "p50 ms": "--:",
+    "p90 ms": "--:",
+    "p95 ms": "--:",
     "p99 ms": "--:",
     "first result s": "--:",
     "peak MB": "--:",
+    "GPU MB": "--:",
+    "model MB": "--:",
+    "engine MB": "--:",
+    "J/slice": "--:",
     "FFT share": "--:",
     "of GEMM peak": "--:",
     "PSNR to PyTorch": "--:",
+    "MAE": "--:",
     "PSNR dB": "--:",
     "SSIM": "--:",
     "": "---",
 }
 """Columns, with their alignment in Markdown."""
+ONLY_IF_FILLED = ("GPU MB", "engine MB", "J/slice")
+"""Columns that a table without a GPU or an energy counter has no use for."""
+NOT_IN_A_TERMINAL = ("p90 ms", "p95 ms", "model MB", "MAE")
+"""Columns for tables that have more room."""
 
 
-def markdown(rows: Iterable[BenchRow], columns: Sequence[str] | None = None) -> str:
-    """Return the rows as a Markdown table, the chosen columns (default: all)."""
-    shown = list(columns or HEADINGS)
+def columns_for(rows: Iterable[BenchRow], names: Sequence[str] = tuple(HEADINGS)) -> list[str]:
+    """Return the columns that a table of these rows needs, of `names` and in their order."""
+    cells = [row_cells(row) for row in rows]
+    return [name for name in names if name not in ONLY_IF_FILLED or any(row[name] for row in cells)]
+
+
+def markdown(rows: Sequence[BenchRow], columns: Sequence[str] | None = None) -> str:
+    """Return the rows as a Markdown table, the chosen columns (default: all they need)."""
+    shown = list(columns or columns_for(rows))
     lines = [
         "| " + " | ".join(shown) + " |",
         "| " + " | ".join(HEADINGS[name] for name in shown) + " |",
@@ -45,16 +62,17 @@ def markdown(rows: Iterable[BenchRow], columns: Sequence[str] | None = None) -> 
     return "\n".join(lines)
 
 
-def as_text(rows: Iterable[BenchRow]) -> str:
+def as_text(rows: Sequence[BenchRow]) -> str:
     """Return the rows in columns for a terminal."""
+    shown = columns_for(rows, [name for name in HEADINGS if name not in NOT_IN_A_TERMINAL])
     table = [dict(zip(HEADINGS, HEADINGS, strict=True)), *(row_cells(row) for row in rows)]
-    widths = {name: max(len(line[name]) for line in table) for name in HEADINGS}
+    widths = {name: max(len(line[name]) for line in table) for name in shown}
     return "\n".join(
         "  ".join(
             line[name].ljust(widths[name])
             if HEADINGS[name] == "---"
             else line[name].rjust(widths[name])
-            for name in HEADINGS
+            for name in shown
         ).rstrip()
         for line in table
     )
@@ -130,12 +148,19 @@ def row_cells(row: BenchRow) -> dict[str, str]:
         "times PyTorch": _number(row.ratio, "{:.2f}"),
         "slices/s": _number(row.slices_per_s, "{:.1f}"),
         "p50 ms": _number(latency.p50_s * 1e3 if latency else None, "{:.1f}"),
+        "p90 ms": _number(latency.p90_s * 1e3 if latency else None, "{:.1f}"),
+        "p95 ms": _number(latency.p95_s * 1e3 if latency else None, "{:.1f}"),
         "p99 ms": _number(latency.p99_s * 1e3 if latency else None, "{:.1f}"),
         "first result s": _number(row.first_result_s, "{:.1f}"),
-        "peak MB": _number(row.peak_rss_bytes and row.peak_rss_bytes / 1e6, "{:.0f}"),
+        "peak MB": _megabytes(row.peak_rss_bytes, "{:.0f}"),
+        "GPU MB": _megabytes(row.device_bytes, "{:.0f}"),
+        "model MB": _megabytes(row.model_bytes, "{:.1f}"),
+        "engine MB": _megabytes(row.engine_bytes, "{:.1f}"),
+        "J/slice": _number(row.joules_per_slice, "{:.3g}"),
         "FFT share": _number(row.fft_share and row.fft_share * 100, "{:.1f} %"),
         "of GEMM peak": _number(row.peak_share and row.peak_share * 100, "{:.0f} %"),
         "PSNR to PyTorch": _between(row),
+        "MAE": _number(quality.mae if quality else None, "{:.5f}"),
         "PSNR dB": _number(quality.psnr_db if quality else None, "{:.2f}"),
         "SSIM": _number(quality.ssim if quality else None, "{:.4f}"),
         "": note,
@@ -144,6 +169,10 @@ def row_cells(row: BenchRow) -> dict[str, str]:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
+
+
+def _megabytes(size: int | None, form: str) -> str:
+    return _number(None if size is None else size / 1e6, form)
 
 
 def _between(row: BenchRow) -> str:

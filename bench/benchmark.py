@@ -140,6 +140,11 @@ class JudgedSlices:
     white: float = 1.0
     """What is white in pictures of them, in the unit of `hr`."""
 
+    @property
+    def upscale(self) -> int:
+        """HR samples to an LR sample, along an axis."""
+        return int(self.hr.shape[-1] // self.lr.shape[-1])
+
 
 def benchmark(
     options: BenchOptions,

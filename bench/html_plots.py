@@ -109,7 +109,7 @@ def _scatter(
         for i, point in enumerate(points)
     ]
     points.sort(key=lambda point: point.x)
-    steps = sorted((point.x, point.y) for point, (row, _) in _pairs(points, shown) if row.pareto)
+    fronts = _fronts(_pairs(points, shown)) if front else []
     pictures = []
     for css, (width, height) in SIZES.items():
         chart = Chart(
@@ -120,11 +120,11 @@ def _scatter(
             title=title,
         )
         chart.axes()
-        if front and len(steps) > 1:
+        for steps in fronts:
             chart.path(_staircase(steps), "front")
         chart.marks(points)
         pictures.append(chart.svg(css))
-    legend = _legend(points, models, front and len(steps) > 1)
+    legend = _legend(points, models, bool(fronts))
     return f'<div class="plot">{"".join(pictures)}{legend}{READOUT}</div>'
 
 
@@ -133,6 +133,17 @@ def _pairs(
 ) -> list[tuple[Point, tuple[BenchRow, float]]]:
     """Match sorted points with their rows again."""
     return list(zip(points, sorted(shown, key=lambda one: _ms(one[0])), strict=True))
+
+
+def _fronts(
+    pairs: Sequence[tuple[Point, tuple[BenchRow, float]]],
+) -> list[list[tuple[float, float]]]:
+    """Return the Pareto points of each upscale, from fast to slow, where there are two or more."""
+    found: dict[int | None, list[tuple[float, float]]] = {}
+    for point, (row, _) in pairs:
+        if row.pareto:
+            found.setdefault(row.upscale, []).append((point.x, point.y))
+    return [sorted(steps) for steps in found.values() if len(steps) > 1]
 
 
 def _labelled(rows: Sequence[BenchRow]) -> dict[int, int]:

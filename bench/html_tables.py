@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from kspacesr_rt.bench.bench_tables import HEADINGS, row_cells
+from kspacesr_rt.bench.bench_tables import HEADINGS, columns_for, row_cells
 from kspacesr_rt.bench.html_marks import legend_mark, style_of
 from kspacesr_rt.bench.html_plots import is_baseline, measured, row_name
 from kspacesr_rt.bench.plans import PEERS, REFERENCE
@@ -18,12 +18,19 @@ EXPLAINED = {
     "times PyTorch": "speed relative to PyTorch eager fp32 in the same run; above 1 is faster",
     "slices/s": "slices a second",
     "p50 ms": "median of one call",
+    "p90 ms": "90th percentile of one call",
+    "p95 ms": "95th percentile of one call",
     "p99 ms": "99th percentile of one call",
     "first result s": "from the start of a process to its first result",
     "peak MB": "resident memory of the whole process",
+    "GPU MB": "GPU memory held after the rounds",
+    "model MB": "size of the model file",
+    "engine MB": "size of the TensorRT engine",
+    "J/slice": "energy of the processor package or the GPU, by RAPL or NVML",
     "FFT share": "share of a profiled run that the FFT layers took",
     "of GEMM peak": "operations per second, relative to a matrix product here in that precision",
     "PSNR to PyTorch": "agreement with PyTorch fp32 on the same slices",
+    "MAE": "against HR",
     "PSNR dB": "against HR",
     "SSIM": "against HR",
 }
@@ -132,28 +139,28 @@ def _bar(row: BenchRow, top: float) -> str:
 
 def full_table(rows: Sequence[BenchRow]) -> str:
     """Return every row with a heading that sorts; `report.js` reads ``data-v``."""
-    heads = ""
-    for name, side in ((name, HEADINGS[name]) for name in ORDER):
+    heads, columns = "", columns_for(rows, ORDER)
+    for name, side in ((name, HEADINGS[name]) for name in columns):
         told = escape(EXPLAINED.get(name, ""), quote=True)
         css = ' class="n"' if side == "--:" else ""
         heads += (
             f'<th scope="col"{css} aria-sort="none"><button type="button" title="{told}">'
             f"{escape(name) or 'remark'}</button></th>"
         )
-    body = "".join(_table_row(row) for row in rows)
+    body = "".join(_table_row(row, columns) for row in rows)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="All rows">'
         f'<table class="rows"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
-def _table_row(row: BenchRow) -> str:
+def _table_row(row: BenchRow, columns: Sequence[str]) -> str:
     values, cells = _values(row), ""
     texts = row_cells(row)
-    for name in ORDER:
+    for name in columns:
         text = texts[name]
         if not name and row.status == FAILED:
-            cells += f'<td class="remark" colspan="{len(ORDER) - len(BEFORE_REMARK)}">'
+            cells += f'<td class="remark" colspan="{len(columns) - len(BEFORE_REMARK)}">'
             cells += f'<div class="reason">{_remark(row)}</div></td>'
             break
         if not name:
@@ -186,12 +193,19 @@ def _values(row: BenchRow) -> dict[str, float | None]:
         "times PyTorch": row.ratio,
         "slices/s": row.slices_per_s,
         "p50 ms": latency.p50_s if latency else None,
+        "p90 ms": latency.p90_s if latency else None,
+        "p95 ms": latency.p95_s if latency else None,
         "p99 ms": latency.p99_s if latency else None,
         "first result s": row.first_result_s,
         "peak MB": row.peak_rss_bytes,
+        "GPU MB": row.device_bytes,
+        "model MB": row.model_bytes,
+        "engine MB": row.engine_bytes,
+        "J/slice": row.joules_per_slice,
         "FFT share": row.fft_share,
         "of GEMM peak": row.peak_share,
         "PSNR to PyTorch": JSON_INFINITE if row.plan.is_reference else row.psnr_between_db,
+        "MAE": quality.mae if quality else None,
         "PSNR dB": quality.psnr_db if quality else None,
         "SSIM": quality.ssim if quality else None,
     }

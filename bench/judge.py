@@ -96,7 +96,9 @@ class Judge:
         """Return the line of one row."""
         plan = one.plan
         if one.failed or one.result is None or not one.times_s:
-            return BenchRow(plan=plan, status=FAILED, reason=one.failed)
+            return BenchRow(
+                plan=plan, status=FAILED, reason=one.failed, upscale=self.slices.upscale
+            )
         sr = np.load(one.result)
         between = self._between(one, sr)
         speed = speed_reference_of(one, self.found)
@@ -140,6 +142,7 @@ class Judge:
             roofline=layers,
             psnr_between_db=None if between is None else json_number(between),
             quality=self._quality(plan, sr),
+            upscale=self.slices.upscale,
         )
 
     def _between(self, one: Measured, sr: FloatArray) -> float | None:

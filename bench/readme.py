@@ -113,8 +113,9 @@ def runtimes_table(result: dict[str, Any]) -> str:
         "",
         *(f"- `{name}`: {text}" for name, text in PEERS.items() if name in shown),
     ]
+    command = result.get("command", "kspacesr-rt bench")
     origin = _origin(result["environment"], RUNTIMES_FILE)
-    return "\n".join([*lines, "", f"(`kspacesr-rt bench`; {origin})"])
+    return "\n".join([*lines, "", f"(`{command}`; {origin})"])
 
 
 def _rows(result: dict[str, Any]) -> list[QualityRow]:

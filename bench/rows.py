@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from kspacesr_rt.bench.plans import RowPlan
 from kspacesr_rt.bench.roofline import RooflineGroup
@@ -104,8 +104,10 @@ class BenchRow:
     """Against PyTorch fp32 on the same slices, range = its maximum; None when identical, too."""
     quality: Quality | None = None
     """Against HR, convention ``slice-range1``."""
+    upscale: int | None = None
+    """Of its model, so that quality is compared for the same task; None in older files."""
     pareto: bool = False
-    """No other row of its model is both faster and at least as good."""
+    """No other row of its upscale beats it in speed or SSIM without losing in the other."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON: a model by its file's name, since folders may tell who a user is."""
@@ -132,12 +134,12 @@ SSIM_STEP = 1e-4
 
 
 def with_pareto(rows: list[BenchRow]) -> list[BenchRow]:
-    """Flag the rows that no other row of the table beats in both speed and SSIM.
+    """Flag the rows that no other row of their upscale beats in both speed and SSIM.
 
     By the middle of what was measured, however well that is known.
     """
     points = {
-        index: (row.slices_per_s, round(row.quality.ssim / SSIM_STEP))
+        index: _Point(row.upscale, row.slices_per_s, round(row.quality.ssim / SSIM_STEP))
         for index, row in enumerate(rows)
         if row.status in (OK, UNSTABLE) and row.quality is not None and row.slices_per_s is not None
     }
@@ -147,9 +149,16 @@ def with_pareto(rows: list[BenchRow]) -> list[BenchRow]:
     ]
 
 
-def _undominated(index: int, points: dict[int, tuple[float, int]]) -> bool:
-    speed, ssim = points[index]
+class _Point(NamedTuple):
+    upscale: int | None
+    speed: float
+    ssim: int
+
+
+def _undominated(index: int, points: dict[int, _Point]) -> bool:
+    own = points[index]
     return not any(
-        other[0] >= speed and other[1] >= ssim and other != (speed, ssim)
+        other.speed >= own.speed and other.ssim >= own.ssim and other != own
         for other in points.values()
+        if other.upscale == own.upscale
     )

@@ -46,7 +46,7 @@ ROW = {
         (
             *("ratio", "ratio_spread", "slices_per_s", "load_s", "first_result_s"),
             *("peak_rss_bytes", "model_bytes", "flop", "flop_per_s", "peak_share", "fft_share"),
-            *("joules_per_slice", "psnr_between_db", "device_bytes?", "engine_bytes?"),
+            *("joules_per_slice", "psnr_between_db", "device_bytes?", "engine_bytes?", "upscale?"),
         ),
         MAYBE,
     ),

@@ -118,7 +118,7 @@ def test_a_slice_does_not_depend_on_its_batch_mates(opened, name):
 def test_calls_side_by_side_change_no_bit(opened, name, model, streams):
     """`infer` computes two batches at a time: each must come out as if it were alone."""
     if not BACKENDS[name].streams:
-        pytest.skip("computes one call at a time")
+        pytest.skip(f"backend '{name}' computes one call at a time: BACKENDS says so")
     slices = batch_of(12)[:, None]
     told = BackendOptions(threads=2, streams=streams)
     with (

@@ -14,7 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from kspacesr_rt.bench import conductor, plans
-from kspacesr_rt.bench.bench_tables import HEADINGS, as_csv, as_text, markdown
+from kspacesr_rt.bench.bench_tables import (
+    HEADINGS,
+    NOT_IN_A_TERMINAL,
+    ONLY_IF_FILLED,
+    as_csv,
+    as_text,
+    markdown,
+)
 from kspacesr_rt.bench.conductor import (
     MAX_ROUNDS,
     MIN_ROUNDS,
@@ -189,6 +196,15 @@ def test_pareto_rows_are_those_nothing_beats():
     assert [one.pareto for one in rows] == [False, True]  # however well the 30 are known
 
 
+def test_rows_of_another_upscale_are_another_task():
+    """A x4 model has the lower SSIM, and is not beaten for that."""
+    rows = [
+        dataclasses.replace(row(ssim, speed), upscale=upscale)
+        for ssim, speed, upscale in [(0.95, 10.0, 2), (0.85, 9.0, 4), (0.84, 8.0, 4)]
+    ]
+    assert [one.pareto for one in with_pareto(rows)] == [True, True, False]
+
+
 def test_rows_really_run_in_processes_of_their_own(lr_file, tmp_path):
     """Opened, checked, timed: with the real worker, ours and the machine's peak beside it."""
     plans = [plan(), plan("zero-fill", lowering=""), plan(GEMM, model="", lowering="")]
@@ -266,6 +282,22 @@ def test_tables_hold_every_row_with_its_reason():
     assert float(read[0]["roofline.fft.peak_share"]) == 0.25
     assert BenchRow.from_dict(json.loads(json.dumps(rows[0].to_dict()))) == rows[0]
     assert set(HEADINGS) >= {"times PyTorch", "SSIM", "PSNR to PyTorch"}
+
+
+def test_columns_that_nothing_fills_are_left_out():
+    """Energy and GPU memory where a machine tells them; a terminal has less room than a page."""
+    plain = row(0.95, 10.0)
+    for text in (markdown([plain]), as_text([plain])):
+        assert not any(name in text for name in ONLY_IF_FILLED)
+    full = dataclasses.replace(
+        plain, joules_per_slice=1.25, device_bytes=3_000_000, engine_bytes=4_500_000
+    )
+    for text in (markdown([plain, full]), as_text([plain, full])):
+        assert all(name in text for name in ONLY_IF_FILLED)
+        assert all(figure in text for figure in ("1.25", "4.5"))
+    page = markdown([plain])
+    assert all(name in page for name in ("p90 ms", "p95 ms", "MAE"))
+    assert not any(name in as_text([plain]) for name in NOT_IN_A_TERMINAL)
 
 
 def test_the_command_measures_and_readme_reads_it(tmp_path):

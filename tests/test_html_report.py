@@ -25,6 +25,7 @@ from kspacesr_rt.bench.stored import read_result, rows_of
 from kspacesr_rt.bench.variants import SEED_SHAPE
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import InputError
+from kspacesr_rt.metrics import Quality
 
 VOID = {"meta", "link", "img", "input"}
 LOADING = ("src", "href", "srcset", "action", "data", "poster", "xlink:href")
@@ -148,11 +149,36 @@ def test_cells_sort_by_their_raw_figures():
     page = as_html(result())
     table = page[page.index('id="rows"') : page.index('id="stages"')]
     heads = table[: table.index("</thead>")]
-    assert heads.count('aria-sort="none"') == heads.count("<button") == 17
+    assert heads.count('aria-sort="none"') == heads.count("<button") == 21
     second = table.split("<tr")[3]
     raw = [float(value) for value in re.findall(r'data-v="([^"]+)"', second)]
-    #               batch, ratio, p50, agreement, PSNR, SSIM, slices/s, p99
-    assert raw == pytest.approx([1, 2.0, 0.01, 130.0, 36.0, 0.95, 100.0, 10 / 7e2])
+    #               batch, ratio, p50, agreement, PSNR, SSIM
+    first = [1, 2.0, 0.01, 130.0, 36.0, 0.95]
+    #                    slices/s, p90, p95, p99, MAE
+    assert raw == pytest.approx([*first, 100.0, 10 / 9e2, 10 / 8e2, 10 / 7e2, 0.01])
+
+
+def test_a_front_is_drawn_for_each_upscale():
+    """A line from a x2 row to a x4 row would mean nothing."""
+    changes = [
+        {
+            "ms": ms,
+            "upscale": upscale,
+            "pareto": True,
+            "quality": Quality(mae=0.01, psnr_db=30.0, ssim=ssim),
+        }
+        for ms, ssim, upscale in [(4.0, 0.94, 2), (10.0, 0.95, 2), (5.0, 0.84, 4), (20.0, 0.85, 4)]
+    ]
+    rows = [bench_row("ort-cpu", "gemm", **one).to_dict() for one in changes]
+
+    def fronts(rows):
+        page = as_html(result(rows=rows))
+        return page.count('<polyline class="front"'), page.count("Pareto front</li>")
+
+    one, both = fronts(rows[:2]), fronts(rows)
+    assert one[0] > 0
+    assert both == (2 * one[0], one[1])
+    assert fronts(rows[::2]) == (0, 0)  # one row each
 
 
 def test_sections_without_data_are_left_out():

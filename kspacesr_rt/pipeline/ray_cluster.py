@@ -172,8 +172,8 @@ def connected(address: str | None, *, cpus: int) -> Iterator[Any]:
         try:
             if address == OWN:
                 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-                # Ray's logs go with the cluster: /tmp/ray would keep them. Sockets lie in there,
-                # and their paths must be short.
+                # Ray's logs go with the cluster: its own folder would keep them. Sockets lie in
+                # there, and their paths must be short.
                 folder = tempfile.TemporaryDirectory(
                     prefix="ksr-",
                     dir="/tmp" if os.name == "posix" else None,
