@@ -37,6 +37,8 @@ REARRANGEMENTS = (
 TYPE_CHANGES = ("Cast", "QuantizeLinear", "DequantizeLinear")
 """Runtimes compute them inside the convolutions that need them; they belong to those."""
 REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceSum", "ReduceL2")
+REAL_TRANSFORMS = ("RealFFT2c", "RealIFFT2c")
+FLOAT_BYTES = 4
 FFT_FLOP = 5.0
 """Operations of a fast transform of N complex samples: 5 N log2 N, the customary count."""
 
@@ -64,8 +66,16 @@ class LayerCost:
         return own + self.weight_bytes / batch
 
 
-def layer_costs(model: BoundModel) -> list[LayerCost]:
+def layer_costs(model: BoundModel, *, in_phases: bool = False) -> list[LayerCost]:
     """Count every layer of a bound model, in the order of its graph.
+
+    Parameters
+    ----------
+    model
+        Bound to a matrix.
+    in_phases
+        Count FFT layers between real images as `kspacesr_rt.backends.phase_transforms` computes
+        them.
 
     Raises
     ------
@@ -73,10 +83,10 @@ def layer_costs(model: BoundModel) -> list[LayerCost]:
         If the graph has an operator of our domain that this version does not know.
     """
     graph = _Typed.of(model)
-    return [_cost(node, graph, model) for node in model.proto.graph.node]
+    return [_cost(node, graph, model, in_phases) for node in model.proto.graph.node]
 
 
-def _cost(node: onnx.NodeProto, graph: _Typed, model: BoundModel) -> LayerCost:
+def _cost(node: onnx.NodeProto, graph: _Typed, model: BoundModel, in_phases: bool) -> LayerCost:
     group = group_of(node)
     matrix = model.spec.matrix
     if node.op_type in TYPE_CHANGES:
@@ -92,11 +102,14 @@ def _cost(node: onnx.NodeProto, graph: _Typed, model: BoundModel) -> LayerCost:
     inputs = [name for name in node.input if name]
     flowing = [graph.stored_bytes_in(name) for name in inputs if not graph.is_constant(name)]
     weights = sum(graph.stored_bytes_in(name) for name in inputs if graph.is_constant(name))
+    flop = _flop(node, graph, matrix, model.spec.lowering)
+    if in_phases and node.op_type in REAL_TRANSFORMS:
+        flop, weights = _cost_in_phases(attributes_of(node), matrix)
     moves = node.op_type != "Identity"
     return LayerCost(
         name=node.name,
         group=group,
-        flop=_flop(node, graph, matrix, model.spec.lowering),
+        flop=flop,
         input_bytes=float(flowing[0]) if flowing and moves else 0.0,
         extra_bytes=float(sum(flowing[1:])),
         weight_bytes=float(weights),
@@ -117,7 +130,7 @@ def group_of(node: onnx.NodeProto) -> str:
 
 def _flop(node: onnx.NodeProto, graph: _Typed, matrix: Matrix, lowering: str) -> float:
     out = graph.samples(node.output[0])
-    if node.op_type in ("RealFFT2c", "RealIFFT2c"):
+    if node.op_type in REAL_TRANSFORMS:
         return _real_transform_flop(attributes_of(node), matrix)
     if node.op_type in ("CentreCrop", "CentreFill"):
         return 0.0
@@ -163,6 +176,22 @@ def _real_transform_flop(values: dict[str, int], matrix: Matrix) -> float:
     return 2.0 * v * y * x + 2.0 * v * x * u
 
 
+def _cost_in_phases(values: dict[str, int], matrix: Matrix) -> tuple[float, int]:
+    """Count the same on the `s * s` phases of the finer grid: operations, and bytes of constants.
+
+    Notes
+    -----
+    All but one of the `s` phases of an axis cost a product: of rows with ``(m, y)`` matrices for
+    each phase of the columns, of columns with one ``(x, m')`` matrix; an even axis has one
+    coefficient `m` more than samples. What the lines of even axes need besides is a hundredth.
+    """
+    upscale = max(values["input_upscale"], values["output_upscale"])
+    (y, x), (v, u) = matrix, (n + 1 - n % 2 for n in matrix)
+    products = upscale - 1
+    flop = 2.0 * products * (upscale * v * y * x + v * x * u)
+    return flop, products * (v * y + u * x) * FLOAT_BYTES
+
+
 class _Typed:
     """Shapes and types of every value of a bound graph, for one slice."""
 
@@ -194,7 +223,7 @@ class _Typed:
                 rows, columns = (n * values["output_upscale"] for n in matrix)
                 # Crops, fills and spectra keep both channels of complex k-space.
                 shape: tuple[int, ...] = (1, values.get("channels", 2), rows, columns)
-                if node.op_type in ("RealFFT2c", "RealIFFT2c"):
+                if node.op_type in REAL_TRANSFORMS:
                     shape = (1, 1, rows, columns)
                 if node.op_type == "RealFFT2c":
                     shape = (1, 1, *(coefficient_count(n) for n in matrix))

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from kspacesr_rt.backends.openvino_cpu import flat_network, rewritten_network
 from kspacesr_rt.backends.phase_convolutions import in_phases
+from kspacesr_rt.backends.phase_transforms import MARK, transforms_in_phases
 from kspacesr_rt.bench.layer_costs import ACTIVATION, CONVOLUTION, FFT, OTHER, group_of
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.errors import InputError
@@ -83,17 +85,22 @@ def profiled(
     profile = _ort_profile if backend == "ort-cpu" else _openvino_profile
     spent: defaultdict[str, float] = defaultdict(float)
     ran = set()
-    own = _own_nodes(model)
+    own = _own_nodes(model, backend)
     bodies = {node.op_type for body in model.proto.functions for node in body.node}
     for (name, kind), seconds in profile(model, lr, threads, calls).items():
         masks = name not in own and MASKS.fullmatch(name)
-        group = FFT if masks else _group(own.get(name), kind, model.spec.lowering)
+        group = FFT if masks else _group(name, kind, own.get(name), model.spec.lowering)
         if kind == "Transpose" and group == FFT and kind not in bodies:
             group = CONVOLUTION  # into and out of the layout that integer convolutions want
         spent[group] += seconds
         if seconds > 0 and name in own and own[name][1] == group:
             ran.add(own[name][0])
     return Profile(seconds=dict(spent), ran=frozenset(ran))
+
+
+def transforms_run_in_phases(model: BoundModel, backend: str) -> bool:
+    """Say whether a backend computes a bound model's FFT layers on the phases of its images."""
+    return backend == "openvino" and transforms_in_phases(model.proto) is not model.proto
 
 
 def layer_shares(
@@ -118,10 +125,12 @@ def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
     return {"fft": fft / total, "conv": conv / total, "other": (total - conv - fft) / total}
 
 
-def _group(node: tuple[str, str] | None, kind: str, lowering: str) -> str:
+def _group(name: str, kind: str, node: tuple[str, str] | None, lowering: str) -> str:
     """Return the group of a kernel, of a kind, that is named after a node of the graph or not."""
     if kind.startswith(TYPE_CHANGES):
         return CONVOLUTION
+    if MARK in name:
+        return FFT
     if node is not None:
         # A convolution that took in what follows it may go by that layer's name.
         return CONVOLUTION if kind in CONVOLUTIONS else node[1]
@@ -131,11 +140,12 @@ def _group(node: tuple[str, str] | None, kind: str, lowering: str) -> str:
     return OTHER if kind in SCALINGS and lowering in ("gemm", "conv") else FFT
 
 
-def _own_nodes(model: BoundModel) -> dict[str, tuple[str, str]]:
+def _own_nodes(model: BoundModel, backend: str) -> dict[str, tuple[str, str]]:
     """Return name and group of the nodes that run, except our layers, by what kernels call them."""
+    rewritten = in_phases if backend == "ort-cpu" else rewritten_network
     own: dict[str, tuple[str, str]] = {}
-    for node in in_phases(model.proto).graph.node:
-        if node.domain != OP_DOMAIN:
+    for node in rewritten(model.proto).graph.node:
+        if node.domain != OP_DOMAIN and MARK not in node.name:
             found = (node.name, group_of(node))
             # OpenVINO calls the last node by the graph's output.
             own |= dict.fromkeys((node.name, _plain(node.name), *node.output), found)
@@ -177,8 +187,6 @@ def _openvino_profile(
     model: BoundModel, lr: FloatArray, threads: int, calls: int
 ) -> dict[tuple[str, str], float]:
     import openvino
-
-    from kspacesr_rt.backends.openvino_cpu import flat_network
 
     flat = flat_network(model.proto)
     core = openvino.Core()

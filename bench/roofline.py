@@ -35,7 +35,7 @@ from kspacesr_rt.bench.layer_costs import (
     LayerCost,
     layer_costs,
 )
-from kspacesr_rt.bench.layer_shares import CALLS, profiled
+from kspacesr_rt.bench.layer_shares import CALLS, profiled, transforms_run_in_phases
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.kspace import FloatArray
 
@@ -89,7 +89,8 @@ def group_work(
     """
     profile = profiled(model, lr, backend, threads, calls=calls)
     batch = len(lr)
-    work = work_by_group(layer_costs(model), profile.ran, batch)
+    costs = layer_costs(model, in_phases=transforms_run_in_phases(model, backend))
+    work = work_by_group(costs, profile.ran, batch)
     return [
         GroupWork(
             group=group,

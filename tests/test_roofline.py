@@ -228,7 +228,7 @@ def test_convolutions_that_a_runtime_widens_stay_convolutions(tmp_path, lowering
 )
 def test_kernels_find_their_group(kind, named, lowering, group):
     """Runtimes rename and fuse; what has no node's name is a part of an FFT layer, or rewritten."""
-    assert layer_shares._group(named, kind, lowering) == group
+    assert layer_shares._group("kernel", kind, named, lowering) == group
 
 
 @pytest.mark.parametrize("backend", layer_shares.PROFILED)
@@ -267,9 +267,9 @@ def test_a_layer_computed_in_phases_is_still_the_networks(make_generator, make_m
     of_the_network = [node for node in rewritten.graph.node if node.op_type == "Conv"]
     lr = np.random.default_rng(0).random((1, 1, 24, 24), dtype=np.float32)
     kernels = layer_shares._ort_profile(model, lr, 1, 1)
-    named = layer_shares._own_nodes(model)
+    named = layer_shares._own_nodes(model, "ort-cpu")
     groups = Counter(
-        layer_shares._group(named.get(name), kind, "conv")
+        layer_shares._group(name, kind, named.get(name), "conv")
         for name, kind in kernels
         if kind in layer_shares.CONVOLUTIONS
     )

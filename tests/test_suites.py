@@ -35,7 +35,7 @@ def test_every_suite_is_collected():
     names = {path.name for path in FILES}
     assert names == {
         *("test_cold_start.py", "test_kernels.py", "test_latency.py"),
-        *("test_overhead.py", "test_pipeline.py", "test_scan.py"),
+        *("test_overhead.py", "test_phases.py", "test_pipeline.py", "test_scan.py"),
     }
     assert all(f"{name}::" in done.stdout for name in names)
     for lowering in ("gemm", "conv", "dft", "dynamic"):

@@ -6,9 +6,11 @@ exported with ``--precision bf16`` runs its convolutions on the CPU's bf16 units
 all the same, its FFT layers in fp32 (9e-8); an int8 model runs its own way. What the compiled graph
 does is read back, and FFT layers in anything but fp32 are refused.
 
-Functions are inlined first, since OpenVINO takes no model-local ones. Two of its defaults would be
-silently wrong here: on CPUs with bf16 units it computes in bf16 unless told otherwise, and it
-miscomputes the ONNX `DFT` operator without an error (relative error 0.99, OpenVINO 2026.4).
+Functions are inlined first, since OpenVINO takes no model-local ones, and FFT layers of large
+slices run on the phases of their images, without pixel shuffles, which are slow in the CNN's
+layout. Two of its defaults would be silently wrong here: on CPUs with bf16 units it computes in
+bf16 unless told otherwise, and it miscomputes the ONNX `DFT` operator without an error (relative
+error 0.99, OpenVINO 2026.4).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from onnx import inliner
 
 from kspacesr_rt.backends import BackendOptions, require_batch
 from kspacesr_rt.backends.phase_convolutions import in_phases
+from kspacesr_rt.backends.phase_transforms import transforms_in_phases
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.kspace import FloatArray
@@ -80,9 +83,14 @@ class OpenVinoBackend:
         self._free.clear()
 
 
+def rewritten_network(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a bound model with narrow convolutions and FFT layers in phases, where that pays."""
+    return transforms_in_phases(in_phases(proto))
+
+
 def flat_network(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a bound model as OpenVINO is given it: no functions, narrow layers in phases."""
-    flat: onnx.ModelProto = inliner.inline_local_functions(in_phases(proto))
+    """Return a bound model as OpenVINO is given it: some layers in phases, no functions."""
+    flat: onnx.ModelProto = inliner.inline_local_functions(rewritten_network(proto))
     return flat
 
 

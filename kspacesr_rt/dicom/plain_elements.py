@@ -34,6 +34,7 @@ REMEMBERED: Final = 4096
 """Elements whose judgement is kept; longer values are not judged, but converted."""
 LONGEST: Final = 256
 """Bytes of a value."""
+ESCAPE: Final = b"\x1b"
 _CHARACTER_SET: Final = BaseTag(0x00080005)
 _SHORT_START: Final = 8
 _LONG_START: Final = 12
@@ -79,6 +80,8 @@ def _stays(raw: RawDataElement, character_set: tuple[str, ...]) -> bool:
 @lru_cache(maxsize=REMEMBERED)
 def _is_canonical(tag: BaseTag, vr: str, value: bytes, character_set: tuple[str, ...]) -> bool:
     """Return whether bytes are a valid value, and what pydicom would write for it."""
+    if vr not in _NUMBERS and ESCAPE in value:
+        return False  # a change of character set: pydicom warns of those that it does not know
     encoding = list(character_set)
     raw = RawDataElement(tag, vr, len(value), value, 0, False, True)
     buffer = DicomBytesIO()

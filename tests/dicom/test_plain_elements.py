@@ -75,6 +75,8 @@ def test_what_a_scanner_writes_well_stays_bytes(vr, value):
         ("LO", b"trailing    "),
         ("US", b"\x00\x01\x02"),
         ("DA", b"yesterday "),
+        ("ST", b"\0\0\0\0\0\x1b"),
+        ("PN", b"DOE^\x1b$BJANE"),
     ],
 )
 def test_what_a_conversion_would_change_or_warn_of_is_converted(vr, value):
