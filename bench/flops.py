@@ -3,7 +3,8 @@
 What it counts: convolutions and matrix products, a multiplication and an addition each, after
 function bodies have been inlined, so that the FFT layers count as they are lowered (`gemm`: as
 matrix products; a `dft` graph's DFT ops are left out and named).
-What it leaves out: everything elementwise, which costs bandwidth rather than arithmetic.
+What it leaves out: everything elementwise, which costs bandwidth rather than arithmetic. A backend
+that computes a layer with fewer operations is credited with those of the file.
 """
 
 from __future__ import annotations
