@@ -4,7 +4,7 @@ A generator whose CNN runs at LR cost takes the `s * s` phases of an image as ch
 them back as such. Between two of its passes, data consistency shuffles them into an image, takes
 that to its LR band, and back, and apart again. All of it is linear and can be done on the phases
 (`kspacesr_rt.backends.phase_band`): one phase of each axis is the LR grid itself and needs no
-product. At x2 that leaves 6 products of `n` by `n` matrices of what were 24, and nothing to move.
+product. At x2 that leaves 6 products of `n` by `n` matrices of what were 12, and nothing to move.
 
 The file keeps its layers; what opens it for OpenVINO rewrites them. Everything else that takes an
 image on the way still gets it.
