@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from kspacesr_rt.train.checkpoint import read_document
 from kspacesr_rt.train.distributed import Ranks, choose_device, joined
 
 RANKS = 2
+TASKS = Path("/proc/self/task")
 COMMON = (
     *("--architecture", "seed-kspace", "--width", "4", "--matrix", "16", "--batch", "2"),
     *("--validate-every", "4", "--threads", "1", "--device", "cpu", "-q"),
@@ -94,6 +96,28 @@ def test_a_distributed_run_resumes_bit_for_bit(trained, data, tmp_path):
     assert ours["training"]["step"] == 8
     for name, value in reference["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], value), name
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="counts threads in /proc, which only Linux has")
+def test_no_thread_of_gloo_is_left_when_the_ranks_part(tmp_path):
+    """Threads that outlive the process group abort the interpreter's end now and then."""
+    script = tmp_path / "part.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from kspacesr_rt.train.distributed import joined\n"
+        "def of_gloo():\n"
+        f"    names = [(one / 'comm').read_text() for one in Path({str(TASKS)!r}).iterdir()]\n"
+        "    return [name for name in names if 'gloo' in name]\n"
+        "layer = torch.nn.Linear(2, 2)\n"
+        "with joined('cpu') as ranks:\n"
+        "    torch.optim.Adam(layer.parameters())\n"  # imports what could keep the group
+        "    layer(torch.ones(1, 2)).sum().backward()\n"
+        "    ranks.average(layer)\n"
+        "    assert of_gloo()\n"
+        "assert not of_gloo(), of_gloo()\n"
+    )
+    launch(script=str(script))
 
 
 def test_another_number_of_ranks_cannot_resume(trained, data, tmp_path):

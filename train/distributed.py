@@ -7,6 +7,7 @@ does, would gain nothing, and a discriminator that sees two batches per step nee
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -126,6 +127,10 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    # The first optimizer imports this module, and its functions take the process group of that
+    # moment as their default: imported after the group was made, it would keep the group, and
+    # gloo's threads, alive until the interpreter ends, where they can abort the process.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(rank=dist.get_rank(), count=count, device=chosen)
