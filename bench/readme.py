@@ -31,7 +31,7 @@ def _origin(environment: dict[str, Any], file: str) -> str:
     packages = environment["packages"]
     return (
         f"{environment['date']}, {environment['cores']} cores ({environment['cpu']}), commit "
-        f"{environment['commit']}, onnxruntime {packages['onnxruntime']}, "
+        f"{environment['commit'] or 'not recorded'}, onnxruntime {packages['onnxruntime']}, "
         f"`bench/results/{file}`"
     )
 
