@@ -24,7 +24,8 @@ from kspacesr_rt.files import replace_file
 from kspacesr_rt.model_file import ModelFile
 from kspacesr_rt.verify import REQUIRED_DB, Verification
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: backends are verified in each way they compute."""
 LIBRARIES = {
     "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "cuda-python"),
     "tensorrt-rtx": ("tensorrt-rtx", "cuda-python"),

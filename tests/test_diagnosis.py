@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from phase_cases import spoil_phases
 from typer.testing import CliRunner
 
 from kspacesr_rt.backends import BACKENDS, BackendOptions
+from kspacesr_rt.backends.phase_transforms import MARK
 from kspacesr_rt.binding import bind
 from kspacesr_rt.cli import app
 from kspacesr_rt.diagnosis import Difference, Side, diagnose, open_runner, write_repro
@@ -66,6 +68,7 @@ class Faulty:
 
     def __init__(self, edit):
         self._real, self._edit = open_runner("ort-cpu", OPTIONS), edit
+        self.rewritten = self._real.rewritten
 
     def run(self, proto, feeds):
         """Edit, then run."""
@@ -150,6 +153,38 @@ def test_a_fusion_that_exposing_hides_is_told(model):
     assert found.guilty is None
     assert found.first is None
     assert "a fusion of the runtime is the suspect" in found.verdict()
+
+
+@needs_openvino
+def test_what_a_backend_rewrites_is_what_is_compared(model, tmp_path):
+    """A fault in FFT layers on phases is seen behind them, in the result and in the repro."""
+    matrix = (128, 131)
+    bound = bind(model, matrix)
+    lr = np.random.default_rng(0).random(matrix, dtype=np.float32)
+
+    class WrongPhases(Faulty):
+        name = "openvino"
+
+        def __init__(self):
+            self._real, self._edit = open_runner("openvino", OPTIONS), lambda proto: None
+
+        def rewritten(self, proto):
+            """Rewrite with a wrong matrix."""
+            return spoil_phases(self._real.rewritten(proto))
+
+    first = Side(bound=bound, runner=open_runner("ort-cpu", OPTIONS))
+    right = Side(bound=bound, runner=open_runner("openvino", OPTIONS))
+    found = compare(first, right, lr).findings
+    assert not found.diverges
+    assert any(MARK in name for name in found.unpaired[1])
+    assert all(row.paired_by == "name" for row in found.rows)
+    wrong = compare(first, Side(bound=bound, runner=WrongPhases()), lr)
+    assert wrong.findings.exceeds(wrong.findings.output)
+    assert not wrong.findings.hidden
+    assert wrong.findings.guilty.place.op_type == "SpaceToDepth"  # what takes the image in the file
+    with zipfile.ZipFile(write_repro(wrong, tmp_path / "repro.zip")) as archive:
+        shown = onnx.load_model_from_string(archive.read("model_b.onnx"))
+    assert any(MARK in node.name for node in shown.graph.node)
 
 
 def test_fp16_parts_from_fp32_at_the_first_narrow_node(make_generator, make_model):

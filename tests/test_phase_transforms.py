@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from kspacesr_rt import kspace
-from kspacesr_rt.backends import BACKENDS, BackendOptions, open_backend, ort_cpu, phase_transforms
+from kspacesr_rt.backends import BACKENDS, BackendOptions, open_backend, ort_cpu
 from kspacesr_rt.backends.phase_band import alternating, interpolation, own_phase, synthesis
 from kspacesr_rt.backends.phase_transforms import MARK, SMALLEST, transforms_in_phases
 from kspacesr_rt.bench import layer_shares
@@ -36,12 +36,6 @@ KEPT = 1e-5
 ODD_AND_EVEN = [(8, 8), (9, 9), (8, 11), (13, 10), (12, 20)]
 PROOF = [(80, 80), (96, 96), (160, 160), (255, 255), (256, 256), (319, 319), (320, 320), (512, 512)]
 NOT_SQUARE = [(80, 96), (255, 320), (320, 255), (128, 319)]
-
-
-@pytest.fixture
-def on_any_matrix(monkeypatch):
-    """Rewrite small matrices too, on which it does not pay."""
-    monkeypatch.setattr(phase_transforms, "SMALLEST", 0)
 
 
 def needs_openvino():
@@ -145,11 +139,11 @@ def test_phases_that_are_not_there_are_refused(n, phase):
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("matrix", [*PROOF, *NOT_SQUARE], ids=str)
 @pytest.mark.parametrize("backend", ["ort-cpu", "openvino"])
-def test_against_complex128(backend, matrix, batch, on_any_matrix):
+def test_against_complex128(backend, matrix, batch):
     """There and back, rewritten, on noise."""
     image = noise(batch, *kspace.upscaled(matrix, 2))
     proto = bound_projection(matrix, 2)
-    made = transforms_in_phases(proto)
+    made = transforms_in_phases(proto, any_size=True)
     assert not any(node.domain for node in made.graph.node)
     phases = phases_of(image, 2)
     if backend == "openvino":
@@ -166,11 +160,11 @@ def test_against_complex128(backend, matrix, batch, on_any_matrix):
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
 @pytest.mark.parametrize("matrix", ODD_AND_EVEN, ids=str)
-def test_a_generator_computes_the_same(matrix, upscale, make_generator, make_model, on_any_matrix):
+def test_a_generator_computes_the_same(matrix, upscale, make_generator, make_model):
     """Inputs and outputs stay, the file's graph too; one shuffle is left, for the result."""
     proto = bind(make_model(*make_generator(upscale=upscale)), matrix).proto
     before = proto.SerializeToString(deterministic=True)
-    made = transforms_in_phases(proto)
+    made = transforms_in_phases(proto, any_size=True)
     assert proto.SerializeToString(deterministic=True) == before
     assert made.graph.input == proto.graph.input
     assert made.graph.output == proto.graph.output
@@ -194,9 +188,9 @@ def test_a_generator_computes_the_same(matrix, upscale, make_generator, make_mod
     ],
     ids=str,
 )
-def test_every_part_of_it_counts(part, matrix, make_generator, make_model, on_any_matrix):
+def test_every_part_of_it_counts(part, matrix, make_generator, make_model):
     """The comparison above would notice if a constant were wrong, those of the lines included."""
-    made = transforms_in_phases(bind(make_model(*make_generator()), matrix).proto)
+    made = transforms_in_phases(bind(make_model(*make_generator()), matrix).proto, any_size=True)
     batch = np.abs(noise(2, 1, *matrix))
     expected = run(made, batch)[0]
     for item in made.graph.initializer:
@@ -211,12 +205,12 @@ def test_every_part_of_it_counts(part, matrix, make_generator, make_model, on_an
     assert relative(run(made, batch)[0], expected) > 10 * FP32
 
 
-def test_a_narrow_cnn_keeps_its_types(make_generator, make_model, on_any_matrix):
+def test_a_narrow_cnn_keeps_its_types(make_generator, make_model):
     """Casts stand between the phases and the CNN; transforms stay in fp32."""
     matrix = (16, 18)
     model = make_model(*make_generator())
     proto = narrowed(bind(model, matrix).proto, "fp16")
-    made = transforms_in_phases(proto)
+    made = transforms_in_phases(proto, any_size=True)
     assert kinds(made)["SpaceToDepth"] == 0
     assert kinds(made)["Cast"] == kinds(proto)["Cast"]
     types = shape_inference.infer_shapes(made, strict_mode=True).graph.value_info
@@ -228,10 +222,10 @@ def test_a_narrow_cnn_keeps_its_types(make_generator, make_model, on_any_matrix)
 
 
 @pytest.mark.parametrize("lowering", ["conv", "dft", "dynamic"])
-def test_other_lowerings_stay_as_asked(lowering, make_generator, make_model, on_any_matrix):
+def test_other_lowerings_stay_as_asked(lowering, make_generator, make_model):
     generator, spec = make_generator()
     proto = bind(make_model(generator, spec, lowering), (16, 16)).proto
-    assert transforms_in_phases(proto) is proto
+    assert transforms_in_phases(proto, any_size=True) is proto
 
 
 @pytest.mark.parametrize("upscale", [2, 4])
@@ -244,31 +238,31 @@ def test_small_matrices_stay(upscale, make_generator, make_model):
 
 
 @pytest.mark.parametrize("architecture", ["seed-kspace", "seed-image"])
-def test_networks_on_kspace_stay(architecture, make_generator, make_model, on_any_matrix):
+def test_networks_on_kspace_stay(architecture, make_generator, make_model):
     proto = bind(make_model(*make_generator(architecture, 2)), (16, 16)).proto
-    assert transforms_in_phases(proto) is proto
+    assert transforms_in_phases(proto, any_size=True) is proto
 
 
 @pytest.mark.parametrize("value", ["fft", "sub"])
-def test_coefficients_that_someone_looks_at_stay(value, model, on_any_matrix):
+def test_coefficients_that_someone_looks_at_stay(value, model):
     """On phases they are others; as outputs and as inputs of anything else."""
     proto = bind(model, (16, 16)).proto
     shown = onnx.ModelProto()
     shown.CopyFrom(proto)
     shown.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, list("abcd")))
-    assert transforms_in_phases(shown) is shown
+    assert transforms_in_phases(shown, any_size=True) is shown
     proto.graph.node.append(helper.make_node("Abs", [value], ["z"], name="other"))
     proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, list("abcd")))
-    assert transforms_in_phases(proto) is proto
+    assert transforms_in_phases(proto, any_size=True) is proto
 
 
 @pytest.mark.parametrize("value", ["zero_fill", "phases", "shuffle", "correct", "add_result"])
-def test_images_that_someone_looks_at_are_given(value, model, on_any_matrix):
+def test_images_that_someone_looks_at_are_given(value, model):
     proto = bind(model, (14, 17)).proto
     if value == "add_result":
         value = next(node.output[0] for node in proto.graph.node if "correct" in node.input)
     proto.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, list("abcd")))
-    made = transforms_in_phases(proto)
+    made = transforms_in_phases(proto, any_size=True)
     assert made is not proto
     batch = np.abs(noise(2, 1, 14, 17))
     for ours, plain in zip(run(made, batch), run(proto, batch), strict=True):
@@ -299,12 +293,10 @@ def test_openvino_runs_it_and_keeps_what_was_measured(matrix, model):
 
 @pytest.mark.parametrize("upscale", [2, 4])
 @pytest.mark.parametrize("matrix", [(16, 16), (15, 18), (18, 15), (15, 15)], ids=str)
-def test_operations_are_those_of_the_products(
-    matrix, upscale, make_generator, make_model, on_any_matrix
-):
+def test_operations_are_those_of_the_products(matrix, upscale, make_generator, make_model):
     """Against a count in the rewritten graph; what lines need besides is left out in both."""
     bound = bind(make_model(*make_generator(upscale=upscale)), matrix)
-    made = transforms_in_phases(bound.proto)
+    made = transforms_in_phases(bound.proto, any_size=True)
     made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     typed = shape_inference.infer_shapes(made, strict_mode=True, data_prop=True).graph
     shapes = {

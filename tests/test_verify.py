@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from phase_cases import spoil_phases
 from typer.testing import CliRunner
 
 from kspacesr_rt import verify
+from kspacesr_rt.backends import BACKENDS, BackendOptions
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import BackendUnavailableError, InputError, ModelFileError, ParityError
 from kspacesr_rt.model_file import KNOWN_ANSWER_KEY, parse_model
@@ -95,6 +97,27 @@ def test_a_backend_that_computes_something_else_fails(model, distort, distortion
     )
     assert caught.value.hint == "do not use this backend here; kspacesr-rt backends lists others"
     assert caught.value.exit_code == 4
+
+
+def test_the_way_of_large_slices_is_verified_as_well(model, monkeypatch):
+    """The stored answer is small; a fault in what only large slices run must not pass."""
+    if (reason := BACKENDS["openvino"].why_not()) is not None:
+        pytest.skip(reason)
+    from kspacesr_rt.backends import openvino_cpu
+
+    real = openvino_cpu.transforms_in_phases
+    rewritten = []
+
+    def faulty(proto, *, any_size):
+        made = real(proto, any_size=any_size)
+        rewritten.append(made is not proto)
+        return spoil_phases(made)
+
+    options = BackendOptions(threads=1)
+    assert verify_model(model, "openvino", options).passed
+    monkeypatch.setattr(openvino_cpu, "transforms_in_phases", faulty)
+    assert not verify_model(model, "openvino", options).passed
+    assert rewritten == [False, True]
 
 
 @pytest.mark.parametrize("psnr", [99.999, float("nan"), float("-inf")])

@@ -49,6 +49,9 @@ class BackendOptions:
     streams: int = 0
     """Calls of `Backend.run`, from threads of their own, that share the threads of a backend whose
     row in `BACKENDS` has `streams`; 0 or 1: one call at a time has them all, for latency."""
+    as_large: bool = False
+    """Compute slices of any size the way large ones are computed, in a backend whose row has
+    `by_size`: so a small slice can tell whether that way is right here."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -72,6 +75,8 @@ class BackendInfo:
     """The extra of this project that installs it."""
     streams: bool = False
     """Whether it can compute several calls side by side; see `BackendOptions.streams`."""
+    by_size: bool = False
+    """Whether it computes large slices in another way; see `BackendOptions.as_large`."""
     on_gpu: bool = False
     """Whether it leaves the CPU to others while it computes."""
     model: bool = True
@@ -138,6 +143,7 @@ BACKENDS = {
             needs="openvino",
             extra="openvino",
             streams=True,
+            by_size=True,
         ),
         BackendInfo(
             "ort-cuda",

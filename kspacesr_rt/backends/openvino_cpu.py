@@ -57,7 +57,8 @@ class OpenVinoBackend:
                 f"OpenVINO computes FFT layers lowered as '{model.spec.lowering}' wrongly",
                 hint="export with --fft gemm",
             )
-        compiled = compile_network(flat_network(model.proto), options)
+        flat = flat_network(model.proto, any_size=options.as_large)
+        compiled = compile_network(flat, options)
         self.executed = executed_types(compiled)
         require_fp32_products(self.executed)
         self.notes = type_notes(model.spec.precision, self.executed)
@@ -83,14 +84,18 @@ class OpenVinoBackend:
         self._free.clear()
 
 
-def rewritten_network(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a bound model with narrow convolutions and FFT layers in phases, where that pays."""
-    return transforms_in_phases(in_phases(proto))
+def rewritten_network(proto: onnx.ModelProto, *, any_size: bool = False) -> onnx.ModelProto:
+    """Return a bound model with narrow convolutions and FFT layers in phases, where that pays.
+
+    With `any_size`, FFT layers of small slices too.
+    """
+    return transforms_in_phases(in_phases(proto), any_size=any_size)
 
 
-def flat_network(proto: onnx.ModelProto) -> onnx.ModelProto:
+def flat_network(proto: onnx.ModelProto, *, any_size: bool = False) -> onnx.ModelProto:
     """Return a bound model as OpenVINO is given it: some layers in phases, no functions."""
-    flat: onnx.ModelProto = inliner.inline_local_functions(rewritten_network(proto))
+    rewritten = rewritten_network(proto, any_size=any_size)
+    flat: onnx.ModelProto = inliner.inline_local_functions(rewritten)
     return flat
 
 

@@ -66,7 +66,7 @@ def open_session(content: bytes, options: BackendOptions) -> Any:
     except NoKernel as exc:
         raise BackendUnavailableError(
             f"ONNX Runtime has no CPU kernel for this model: {exc}",
-            hint="bf16 models run on the openvino backend; export with --precision fp32 or fp16",
+            hint="bf16 models run with --backend openvino; fp32 and fp16 models run here",
         ) from exc
     if session.get_providers() != [PROVIDER]:
         raise BackendUnavailableError(

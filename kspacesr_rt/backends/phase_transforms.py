@@ -38,20 +38,22 @@ QUARTER = np.array([[0.0, -1.0], [1.0, 0.0]])
 """Takes a wave's cosine and sine to those of a wave that is a quarter later."""
 
 
-def transforms_in_phases(proto: onnx.ModelProto) -> onnx.ModelProto:
+def transforms_in_phases(proto: onnx.ModelProto, *, any_size: bool = False) -> onnx.ModelProto:
     """Return a model whose FFT layers between real images run on phases, where shuffles go by it.
 
     Parameters
     ----------
     proto
         A bound model; it is not changed.
+    any_size
+        Also below `SMALLEST`.
 
     Returns
     -------
         The model itself if it has no such layers lowered to matrix products, else a copy with the
         same inputs and outputs, and the same sums up to rounding.
     """
-    plan = _planned(proto.graph)
+    plan = _planned(proto.graph, any_size)
     if plan is None:
         return proto
     made = onnx.ModelProto()
@@ -69,7 +71,7 @@ class _Plan:
     """Values that are to be held as phases."""
 
 
-def _planned(graph: onnx.GraphProto) -> _Plan | None:
+def _planned(graph: onnx.GraphProto, any_size: bool) -> _Plan | None:
     """Return what can be rewritten; None if nothing can, or nothing would be gained."""
     layers = [node for node in graph.node if _is_layer(node, FORWARD, BACK)]
     dimensions = {item.name: len(item.dims) for item in graph.initializer}
@@ -79,7 +81,8 @@ def _planned(graph: onnx.GraphProto) -> _Plan | None:
     if len(finer) != 1 or not products or not _bands_stay_between_layers(graph):
         return None
     upscale = finer.pop()
-    if sizes[2].dim_value * sizes[3].dim_value < (SMALLEST * upscale) ** 2:
+    samples = sizes[2].dim_value * sizes[3].dim_value
+    if samples < (SMALLEST * upscale) ** 2 and not any_size:
         return None
     images = _images(graph, upscale)
     saved = any(

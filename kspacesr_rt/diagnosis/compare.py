@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,11 @@ class Side:
     def title(self) -> str:
         """How messages call it."""
         return f"{self.bound.spec.name} ({self.bound.spec.precision}) on {self.runner.name}"
+
+    def graph(self) -> FlatGraph:
+        """Return what the backend gives its runtime, flat."""
+        given = self.runner.rewritten(self.bound.proto)
+        return flat_graph(replace(self.bound, proto=given))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +101,7 @@ def diagnose(
     if len(matrices) != 1 or not np.isfinite(lr).all():
         raise InputError("the input does not fit the matrix, or is not finite")
     batch = np.ascontiguousarray(lr, dtype=np.float32)[None, None]
-    graphs = (flat_graph(first.bound), flat_graph(second.bound))
+    graphs = (first.graph(), second.graph())
     outputs = tuple(
         _read(side, graph, batch, [])[OUTPUT_NAME]
         for side, graph in zip((first, second), graphs, strict=True)

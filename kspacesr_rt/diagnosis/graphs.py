@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 
+from kspacesr_rt.backends.phase_transforms import MARK
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.spec import OP_DOMAIN
@@ -197,6 +198,8 @@ def _places(stored: onnx.ModelProto, flat: onnx.ModelProto) -> dict[str, Place]:
 
 
 def _kind(layer: onnx.NodeProto) -> str:
+    if MARK in layer.name:
+        return "FFT layers on phases"
     if layer.domain == OP_DOMAIN:
         return str(layer.op_type)
     parts = layer.name.split(".")

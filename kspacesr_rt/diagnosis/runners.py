@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from kspacesr_rt.backends import BackendOptions, require_available
+from kspacesr_rt.backends.openvino_cpu import rewritten_network
 from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.errors import InputError
 
@@ -26,6 +27,10 @@ class Runner(Protocol):
     name: str
     """What users type."""
 
+    def rewritten(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Return what the backend makes of a bound model before its runtime gets it."""
+        ...
+
     def run(self, proto: onnx.ModelProto, feeds: Arrays) -> list[Any]:
         """Return the outputs of a graph, in its order."""
         ...
@@ -39,11 +44,15 @@ class OrtRunner:
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
 
+    def rewritten(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the model with narrow convolutions in phases."""
+        return in_phases(proto)
+
     def run(self, proto: onnx.ModelProto, feeds: Arrays) -> list[Any]:
         """Return the outputs of a graph, in its order."""
         from kspacesr_rt.backends.ort_cpu import open_session
 
-        session = open_session(in_phases(proto).SerializeToString(), self._options)
+        session = open_session(proto.SerializeToString(), self._options)
         results: list[Any] = session.run(None, feeds)
         return results
 
@@ -56,11 +65,15 @@ class OpenVinoRunner:
     def __init__(self, options: BackendOptions) -> None:
         self._options = options
 
+    def rewritten(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the model with narrow convolutions, and FFT layers of large slices, in phases."""
+        return rewritten_network(proto, any_size=self._options.as_large)
+
     def run(self, proto: onnx.ModelProto, feeds: Arrays) -> list[Any]:
         """Return the outputs of a graph, in its order."""
         from kspacesr_rt.backends.openvino_cpu import compile_network
 
-        request = compile_network(in_phases(proto), self._options).create_infer_request()
+        request = compile_network(proto, self._options).create_infer_request()
         results = request.infer([feeds[one.name] for one in proto.graph.input])
         return [np.array(results[index]) for index in range(len(proto.graph.output))]
 
@@ -69,6 +82,10 @@ class ReferenceRunner:
     """ONNX's own plain evaluator, node by node, in float64 (fp32 for quantised graphs)."""
 
     name = REFERENCE
+
+    def rewritten(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the model as it is."""
+        return proto
 
     def run(self, proto: onnx.ModelProto, feeds: Arrays) -> list[Any]:
         """Return the outputs of a graph, in its order; values are dropped once unused."""
