@@ -115,7 +115,8 @@ class NodeProcess:
         )
         self.lines: list[str] = []
         self._events: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         line = self.wait_for("listening")
         self.port = int(re.search(r" port=(\d+)", line)[1])
         self.http_port = int(re.search(r"http_port=(\d+)", line)[1])
@@ -148,6 +149,7 @@ class NodeProcess:
     def __exit__(self, *exc) -> None:
         if self.process.poll() is None:
             self.kill()
+        self._reader.join(PATIENCE_S)  # it may still hold a line of a process that has ended
         self.process.stderr.close()
 
 
