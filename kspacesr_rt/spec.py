@@ -20,7 +20,7 @@ OP_DOMAIN = "kspacesr_rt"
 """ONNX domain of the FFT layers, and prefix of every metadata key of ours."""
 
 Architecture = Literal["seed-kspace", "seed-image", "dc-residual", "none"]
-DataConsistency = Literal["none", "additive", "hard"]
+DataConsistency = Literal["none", "additive", "hard", "magnitude"]
 Lowering = Literal["gemm", "conv", "dft", "dynamic", "none"]
 Output = Literal["real", "magnitude"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -88,7 +88,8 @@ class ModelSpec:
     normaliser: Literal["slice-max", "none"] = "slice-max"
     """Each slice is divided by its own largest magnitude, and multiplied back at the end."""
     data_consistency: DataConsistency = "none"
-    """``hard``: measured samples replace predicted ones; ``additive``: they are added."""
+    """``hard``: measured samples replace predicted ones; ``additive``: they are added;
+    ``magnitude``: the LR samples keep their magnitude, and the network predicts their sign."""
     output: Output = "real"
     """How the complex SR image becomes a real one."""
     precision: Precision = "fp32"
@@ -137,6 +138,8 @@ class ModelSpec:
             problems.append(f"{self.blocks} blocks do not fill {self.cascades} cascades")
         if self.architecture == "seed-image" and self.data_consistency != "none":
             problems.append("an image-domain seed network has no data consistency")
+        if self.architecture != "dc-residual" and self.data_consistency == "magnitude":
+            problems.append("only a dc-residual generator predicts the signs of LR samples")
         if problems:
             raise ModelSpecError(f"impossible model specification: {'; '.join(problems)}")
 

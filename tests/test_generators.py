@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kspacesr_rt import kspace
-from kspacesr_rt.errors import CheckpointError
+from kspacesr_rt.errors import CheckpointError, ModelSpecError
 from kspacesr_rt.spec import ModelSpec
 from kspacesr_rt.train import layers
 from kspacesr_rt.train.generators import SeedNetwork, build_generator
@@ -290,6 +290,86 @@ def test_the_residual_generator_keeps_what_a_real_image_can_keep(make_generator,
     assert np.linalg.norm(kept - measured) / np.linalg.norm(measured) < 1e-5
 
 
+def magnitude_error(sr: torch.Tensor, lr: torch.Tensor, upscale: int) -> np.ndarray:
+    """Return how far each slice's ``|IFFT(crop(F(sr)))|`` is from LR, over the LR maximum."""
+    rows, columns = lr.shape[-2:]
+    output = kspace_of(sr) / upscale
+    top, left = upscale * rows // 2 - rows // 2, upscale * columns // 2 - columns // 2
+    kept = output[:, top : top + rows, left : left + columns]
+    again = np.abs(np.fft.ifft2(np.fft.ifftshift(kept, axes=(1, 2)), norm="ortho"))
+    stored = np.fft.ifftshift(lr[:, 0].double().numpy(), axes=(1, 2))
+    return np.abs(again - stored).max(axis=(1, 2)) / stored.max(axis=(1, 2))
+
+
+@pytest.mark.parametrize("matrix", [(17, 15), (16, 16), (15, 22)])
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_magnitude_consistency_keeps_the_magnitude_of_every_sample(make_generator, upscale, matrix):
+    """A shorter scan of the result would have stored LR, whatever signs the weights predict."""
+    generator, _ = make_generator("dc-residual", upscale, data_consistency="magnitude")
+    image = noise(2, 1, *matrix)
+    sr = run(generator, image)
+    assert magnitude_error(sr, image, upscale).max() < 1e-5
+    # Not by leaving every sign alone: LR as it is, is not what the crop of the result shows.
+    generator.sign_heads = nn.ModuleList(nn.Conv2d(4, 1, 3, padding=1) for _ in range(2))
+    for head in generator.sign_heads:
+        nn.init.zeros_(head.weight)
+        nn.init.constant_(head.bias, -0.5 * upscale)
+    signed = run(generator, image)
+    assert magnitude_error(signed, image, upscale).max() < 1e-5
+    rows, columns = image.shape[-2:]
+    top, left = upscale * rows // 2 - rows // 2, upscale * columns // 2 - columns // 2
+    kept = kspace_of(signed)[:, top : top + rows, left : left + columns] / upscale
+    shifted = np.fft.ifft2(np.fft.ifftshift(kept, axes=(1, 2)), norm="ortho")
+    again = torch.from_numpy(np.fft.fftshift(shifted, axes=(1, 2)).real)[:, None]
+    share = image / image.amax(dim=(1, 2, 3), keepdim=True)
+    clear = (share - 0.5).abs() > 1e-3
+    assert torch.equal((again < 0)[clear], (share < 0.5)[clear])
+
+
+def test_untrained_sign_heads_change_nothing_but_the_nyquist_lines():
+    """Training starts from hard consistency; on odd matrices there is no Nyquist line at all."""
+    generators = []
+    for consistency in ("hard", "magnitude"):
+        torch.manual_seed(0)
+        spec = ModelSpec(
+            name="x",
+            architecture="dc-residual",
+            upscale=2,
+            width=4,
+            blocks=2,
+            data_consistency=consistency,
+        )
+        generators.append(build_generator(spec).eval())
+    hard, magnitude = generators
+    magnitude.load_state_dict(hard.state_dict(), strict=False)
+    image = noise(2, 1, 17, 15)
+    assert torch.equal(run(hard, image), run(magnitude, image))
+    even = noise(2, 1, 16, 15)
+    difference = np.abs(kspace_of(run(hard, even)) - kspace_of(run(magnitude, even)))
+    assert difference[:, [8, 24]].max() > 1e-3
+    difference[:, [8, 24]] = 0.0
+    assert difference.max() < 1e-5
+
+
+def test_the_sign_passes_the_gradient_of_a_soft_step():
+    """A step has no slope: its weights would never move. Forward it must stay a step."""
+    samples = torch.tensor([0.5, 0.2, 0.0, 0.3], dtype=torch.float64).reshape(1, 1, 2, 2)
+    predicted = torch.tensor([0.1, -0.25, 0.0, -0.2], dtype=torch.float64).reshape(1, 1, 2, 2)
+    predicted.requires_grad_()
+    signed = layers.SampleSign(0.1)(samples, predicted)
+    assert signed.flatten().tolist() == [0.5, -0.2, 0.0, 0.3]
+    signed.sum().backward()
+    slope = samples / (0.1 * torch.cosh((samples + predicted.detach()) / 0.1) ** 2)
+    torch.testing.assert_close(predicted.grad, slope)
+
+
+@pytest.mark.parametrize("architecture", ["seed-kspace", "seed-image"])
+def test_only_the_residual_generator_has_signs(architecture):
+    """A specification that no generator can keep is refused where it is made."""
+    with pytest.raises(ModelSpecError, match="signs of LR samples"):
+        ModelSpec(name="x", architecture=architecture, upscale=2, data_consistency="magnitude")
+
+
 def test_the_residual_generator_predicts_outside_the_measured_band(make_generator):
     """Consistency that was bought by doing nothing would be zero-filling."""
     generator, _ = make_generator("dc-residual", 2)
@@ -313,6 +393,7 @@ def test_the_residual_generator_predicts_outside_the_measured_band(make_generato
         (layers.CentreFill(1, 2), (1, 2, 3, 4)),
         (layers.Magnitude(), (1, 2, 3, 3)),
         (layers.SliceMaximum(), (2, 1, 3, 3)),
+        (layers.WholeNyquist(), (1, 2, 4, 5)),
     ],
     ids=lambda value: str(value) if isinstance(value, nn.Module) else None,
 )

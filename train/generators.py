@@ -19,7 +19,9 @@ from kspacesr_rt.train.layers import (
     IFFT2c,
     Magnitude,
     MeanSpectrum,
+    SampleSign,
     SliceMaximum,
+    WholeNyquist,
 )
 
 
@@ -186,8 +188,12 @@ class Cascade(nn.Module):
         return self.tail(deep), deep
 
 
+SIGN_WIDTH = 0.02
+"""Width of `SampleSign` as a share of the slice's maximum: about the ringing beside a head."""
+
+
 class DCResidualGenerator(nn.Module):
-    """An image-domain CNN between k-space layers, with hard data consistency in every cascade.
+    """An image-domain CNN between k-space layers, with data consistency in every cascade.
 
     k-space -> zero-filled image -> CNN -> k-space -> measured samples put back -> image, once per
     cascade. The CNN sees the image with its ``s * s`` phases as channels of the LR grid, so that it
@@ -196,6 +202,11 @@ class DCResidualGenerator(nn.Module):
     cascade to cascade, so that a deeper split costs no memory of what was found. With
     ``bias=False`` the whole generator is positively homogeneous: scaling a series scales its
     result.
+
+    With ``magnitude`` consistency each cascade also predicts the signs of the LR samples from its
+    features, and what is put back is the k-space of the signed samples: of an image that arrived
+    as a magnitude, only that was measured. The heads start at zero, all signs positive. The result
+    then satisfies ``|IFFT(crop(F(sr)))| == lr``, Nyquist lines included.
 
     References
     ----------
@@ -224,21 +235,39 @@ class DCResidualGenerator(nn.Module):
         self.shuffle = nn.PixelShuffle(s)
         self.predicted_fft = FFT2c(s, 1)
         self.correct = IFFT2c(1, s, channels=1)
+        self.sign_heads: nn.ModuleList | None = None
+        if spec.data_consistency == "magnitude":
+            self.sign_heads = nn.ModuleList(_sign_head(spec) for _ in range(spec.cascades))
+            self.sign = SampleSign(SIGN_WIDTH * self.upscale)
+            self.nyquist = WholeNyquist()
 
     def forward(self, image: Tensor) -> Tensor:
         """Super-resolve ``(n, 1, y, x)``."""
         maximum = self.maximum(image)
-        measured = self.fft(image / maximum * self.upscale)
+        samples = image / maximum * self.upscale
+        measured = self.fft(samples)
         consistent = self.zero_fill(measured)
         features: Tensor | None = None
-        for cascade in self.cascades:
+        for number, cascade in enumerate(self.cascades):
             phases, features = cascade(self.phases(consistent), features)
             predicted = self.shuffle(phases)
             # Replacing the centre of F(predicted) by the measured samples, written as a correction:
             # F(out) = F(predicted) + fill(measured - crop(F(predicted))).
-            missing = measured - self.predicted_fft(predicted)
+            if self.sign_heads is None:
+                missing = measured - self.predicted_fft(predicted)
+            else:
+                signed = self.sign(samples, self.sign_heads[number](features))
+                missing = self.nyquist(self.fft(signed) - self.predicted_fft(predicted))
             consistent = predicted + self.correct(missing)
         return consistent * maximum
+
+
+def _sign_head(spec: ModelSpec) -> nn.Conv2d:
+    head = nn.Conv2d(spec.width, 1, 3, padding=1, bias=spec.bias)
+    nn.init.zeros_(head.weight)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    return head
 
 
 def build_generator(spec: ModelSpec) -> nn.Module:

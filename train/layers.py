@@ -130,6 +130,55 @@ class Magnitude(nn.Module):
         return torch.linalg.vector_norm(channels, dim=1, keepdim=True)
 
 
+class WholeNyquist(nn.Module):
+    """Double the Nyquist lines of even axes: ``(n, 2, ky, kx)``, in front of a real ``IFFT2c``.
+
+    A LR matrix holds one end of the Nyquist line of an even axis, the finer grid both. Taking the
+    real part shares a sample out over the two ends, so that cropping again finds half of it.
+    Doubled, all of it comes back: what a real image is given on that line, it holds.
+    """
+
+    def forward(self, kspace: Tensor) -> Tensor:
+        """Scale each spatial frequency by 1 or 2; a corner of two such lines by 2."""
+        rows, columns = kspace.shape[-2:]
+        gain = kspace.new_ones(rows, columns)
+        if rows % 2 == 0:
+            gain[0] = 2.0
+        if columns % 2 == 0:
+            gain[:, 0] = 2.0
+        return kspace * gain
+
+
+class SampleSign(nn.Module):
+    """Give LR samples the sign that a network predicts: ``(n, 1, y, x)`` twice, to one.
+
+    A scanner stores ``|image|``: ringing that was negative has been folded up. What was measured
+    is the magnitude alone, so the sign may be predicted, and nothing else. A sample turns negative
+    where the prediction outweighs it, so that dark samples turn first.
+
+    Parameters
+    ----------
+    width
+        Intensity over which the gradient sees the sign change, in the unit of the samples.
+
+    References
+    ----------
+    .. [1] a hard step forward with the gradient of a soft one (straight-through): Bengio et al.
+       2013, arXiv:1308.3432
+    """
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, samples: Tensor, predicted: Tensor) -> Tensor:
+        """Return `samples`, negated where ``samples + predicted`` is negative."""
+        signed = samples + predicted
+        soft = torch.tanh(signed / self.width)
+        sign = torch.where(signed < 0.0, -1.0, 1.0).detach() + (soft - soft.detach())
+        return samples * sign
+
+
 class MeanSpectrum(nn.Module):
     """Multiply (or divide) k-space by a mean spectrum, resampled to the matrix at hand.
 

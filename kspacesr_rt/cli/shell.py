@@ -104,6 +104,7 @@ class Consistency(StrEnum):
     none = "none"
     additive = "additive"
     hard = "hard"
+    magnitude = "magnitude"
 
 
 def _print_version(wanted: bool) -> None:
