@@ -28,6 +28,7 @@ RUNTIME_LAYERS = {
     "added_energy": 2,
     "interpolation": 2,
     "interruption": 1,
+    "telemetry": 1,
     "support": 2,
     "interpolated": 3,
     "half_spectra": 3,

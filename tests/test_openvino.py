@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
 import numpy as np
 import pytest
 
@@ -93,6 +96,47 @@ def test_a_bf16_model_runs_its_convolutions_in_bf16_and_the_fft_in_fp32(
         assert executed.get(kind, {"f32": 0}).keys() == {"f32"}
     for one, source in zip(result[:, 0], batch[:, 0], strict=True):
         assert measure_slice(one, source).measured_residual < KEPT
+
+
+def test_every_request_is_used_in_one_thread_before_any_other_may(shipped, monkeypatch):
+    """Two threads that make a process's first access to ``tensor.data`` wait for ever."""
+    touched = []
+
+    class Tensor:
+        def __init__(self, name, tensor):
+            self._name, self._tensor = name, tensor
+
+        @property
+        def data(self):
+            touched.append((self._name, threading.current_thread()))
+            return self._tensor.data
+
+    class Request:
+        def __init__(self, number, request):
+            self._number, self._request = number, request
+
+        def get_input_tensor(self, place):
+            return Tensor((self._number, "in"), self._request.get_input_tensor(place))
+
+        def get_output_tensor(self, place):
+            return Tensor((self._number, "out"), self._request.get_output_tensor(place))
+
+    class Compiled:
+        def __init__(self, compiled):
+            self._compiled, self._numbers = compiled, itertools.count()
+
+        def create_infer_request(self):
+            return Request(next(self._numbers), self._compiled.create_infer_request())
+
+        def get_runtime_model(self):
+            return self._compiled.get_runtime_model()
+
+    real = openvino_cpu.compile_network
+    monkeypatch.setattr(openvino_cpu, "compile_network", lambda *given: Compiled(real(*given)))
+    with open_backend("openvino", bind(shipped, MATRIX), BackendOptions(threads=2, streams=2)):
+        here = threading.current_thread()
+        wanted = [((number, side), here) for number in range(2) for side in ("in", "out")]
+        assert touched == wanted
 
 
 def test_a_narrow_model_that_gains_nothing_is_told():

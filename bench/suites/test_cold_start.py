@@ -52,7 +52,7 @@ def test_first_slice(benchmark, tmp_path, backend):
 
     def import_library():
         started = time.perf_counter()
-        run("-c", f"import {library}")
+        run("-c", f"import kspacesr_rt, {library}")  # which keeps the library from reporting
         imports.append(time.perf_counter() - started)
 
     def once():

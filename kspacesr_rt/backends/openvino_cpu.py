@@ -15,7 +15,9 @@ error 0.99, OpenVINO 2026.4).
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -62,8 +64,9 @@ class OpenVinoBackend:
         self.executed = executed_types(compiled)
         require_fp32_products(self.executed)
         self.notes = type_notes(model.spec.precision, self.executed)
-        requests = range(max(1, options.streams))
-        self._free: deque[Any] = deque(compiled.create_infer_request() for _ in requests)
+        requests = [compiled.create_infer_request() for _ in range(max(1, options.streams))]
+        _use_first(requests)
+        self._free: deque[Any] = deque(requests)
 
     def run(self, batch: FloatArray) -> FloatArray:
         """Super-resolve a batch; see `kspacesr_rt.backends.Backend.run`."""
@@ -82,6 +85,23 @@ class OpenVinoBackend:
 
     def __exit__(self, *exc: object) -> None:
         self._free.clear()
+
+
+_first_use = threading.Lock()
+
+
+def _use_first(requests: Sequence[Any]) -> None:
+    """Touch what threads are about to use, in one thread.
+
+    The first access of a process to ``tensor.data`` initialises a static variable of the bindings:
+    it waits for the interpreter while it holds the variable's guard, and a second thread that comes
+    then waits for the guard while it holds the interpreter. Both wait for ever, and no signal is
+    handled (OpenVINO 2026.4; the pattern of pybind11's issue 4877).
+    """
+    with _first_use:
+        for request in requests:
+            for tensor in (request.get_input_tensor(0), request.get_output_tensor(0)):
+                _ = tensor.data
 
 
 def rewritten_network(proto: onnx.ModelProto, *, any_size: bool = False) -> onnx.ModelProto:

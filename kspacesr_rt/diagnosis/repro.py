@@ -18,8 +18,12 @@ from kspacesr_rt.files import replace_file
 from kspacesr_rt.metrics import json_number
 
 RUN = '''"""Run both sides again and print by how much they differ; 'reference' is stored."""
+import os
+import sys
 from pathlib import Path
 import numpy as np
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # runtimes report to their makers by default
+sys.modules["openvino_telemetry"] = None
 HERE = Path(__file__).parent
 SIDES = {sides!r}
 
