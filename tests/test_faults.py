@@ -20,6 +20,7 @@ import pydicom
 import pytest
 from fault_cases import MATRIX, NOTHING_LOST, OTHER_MATRIX, contents, ended, losses, start
 
+from kspacesr_rt.bench.archive import make_archive
 from kspacesr_rt.errors import OutputError, RunMismatchError
 from kspacesr_rt.pipeline import InferOptions, flow, infer, local, opened
 from kspacesr_rt.pipeline.clock import auto_workers
@@ -762,6 +763,39 @@ def test_batches_fill_across_series_and_never_across_matrices(mixed, tmp_path, m
     assert by_matrix[MATRIX] == [16, 9]
     assert by_matrix[OTHER_MATRIX] == [16, 6]
     assert sum(by_matrix[64, 64]) == fault_cases.N_FRAMES
+
+
+def test_slices_of_many_matrices_do_not_pile_up(tmp_path, monkeypatch):
+    """No batch of them ever fills: without a bound all wait, decoded, until the last is read."""
+    for number in range(40):
+        matrix = (32 + number, 40)
+        make_archive(tmp_path / "in" / str(number), 1, matrix=matrix)
+        fault_cases.renamed(tmp_path / "in" / str(number), str(number))
+    waiting, most, real = 0, 0, flow.decode
+    lock = threading.Lock()
+
+    def decode_and_count(*arguments):
+        nonlocal waiting, most
+        decoded = real(*arguments)
+        with lock:
+            waiting += 1
+            most = max(most, waiting)
+        return decoded
+
+    def run_and_count(run, batch):
+        nonlocal waiting
+        with lock:
+            waiting -= len(batch)
+        return run(batch)
+
+    monkeypatch.setattr(flow, "decode", decode_and_count)
+    with_backend(monkeypatch, run_and_count)
+    options = InferOptions(backend="zero-fill", batch=3, workers=1)
+    report = infer(tmp_path / "in", tmp_path / "out", options)
+    assert report.count("written") == 40
+    ahead = 2 * 3 + 1
+    # Read ahead, gathered, and on their way from one to the other or to the backend.
+    assert most <= 2 * ahead + 3
 
 
 def test_a_slice_of_every_series_is_where_it_was(mixed, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import struct
 import threading
 import time
@@ -259,6 +260,50 @@ def test_only_what_still_stands_counts_as_done(study, tmp_path, harm):
         assert found.matrix == source.matrix
     else:
         assert found is None
+
+
+@pytest.fixture
+def noted(study, tmp_path):
+    """Return a finished folder's root, and source, status and record of each slice."""
+    out = tmp_path / "out"
+    report = infer(study, out, ZERO_FILL)
+    records = {one.sop_instance_uid: one for one in report.slices}
+    slices = scan_folder(study).series[0].slices
+    return out, [(one, one.path.stat(), records[one.sop_instance_uid]) for one in slices]
+
+
+@pytest.mark.parametrize("n_bytes", [1, 2, 20, 10_000])
+def test_what_is_noted_after_a_torn_line_is_found(noted, n_bytes):
+    """The first line after a kill would end the torn one, and both be lost."""
+    out, slices = noted
+    path = out / ".kspacesr-rt" / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-n_bytes])
+    lines = len(path.read_bytes().splitlines())
+    journal = Journal(out)
+    for one in slices:
+        journal.note(*one)
+    journal.close()
+    assert len([line for line in path.read_bytes().splitlines() if line]) == lines + len(slices)
+    again = Journal(out)
+    assert [again.find(source) is not None for source, _, _ in slices] == [True] * len(slices)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_line_that_a_full_disk_cut_is_an_error_and_spoils_no_other(noted, monkeypatch, share):
+    """Write(2) may take less than it was given, and says so only by a number."""
+    out, slices = noted
+    path = out / ".kspacesr-rt" / "journal.jsonl"
+    path.unlink()
+    journal, real = Journal(out), os.write
+    journal.note(*slices[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, line: real(file, line[: int(share * len(line))]))
+        with pytest.raises(OutputError, match="No space left on device"):
+            journal.note(*slices[1])
+    journal.note(*slices[2])
+    journal.close()
+    again = Journal(out)
+    assert [again.find(source) is not None for source, _, _ in slices] == [True, False, True]
 
 
 def test_random_uids_are_drawn_once_a_folder(study, tmp_path):

@@ -1,16 +1,25 @@
 """What is said about each result equals what the single measures say, and bounds become flags."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kspacesr_rt import added_energy, kspace
+from kspacesr_rt.backends import baseline_spec
 from kspacesr_rt.bench import invention
-from kspacesr_rt.errors import ShapeError
+from kspacesr_rt.errors import ShapeError, SliceFailed
 from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.phantoms import brain_phantom
-from kspacesr_rt.trust import BOUNDED, SliceFigures, measure_slice
+from kspacesr_rt.trust import (
+    BOUNDED,
+    MEASURED_TOLERANCE,
+    SliceFigures,
+    check_result,
+    measure_slice,
+)
 
 FIGURES = {
     "measured_residual": 1e-6,
@@ -88,3 +97,51 @@ def test_fp32_results_are_measured_in_double_precision():
     """The share of a zero-fill is rounding of its fp32 values, not of the transforms."""
     lr = brain_phantom((64, 60)).astype(np.float32)
     assert measure_slice(zero_fill(lr, 2), lr).added_energy_share < 1e-12
+
+
+def spec_of(name, **changes):
+    spec = baseline_spec(name, 2, (16, 16))
+    return dataclasses.replace(spec, **changes)
+
+
+KEPT = {
+    "zero-fill": spec_of("zero-fill"),
+    "a model with hard consistency": spec_of("m", data_consistency="hard"),
+}
+FREE = {
+    "bicubic": spec_of("bicubic"),
+    "a model without": spec_of("m"),
+    "a magnitude": spec_of("m", data_consistency="hard", output="magnitude"),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_whoever_promises_measured_samples_is_held_to_it(name):
+    """The baseline too: a transform that went wrong is nobody's opinion."""
+    lr = brain_phantom((16, 16)).astype(np.float32) * 900
+    good = zero_fill(lr, 2)
+    assert check_result(good, lr, KEPT[name]).measured_residual < MEASURED_TOLERANCE
+    for harmed in (np.roll(good, 1, axis=0), 1.001 * good, good.T):
+        with pytest.raises(SliceFailed, match="measured k-space samples are off by") as caught:
+            check_result(np.ascontiguousarray(harmed), lr, KEPT[name])
+        assert caught.value.reason == "data-consistency"
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_who_promises_nothing_is_measured_and_not_failed(name):
+    """Bicubic has changed measured samples; the report tells by how much."""
+    lr = brain_phantom((16, 16)).astype(np.float32) * 900
+    figures = check_result(1.1 * zero_fill(lr, 2), lr, FREE[name])
+    assert figures.measured_residual == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", [*KEPT, *FREE])
+def test_nothing_that_is_no_number_passes(name, value):
+    """Whatever was promised, one such sample is an accident."""
+    lr = brain_phantom((16, 16)).astype(np.float32)
+    sr = zero_fill(lr, 2)
+    sr[31, 31] = value
+    with pytest.raises(SliceFailed, match="NaN or infinity") as caught:
+        check_result(sr, lr, (KEPT | FREE)[name])
+    assert caught.value.reason == "non-finite"

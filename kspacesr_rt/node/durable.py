@@ -25,13 +25,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Put the names in a folder, and in all folders below it, on the disk."""
+    for parent, _, _ in os.walk(folder):
+        sync_folder(Path(parent))
+
+
+def make_folder(folder: Path, mode: int = PRIVATE_FOLDER) -> None:
     """Make a folder, and its name durable; one that exists is left alone."""
     try:
-        folder.mkdir(PRIVATE_FOLDER)
+        folder.mkdir(mode)
     except FileExistsError:
         return
     sync_folder(folder.parent)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder, and those above it that are missing as `Path.mkdir` does; all are durable."""
+    for parent in reversed(folder.parents):
+        if not parent.exists():
+            make_folder(parent, 0o777)
+    make_folder(folder)
 
 
 def write_new(path: Path, *content: bytes) -> None:

@@ -253,6 +253,9 @@ class Spool:
 
     def finish_processing(self, part: Part) -> Part:
         """Move a part on whose ``out/`` holds a result or a reason for every input."""
+        # The pipeline syncs what is in its files, not their names: a result that a power cut took
+        # from a processed part would be sent to nobody.
+        durable.sync_tree(part.folder)
         return self._move(part, State.processed)
 
     def finish_forwarding(self, part: Part) -> Part:
@@ -296,6 +299,7 @@ class Spool:
                 durable.remove_file(path)
         durable.remove_tree(part.outputs)
         durable.remove_file(part.folder / "attempts")
+        durable.sync_tree(part.folder)  # what is removed stays so: nobody tidies a quarantine
         self._move(part, State.quarantined)
 
     def _move(self, part: Part, state: State) -> Part:
@@ -342,7 +346,7 @@ class Spool:
             import fcntl
         except ModuleNotFoundError as exc:
             raise OutputError("a spool needs file locks of Linux or macOS") from exc
-        self.root.mkdir(parents=True, exist_ok=True, mode=durable.PRIVATE_FOLDER)
+        durable.make_folders(self.root)
         marker = self.root / MARKER
         if not marker.exists():
             # ``lost+found`` stands at the top of a file system of its own.

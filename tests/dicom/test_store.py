@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from power_cut import watched
 from pydicom import dcmread
 
 from kspacesr_rt.dicom import derive, output_path, prepare_output, store, write_atomically
 from kspacesr_rt.dicom.uids import stable_uid
 from kspacesr_rt.errors import OutputError
+from kspacesr_rt.node.durable import sync_tree
 
 
 @pytest.fixture
@@ -132,6 +134,32 @@ def test_another_instance_in_its_place_is_noticed(derived, target, monkeypatch):
     with pytest.raises(OutputError, match="reads back differently"):
         write_atomically(derived, target)
     assert everything(target.parents[1]) == []
+
+
+@pytest.mark.parametrize("place", [140, -1], ids=["header", "pixels"])
+def test_one_wrong_bit_is_noticed(place, derived, target, monkeypatch):
+    """Length and UIDs are right: only comparing what is on the disk tells."""
+    original = store._write_new
+
+    def write_a_flipped_bit(path, content):
+        harmed = bytearray(content)
+        harmed[place] ^= 1
+        original(path, bytes(harmed))
+
+    monkeypatch.setattr(store, "_write_new", write_a_flipped_bit)
+    with pytest.raises(OutputError, match="reads back differently"):
+        write_atomically(derived, target)
+    assert everything(target.parents[1]) == []
+
+
+def test_content_is_on_the_disk_before_the_name(derived, target, tmp_path):
+    """After a power cut a name stands for a whole file, or for none."""
+    (tmp_path / "out").mkdir()
+    with watched(tmp_path) as disk:
+        write_atomically(derived, target)
+        sync_tree(tmp_path)  # only names: content is the writer's duty
+        restored = disk.restore(tmp_path.with_name(f"{tmp_path.name} restored"))
+    assert (restored / target.relative_to(tmp_path)).read_bytes() == target.read_bytes()
 
 
 def test_an_interrupt_leaves_nothing(derived, target, monkeypatch):
