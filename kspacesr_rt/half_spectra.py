@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.added_energy import RING_FLOOR, AddedEnergy
-from kspacesr_rt.kspace import FloatArray, Matrix, origin_ramp
+from kspacesr_rt.kspace import FloatArray, Matrix, SampleGrid, origin_ramp
 
 _Half = npt.NDArray[np.complexfloating[Any, Any]]
 
@@ -41,16 +41,19 @@ class HalfSpectra:
             sr.shape[1] // lr.shape[1],
         )
 
-    def measured_residual(self) -> float:
-        """Return `kspacesr_rt.kspace.measured_residual` of the two slices."""
+    def measured_residual(self, grid: SampleGrid = "kspace") -> float:
+        """Return `kspacesr_rt.kspace.measured_residual` of the two slices.
+
+        SR samples that lie on another `grid` are compared where they lie, by the shift theorem.
+        """
         rows, columns = self.matrix
         inner_rows, inner_columns = (rows - 1) // 2, (columns - 1) // 2  # short of Nyquist
         frequency = np.fft.ifftshift(np.arange(-inner_rows, inner_rows + 1))
         kx = np.arange(inner_columns + 1)
         kept = self.sr[frequency, : len(kx)] / self.upscale
-        # Each spectrum's phase counts from sample 0; what both share is the sample n // 2.
-        kept *= origin_ramp(frequency, rows, self.upscale)[:, None].conj()
-        kept *= origin_ramp(kx, columns, self.upscale).conj()
+        # Each spectrum's phase counts from its sample 0, which the grids put at two places.
+        kept *= origin_ramp(frequency, rows, self.upscale, grid)[:, None].conj()
+        kept *= origin_ramp(kx, columns, self.upscale, grid).conj()
         largest = float(np.abs(self.lr).max())
         if largest == 0.0:
             return float(np.abs(kept).max())

@@ -14,13 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.errors import ShapeError
-from kspacesr_rt.kspace import FloatArray, grid_origin, origin_ramp, upscaled
+from kspacesr_rt.kspace import (
+    FloatArray,
+    SampleGrid,
+    grid_origin,
+    origin_ramp,
+    sample_origin,
+    upscaled,
+)
 
 KEYS_A = -0.5
 """Slope of the kernel at one sample: Keys' own choice, exact for quadratic polynomials."""
 
 
-def zero_fill(image: FloatArray, upscale: int) -> FloatArray:
+def zero_fill(image: FloatArray, upscale: int, grid: SampleGrid = "kspace") -> FloatArray:
     """Interpolate real slices by zero-filling their k-space.
 
     Parameters
@@ -29,6 +36,8 @@ def zero_fill(image: FloatArray, upscale: int) -> FloatArray:
         Shape ``(..., y, x)``, real; leading axes are independent slices.
     upscale
         SR samples per LR sample and axis.
+    grid
+        Where SR samples lie; another than the usual one is to compare with a model's result there.
 
     Returns
     -------
@@ -54,7 +63,7 @@ def zero_fill(image: FloatArray, upscale: int) -> FloatArray:
     filled = np.empty((len(slices), *matrix), dtype=np.float32)
     # One slice at a time stays within the cache of a core.
     for number, one in enumerate(slices):
-        filled[number] = _zero_filled(one.astype(np.float32), upscale)
+        filled[number] = _zero_filled(one.astype(np.float32), upscale, grid)
     return filled.reshape(*image.shape[:-2], *matrix)
 
 
@@ -63,7 +72,7 @@ def _require_slices(image: FloatArray) -> None:
         raise ShapeError(f"expected slices (..., y, x), found shape {image.shape}")
 
 
-def _zero_filled(image: FloatArray, upscale: int) -> FloatArray:
+def _zero_filled(image: FloatArray, upscale: int, grid: SampleGrid) -> FloatArray:
     """Zero-fill one slice, ``(y, x)`` float32, through the non-negative half of ``kx``."""
     if upscale == 1:
         return image
@@ -71,12 +80,6 @@ def _zero_filled(image: FloatArray, upscale: int) -> FloatArray:
     matrix = upscaled((rows, columns), upscale)
     measured = np.fft.rfft2(image)
     measured *= upscale**2
-    # The origin of an odd axis, its sample n // 2, lies elsewhere on the larger grid.
-    every_ky = np.fft.ifftshift(np.arange(rows) - rows // 2)
-    if rows % 2:
-        measured *= origin_ramp(every_ky, rows, upscale)[:, None]
-    if columns % 2:
-        measured *= origin_ramp(np.arange(columns // 2 + 1), columns, upscale)
     filled = np.zeros((matrix[0], matrix[1] // 2 + 1), dtype=measured.dtype)
     ky, kx = rows // 2, columns // 2
     filled[: ky + 1, : kx + 1] = measured[: ky + 1]
@@ -91,6 +94,12 @@ def _zero_filled(image: FloatArray, upscale: int) -> FloatArray:
         if rows % 2 == 0:
             filled[ky, kx] *= 2.0
             filled[-ky, kx] = 0.0
+    # Sample 0 of the larger grid lies elsewhere: for an odd axis, or on a grid of another kind.
+    if sample_origin(rows, upscale, grid):
+        every_ky = np.fft.ifftshift(np.arange(matrix[0]) - matrix[0] // 2)
+        filled *= origin_ramp(every_ky, rows, upscale, grid)[:, None]
+    if sample_origin(columns, upscale, grid):
+        filled *= origin_ramp(np.arange(filled.shape[1]), columns, upscale, grid)
     return np.fft.irfft2(filled, s=matrix)
 
 

@@ -12,7 +12,7 @@ Every other implementation (PyTorch, ONNX, DFT matrices) is tested against this 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ ComplexArray = npt.NDArray[np.complexfloating[Any, Any]]
 Array = npt.NDArray[Any]
 Matrix = tuple[int, int]
 """Samples per axis, ``(rows, columns)`` = ``(y, x)`` = ``(phase-encode, readout)``."""
+SampleGrid = Literal["kspace", "first-sample", "pixel-centre"]
+"""Where SR samples lie between LR samples, see `sample_origin`."""
 
 _AXES = (-2, -1)
 
@@ -273,8 +275,39 @@ def grid_origin(n: int, upscale: int) -> float:
     return n // 2 - (upscale * n // 2) / upscale
 
 
+def sample_origin(n: int, upscale: int, grid: SampleGrid) -> float:
+    """Return where SR sample 0 of a grid lies, in LR samples, along an axis of `n` LR samples.
+
+    SR sample j sits at LR index ``sample_origin + j / upscale`` on all three grids:
+
+    * ``kspace``: both grids share the image origin at their ``// 2``, see `grid_origin`;
+    * ``first-sample``: both share sample 0, as transforms with the image origin there have it;
+    * ``pixel-centre``: both share the edges of the FOV, as image libraries resize. An LR sample is
+      the middle of `upscale` SR samples: ``-(upscale - 1) / (2 upscale)`` for any `n`.
+
+    Raises
+    ------
+    ShapeError
+        If the upscale is less than 1.
+    """
+    _require_upscale(upscale)
+    if grid == "pixel-centre":
+        return -(upscale - 1) / (2 * upscale)
+    return 0.0 if grid == "first-sample" else grid_origin(n, upscale)
+
+
+def nearest_sample(n: int, upscale: int, grid: SampleGrid) -> npt.NDArray[np.intp]:
+    """Return, for every SR sample of an axis of `n` LR samples, the index of the nearest of them.
+
+    Halfway between two of them it is the later one; beyond the last it is the last.
+    """
+    position = sample_origin(n, upscale, grid) + np.arange(n * upscale) / upscale
+    nearest: npt.NDArray[np.intp] = np.floor(position + 0.5).clip(0, n - 1).astype(np.intp)
+    return nearest
+
+
 def origin_ramp(
-    frequency: npt.NDArray[np.integer[Any]], n: int, upscale: int
+    frequency: npt.NDArray[np.integer[Any]], n: int, upscale: int, grid: SampleGrid = "kspace"
 ) -> npt.NDArray[np.complex128]:
     """Return the phases that put the origin of an LR axis where the SR grid has it.
 
@@ -286,14 +319,17 @@ def origin_ramp(
         LR samples of the axis.
     upscale
         SR samples per LR sample.
+    grid
+        Where SR samples lie.
 
     Returns
     -------
         Shape of `frequency`: factors for a spectrum whose phase counts from sample 0, such as
-        `numpy.fft.fft` gives, before it is zero-filled. All 1 for even `n`; see `grid_origin`.
+        `numpy.fft.fft` gives, before it is zero-filled. All 1 for even `n` on the grid of k-space;
+        see `sample_origin`.
     """
     ramp: npt.NDArray[np.complex128] = np.exp(
-        2j * np.pi * frequency * (grid_origin(n, upscale) / n)
+        2j * np.pi * frequency * (sample_origin(n, upscale, grid) / n)
     )
     return ramp
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kspacesr_rt.errors import ShapeError
 from kspacesr_rt.interpolation import zero_fill
-from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.kspace import FloatArray, SampleGrid, nearest_sample
 
 WINDOW_PERCENTILE = 99.5
 """The window goes from 0 to this percentile of the source, for every panel alike."""
@@ -41,6 +41,8 @@ class PreviewSlice:
     """Result, shape ``(s*y, s*x)``, real-world values."""
     number: int | None = None
     """Its place in the series, counted from 1."""
+    grid: SampleGrid = "kspace"
+    """Where SR samples lie; the other panels are sampled there too."""
 
 
 def to_grey(image: FloatArray, low: float, high: float) -> Grey:
@@ -53,15 +55,15 @@ def to_grey(image: FloatArray, low: float, high: float) -> Grey:
 def panels(one: PreviewSlice) -> list[tuple[str, Grey]]:
     """Return the named panels of a slice, all of the SR matrix and in one window.
 
-    Each source pixel is shown as a block. The last panel is grey where nothing was added; its
-    label says which differences are white and black.
+    Each source pixel is shown as a block, around the place where it lies. The last panel is grey
+    where nothing was added; its label says which differences are white and black.
     """
     upscale = one.sr.shape[0] // one.lr.shape[0]
-    interpolated = zero_fill(one.lr, upscale)
+    interpolated = zero_fill(one.lr, upscale, one.grid)
     top = window_top(one)
     added = one.sr - interpolated
     limit = top / 2 / DIFFERENCE_GAIN
-    nearest = np.repeat(np.repeat(one.lr, upscale, axis=0), upscale, axis=1)
+    nearest = one.lr[np.ix_(*(nearest_sample(n, upscale, one.grid) for n in one.lr.shape))]
     rows, columns = one.lr.shape
     slice_number = "" if one.number is None else f"slice {one.number}: "
     return [

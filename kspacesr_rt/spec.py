@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from kspacesr_rt.errors import ModelSpecError
-from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.kspace import Matrix, SampleGrid, sample_origin
 
-SCHEMA = 1
+SCHEMA = 2
+"""Written by this version, which reads every earlier one."""
 METADATA_KEY = "kspacesr_rt.model_spec"
 OP_DOMAIN = "kspacesr_rt"
 """ONNX domain of the FFT layers, and prefix of every metadata key of ours."""
@@ -24,7 +26,27 @@ DataConsistency = Literal["none", "additive", "hard", "magnitude"]
 Lowering = Literal["gemm", "conv", "dft", "dynamic", "none"]
 Output = Literal["real", "magnitude"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+FFTConvention = Literal["centred", "seed"]
+Normaliser = Literal["slice-max", "none", "kspace-peak"]
+OutputGrid = Literal["kspace", "pixel-centre"]
 MatrixTuple = tuple[int, int]
+
+NEW_IN: dict[int, dict[str, Any]] = {2: {"output_grid": "kspace"}}
+"""Schema to the fields it added, with what a file of an earlier schema means by leaving them out:
+its results lie on the grid of k-space."""
+LARGEST_TEXT = 4 * 2**20
+"""Characters of a specification's JSON; those of the shipped models have 6,000."""
+LONGEST_NAME = 256
+"""Characters of a model's name: it is part of file names, log lines and DICOM texts."""
+LARGEST: dict[str, int] = {
+    "width": 4096,
+    "blocks": 1024,
+    "cascades": 1024,
+    "matrix": 16384,
+    "opset": 1000,
+}
+"""Largest value of each count. The largest recipe has 64 channels and 24 blocks; what exceeds this
+by far is damage, or meant to exhaust a machine's memory."""
 
 RESEARCH_USE = (
     "Research use only: super-resolved detail is predicted, not measured. Not a medical device."
@@ -79,14 +101,19 @@ class ModelSpec:
     """Channels of an image-domain seed network, 1 or 3: a grey image is repeated, then averaged."""
     matrix: MatrixTuple = (0, 0)
     """LR ``(rows, columns)`` the file is bound to as stored; it binds to any other."""
-    fft_convention: Literal["centred"] = "centred"
-    """DC and image origin at ``n // 2``."""
+    fft_convention: FFTConvention = "centred"
+    """DC at ``n // 2``; the image origin too (``centred``), or at index 0, as SR_kspace's
+    ``fftshift(fft2(x))`` has it (``seed``)."""
     fft_norm: Literal["ortho"] = "ortho"
     """Unitary transforms."""
     lowering: Lowering = "none"
     """Which standard ops stand in the bodies of the FFT layers."""
-    normaliser: Literal["slice-max", "none"] = "slice-max"
-    """Each slice is divided by its own largest magnitude, and multiplied back at the end."""
+    normaliser: Normaliser = "slice-max"
+    """What each slice is divided by, and multiplied back with at the end: its own largest magnitude
+    (``slice-max``), or the largest component of its k-space (``kspace-peak``, SR_kspace's)."""
+    output_grid: OutputGrid = "kspace"
+    """Where SR samples lie: on the grid of zero-filled k-space, or as image libraries resize, with
+    the edges of the FOV aligned (``pixel-centre``); see `sample_grid`."""
     data_consistency: DataConsistency = "none"
     """``hard``: measured samples replace predicted ones; ``additive``: they are added;
     ``magnitude``: the LR samples keep their magnitude, and the network predicts their sign."""
@@ -113,33 +140,46 @@ class ModelSpec:
         """Reject values that no model can have."""
         _require_types(self)
         problems = [
-            f"{name} {value!r} is not one of {', '.join(allowed)}"
+            f"{name} {_shown(value)} is not one of {', '.join(allowed)}"
             for name, value, allowed in (
                 ("architecture", self.architecture, get_args(Architecture)),
                 ("data_consistency", self.data_consistency, get_args(DataConsistency)),
                 ("lowering", self.lowering, get_args(Lowering)),
                 ("output", self.output, get_args(Output)),
                 ("precision", self.precision, get_args(Precision)),
-                ("fft_convention", self.fft_convention, ("centred",)),
+                ("fft_convention", self.fft_convention, get_args(FFTConvention)),
                 ("fft_norm", self.fft_norm, ("ortho",)),
-                ("normaliser", self.normaliser, ("slice-max", "none")),
+                ("normaliser", self.normaliser, get_args(Normaliser)),
+                ("output_grid", self.output_grid, get_args(OutputGrid)),
             )
             if value not in allowed
         ]
         if not self.name:
             problems.append("name is empty")
+        if len(self.name) > LONGEST_NAME:
+            problems.append(f"name has {len(self.name)} characters, {LONGEST_NAME} are allowed")
+        problems += _oversized(self)
         if not 1 <= self.upscale <= 16:
-            problems.append(f"upscale {self.upscale} is outside 1 to 16")
+            problems.append(f"upscale {_shown(self.upscale)} is outside 1 to 16")
         if self.image_channels not in (1, 3):
-            problems.append(f"image_channels {self.image_channels} is neither 1 nor 3")
+            problems.append(f"image_channels {_shown(self.image_channels)} is neither 1 nor 3")
         if len(self.matrix) != 2 or min(self.matrix) < 0:
-            problems.append(f"matrix {self.matrix} is not (rows, columns)")
+            problems.append(f"matrix {_shown(self.matrix)} is not (rows, columns)")
         if not 1 <= self.cascades <= max(self.blocks, 1):
-            problems.append(f"{self.blocks} blocks do not fill {self.cascades} cascades")
+            problems.append(
+                f"{_shown(self.blocks)} blocks do not fill {_shown(self.cascades)} cascades"
+            )
         if self.architecture == "seed-image" and self.data_consistency != "none":
             problems.append("an image-domain seed network has no data consistency")
         if self.architecture != "dc-residual" and self.data_consistency == "magnitude":
             problems.append("only a dc-residual generator predicts the signs of LR samples")
+        seeds_own = (self.fft_convention == "seed", self.normaliser == "kspace-peak")
+        if any(seeds_own) and not (all(seeds_own) and self.architecture == "seed-kspace"):
+            problems.append(
+                "fft_convention 'seed' and normaliser 'kspace-peak' belong together, and to "
+                "architecture 'seed-kspace'"
+            )
+        problems += _odd_figures(self)
         if problems:
             raise ModelSpecError(f"impossible model specification: {'; '.join(problems)}")
 
@@ -163,20 +203,34 @@ class ModelSpec:
         ModelSpecError
             If the text is no JSON object, its schema is newer, or fields are missing or unknown.
         """
+        if len(text) > LARGEST_TEXT:
+            raise ModelSpecError(
+                f"{origin}: the model specification has {len(text)} characters, "
+                f"{LARGEST_TEXT} are allowed"
+            )
         try:
             values = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ModelSpecError(f"{origin}: the model specification is not JSON: {exc}") from exc
         schema = values.get("schema") if isinstance(values, dict) else None
         if type(schema) is not int or schema < 1:
             raise ModelSpecError(f"{origin}: the model specification has no schema number")
         if values["schema"] > SCHEMA:
             raise ModelSpecError(
-                f"{origin}: specification schema {values['schema']} is newer than {SCHEMA}, "
+                f"{origin}: specification schema {_shown(schema)} is newer than {SCHEMA}, "
                 "the newest this version understands",
                 hint="pip install --upgrade kspacesr-rt",
             )
         del values["schema"]
+        for added, fields in NEW_IN.items():
+            if schema >= added:
+                continue
+            if early := sorted(fields.keys() & values.keys()):
+                raise ModelSpecError(
+                    f"{origin}: the specification has fields its schema {schema} does not have: "
+                    f"{', '.join(early)}"
+                )
+            values |= fields
         _require_fields(cls, values, origin)
         _require_fields(Provenance, values["provenance"], f"{origin}: provenance")
         try:
@@ -190,6 +244,18 @@ class ModelSpec:
     def sr_matrix(self, matrix: Matrix) -> Matrix:
         """Return the SR matrix for a LR matrix."""
         return matrix[0] * self.upscale, matrix[1] * self.upscale
+
+    @property
+    def sample_grid(self) -> SampleGrid:
+        """Where SR samples lie, for `kspacesr_rt.kspace.sample_origin`."""
+        if self.output_grid == "kspace" and self.fft_convention == "seed":
+            return "first-sample"
+        return self.output_grid
+
+    def sr_origin(self, matrix: Matrix) -> tuple[float, float]:
+        """Return the LR ``(row, column)`` index, whole or not, at which SR sample (0, 0) lies."""
+        rows, columns = (sample_origin(n, self.upscale, self.sample_grid) for n in matrix)
+        return rows, columns
 
 
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
@@ -205,10 +271,70 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
 }
 """Annotation to type; the remaining ones are literals, checked by their values."""
 _DICT_VALUES: dict[str, tuple[type, ...]] = {
+    "dict[str, str]": (str,),
     "dict[str, float]": (float, int),
     "dict[str, dict[str, float]]": (dict,),
 }
 """Annotation of a mapping to the types of its values."""
+
+
+def _oversized(spec: ModelSpec) -> list[str]:
+    found = []
+    for name, largest in LARGEST.items():
+        value = getattr(spec, name)
+        if name == "matrix":
+            value = max(value, default=0)
+        elif value < 0:
+            found.append(f"{name} is negative")
+        if value > largest:
+            found.append(f"{name} is larger than {largest}")
+    return found
+
+
+def _odd_figures(spec: ModelSpec) -> list[str]:
+    """Name what was stored as a measurement and is none; readers of these take it as it is."""
+    found = []
+    if not all(math.isfinite(value) for value in spec.bounds.values()):
+        found.append("bounds hold a value that is not finite")
+    figures = [value for values in spec.quality.values() for value in values.values()]
+    if not all(_is_number(value) for value in figures):
+        found.append("quality holds a value that is no number")
+    cases = spec.parity.get("cases", [])
+    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
+        found.append("parity has cases that are no JSON objects")
+    elif not all(
+        value is None or _is_number(value)
+        for case in cases
+        for name, value in case.items()
+        if name.endswith(("_db", "_error", "_ssim", "_share"))
+    ):
+        found.append("parity has a figure that is no number")
+    notes = spec.parity.get("quantisation", {"share_of_weights": 0.0, "fp32_layers": []})
+    if not (
+        isinstance(notes, dict)
+        and _is_number(notes.get("share_of_weights"))
+        and isinstance(notes.get("fp32_layers"), list)
+        and all(isinstance(layer, str) for layer in notes["fp32_layers"])
+    ):
+        found.append("parity has a note on quantisation that cannot be read")
+    return found
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message can quote it: of bounded length."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a huge integer"
+    text = repr(value)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
 def _require_types(instance: ModelSpec | Provenance) -> None:
@@ -218,16 +344,24 @@ def _require_types(instance: ModelSpec | Provenance) -> None:
         # bool is an int to Python, but no count of anything.
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             raise ModelSpecError(
-                f"impossible model specification: {item.name} is {value!r}, expected {item.type}"
+                f"impossible model specification: {item.name} is {_shown(value)}, "
+                f"expected {item.type}"
             )
         inner = value.values() if isinstance(value, dict) else ()
         kinds = _DICT_VALUES.get(str(item.type), (object,))
         if not all(isinstance(one, kinds) and not isinstance(one, bool) for one in inner):
-            raise ModelSpecError(f"impossible model specification: {item.name} is {value!r}")
+            raise ModelSpecError(f"impossible model specification: {item.name} is {_shown(value)}")
         if isinstance(value, tuple) and not all(type(length) is int for length in value):
             raise ModelSpecError(
-                f"impossible model specification: {item.name} {value} is not made of integers"
+                f"impossible model specification: {item.name} {_shown(value)} is not made of "
+                "integers"
             )
+
+
+def _listed(names: list[str]) -> str:
+    shown = [name[:LONGEST_NAME] for name in names[:5]]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"{', '.join(shown)}{more}"
 
 
 def _require_fields(cls: type, values: Any, origin: str) -> None:
@@ -239,5 +373,5 @@ def _require_fields(cls: type, values: Any, origin: str) -> None:
     if unknown := sorted(values.keys() - known):
         raise ModelSpecError(
             f"{origin}: the specification has fields this version does not understand: "
-            f"{', '.join(unknown)}"
+            f"{_listed(unknown)}"
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from kspacesr_rt.errors import ShapeError, SliceFailed
 from kspacesr_rt.half_spectra import HalfSpectra
-from kspacesr_rt.kspace import FloatArray, upscaled
+from kspacesr_rt.kspace import FloatArray, SampleGrid, sample_origin, upscaled
 from kspacesr_rt.spec import ModelSpec
 
 MEASURED_TOLERANCE = 1e-4
@@ -55,13 +55,15 @@ class SliceFigures:
         return SliceFigures(**larger, tissue_drift=drift)
 
 
-def measure_slice(sr: FloatArray, lr: FloatArray) -> SliceFigures:
+def measure_slice(sr: FloatArray, lr: FloatArray, grid: SampleGrid = "kspace") -> SliceFigures:
     """Measure one result against its source.
 
     Parameters
     ----------
     sr, lr
         Shapes ``(s * y, s * x)`` and ``(y, x)``, same FOV and intensities, finite, not clipped.
+    grid
+        Where SR samples lie.
 
     Raises
     ------
@@ -84,11 +86,11 @@ def measure_slice(sr: FloatArray, lr: FloatArray) -> SliceFigures:
     drift = abs(after - before) / (float(np.abs(lr).mean(dtype=np.float64)) or 1.0)
     energy = spectra.added_energy()
     return SliceFigures(
-        measured_residual=spectra.measured_residual(),
+        measured_residual=spectra.measured_residual(grid),
         added_energy_share=energy.share,
         added_energy_ratio=energy.ratio,
         intensity_drift=drift,
-        tissue_drift=_tissue_drift(sr, lr, upscale),
+        tissue_drift=_tissue_drift(sr, lr, upscale, grid),
     )
 
 
@@ -113,7 +115,7 @@ def check_result(sr: FloatArray, lr: FloatArray, spec: ModelSpec) -> SliceFigure
     """
     if not np.isfinite(sr).all():
         raise SliceFailed("non-finite", "the result holds NaN or infinity")
-    figures = measure_slice(sr, lr)
+    figures = measure_slice(sr, lr, spec.sample_grid)
     residual = figures.measured_residual
     keeps = spec.data_consistency == "hard" or spec.name == "zero-fill"
     if keeps and spec.output == "real" and residual > MEASURED_TOLERANCE:
@@ -125,14 +127,24 @@ def check_result(sr: FloatArray, lr: FloatArray, spec: ModelSpec) -> SliceFigure
     return figures
 
 
-def _tissue_drift(sr: FloatArray, lr: FloatArray, upscale: int) -> float:
+def _tissue_drift(sr: FloatArray, lr: FloatArray, upscale: int, grid: SampleGrid) -> float:
     """Return the relative change of the mean over the LR samples that hold tissue.
 
-    The result is taken where those samples lie: at SR index ``upscale * (k - n // 2) + m // 2``.
+    The result is taken where those samples lie: at SR index ``upscale * (k - sample_origin)``, or
+    half from each side where that is between two samples.
     """
     tissue = lr > TISSUE_LEVEL * np.percentile(lr, 99.0)
     before = float(lr[tissue].mean(dtype=np.float64)) if tissue.any() else 0.0
     if before == 0.0:
         return 0.0
-    rows, columns = (slice(upscale * n // 2 - upscale * (n // 2), None, upscale) for n in lr.shape)
-    return float(sr[rows, columns][tissue].mean(dtype=np.float64)) / before - 1.0
+    (top, bottom), (left, right) = (_beside(n, upscale, grid) for n in lr.shape)
+    corners = [sr[rows, columns] for rows in (top, bottom) for columns in (left, right)]
+    after = np.mean([float(one[tissue].mean(dtype=np.float64)) for one in corners])
+    return float(after) / before - 1.0
+
+
+def _beside(n: int, upscale: int, grid: SampleGrid) -> tuple[slice, slice]:
+    """Return the SR samples before and behind each LR sample of an axis: one where they meet."""
+    halves = round(-2 * upscale * sample_origin(n, upscale, grid))
+    low, between = divmod(halves, 2)
+    return slice(low, None, upscale), slice(low + between, None, upscale)

@@ -52,6 +52,22 @@ def test_the_difference_panel_is_grey_where_nothing_was_added():
     assert panels(brighter)[3][1].min() > 128
 
 
+def test_panels_lie_where_the_result_lies():
+    """On another grid every panel moves, or the difference shows a shift as if it were detail."""
+    lr = brain_phantom((40, 32)) * 700
+    for grid in ("kspace", "pixel-centre"):
+        one = PreviewSlice(lr=lr, sr=zero_fill(lr, 4, grid), grid=grid)
+        source, _, _, added = (panel for _, panel in panels(one))
+        assert set(np.unique(added)) <= {127, 128}
+        # An LR sample is the middle of its block: of SR samples -2 to 1, or of 0 to 3.
+        first = 2 if grid == "kspace" else 4
+        assert (source[:first, :first] == source[0, 0]).all()
+        behind = source[first::4, first::4][:39, :31]
+        assert np.array_equal(behind, to_grey(lr[1:, 1:], 0.0, window_top(one)))
+    shifted = PreviewSlice(lr=lr, sr=zero_fill(lr, 4, "pixel-centre"))
+    assert np.ptp(panels(shifted)[3][1].astype(int)) > 100
+
+
 def test_large_panels_are_reduced():
     """A 4096 x 4096 result must not make a poster."""
     image = sheet([[("big", np.zeros((1100, 1100), np.uint8))]])

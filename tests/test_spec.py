@@ -53,7 +53,7 @@ def test_a_full_specification_comes_back_equal():
 
 
 @given(
-    name=st.text(min_size=1),
+    name=st.text(min_size=1, max_size=256),
     upscale=st.integers(1, 16),
     matrix=st.tuples(st.integers(0, 4096), st.integers(0, 4096)),
     bias=st.booleans(),
@@ -82,7 +82,7 @@ def test_the_stored_form_is_one_line_with_a_schema_number():
     """ONNX metadata hold strings; a second reader must find the schema without our code."""
     text = FULL.to_json()
     assert "\n" not in text
-    assert json.loads(text)["schema"] == SCHEMA == 1
+    assert json.loads(text)["schema"] == SCHEMA == 2
     assert METADATA_KEY.startswith(f"{OP_DOMAIN}.")
 
 
@@ -112,9 +112,53 @@ def test_a_newer_schema_is_refused_with_the_upgrade_command():
     with pytest.raises(ModelSpecError) as caught:
         read(document(schema=SCHEMA + 1))
     assert str(caught.value) == (
-        "some.onnx: specification schema 2 is newer than 1, the newest this version understands"
+        "some.onnx: specification schema 3 is newer than 2, the newest this version understands"
     )
     assert caught.value.hint == "pip install --upgrade kspacesr-rt"
+
+
+def test_a_file_of_the_first_schema_means_what_it_meant():
+    """Models exported before grids were stated lie on the grid of k-space, and still load."""
+    values = document(schema=1)
+    del values["output_grid"]
+    found = read(values)
+    assert found == FULL
+    assert (found.output_grid, found.sample_grid) == ("kspace", "kspace")
+
+
+def test_a_field_that_a_schema_did_not_have_is_refused_in_it():
+    """Whoever wrote 1 and a grid wrote by hand: which of the two is meant cannot be known."""
+    with pytest.raises(ModelSpecError, match="schema 1 does not have: output_grid"):
+        read(document(schema=1, output_grid="pixel-centre"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "matrix", "origin"),
+    [
+        ({}, (160, 123), (0.0, -0.5)),
+        ({"output_grid": "pixel-centre"}, (160, 123), (-0.25, -0.25)),
+        ({"output_grid": "pixel-centre", "upscale": 4}, (80, 41), (-0.375, -0.375)),
+    ],
+)
+def test_a_specification_says_where_sr_samples_lie(changes, matrix, origin):
+    """In LR samples: what becomes millimetres in Image Position (Patient)."""
+    assert dataclasses.replace(FULL, **changes).sr_origin(matrix) == origin
+
+
+def test_the_seeds_convention_keeps_sample_0_of_odd_axes_too():
+    """Its image origin is index 0 of both grids, where the centred one is at ``n // 2``."""
+    spec = ModelSpec(
+        name="s",
+        architecture="seed-kspace",
+        upscale=2,
+        fft_convention="seed",
+        normaliser="kspace-peak",
+    )
+    assert spec.sr_origin((21, 30)) == (0.0, 0.0)
+    assert dataclasses.replace(spec, output_grid="pixel-centre").sr_origin((21, 30)) == (
+        -0.25,
+        -0.25,
+    )
 
 
 def test_a_newer_schema_is_refused_before_its_fields_are_looked_at():
@@ -193,6 +237,26 @@ def test_provenance_of_another_type_is_refused(provenance):
         ("matrix", [160], "matrix (160,) is not (rows, columns)"),
         ("matrix", [160, 160, 1], "matrix (160, 160, 1) is not (rows, columns)"),
         ("matrix", [160, -1], "matrix (160, -1) is not (rows, columns)"),
+        ("matrix", [10**12, 8], "matrix is larger than 16384"),
+        ("width", -4, "width is negative"),
+        ("width", 10**9, "width is larger than 4096"),
+        ("blocks", -1, "blocks is negative"),
+        ("blocks", 100_000, "blocks is larger than 1024"),
+        ("cascades", 2000, "cascades is larger than 1024; 8 blocks do not fill 2000 cascades"),
+        ("opset", -1, "opset is negative"),
+        ("name", "A" * 1_000_000, "name has 1000000 characters, 256 are allowed"),
+        ("output_grid", "corner", "output_grid 'corner' is not one of kspace, pixel-centre"),
+        ("fft_convention", "seed", "fft_convention 'seed' and normaliser 'kspace-peak' belong"),
+        ("bounds", {"a": float("nan")}, "bounds hold a value that is not finite"),
+        ("bounds", {"a": float("inf")}, "bounds hold a value that is not finite"),
+        ("quality", {"a": {"b": "c"}}, "quality holds a value that is no number"),
+        ("quality", {"a": {"b": float("nan")}}, "quality holds a value that is no number"),
+        ("quality", {"a": {"b": 10**400}}, "quality holds a value that is no number"),
+        ("parity", {"cases": 5}, "parity has cases that are no JSON objects"),
+        ("parity", {"cases": ["a"]}, "parity has cases that are no JSON objects"),
+        ("parity", {"cases": [{"psnr_between_db": "x"}]}, "parity has a figure that is no number"),
+        ("parity", {"quantisation": 1}, "parity has a note on quantisation that cannot be read"),
+        ("parity", {"quantisation": {}}, "parity has a note on quantisation that cannot be read"),
     ],
 )
 def test_impossible_values_are_refused_with_the_reason(field, value, reason):
@@ -223,6 +287,33 @@ def test_values_of_the_wrong_type_are_refused(field, value):
     """What passes here is later used as a number or a mapping, far from the file's name."""
     with pytest.raises(ModelSpecError, match=r"^some\.onnx: "):
         read(document(**{field: value}))
+
+
+@pytest.mark.parametrize("field", ["name", "upscale", "width", "matrix", "normaliser"])
+def test_a_refusal_quotes_a_bounded_part_of_what_it_refuses(field):
+    """A value of megabytes in a file would be a log line of megabytes."""
+    for value in ([["A" * 10**6]], "A" * 10**6, 10**4000, {"A" * 10**6: 1}):
+        with pytest.raises(ModelSpecError) as caught:
+            read(document(**{field: value}))
+        assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000 + "]" * 200_000, '{"a":' * 100_000, '"' + "a" * 5_000_000]
+)
+def test_a_specification_of_absurd_size_or_depth_is_refused(text):
+    """JSON that exhausts the reader's stack, or megabytes of text, end in a sentence."""
+    with pytest.raises(ModelSpecError, match=r"^some\.onnx: ") as caught:
+        ModelSpec.from_json(text, origin="some.onnx")
+    assert len(str(caught.value)) < 500
+
+
+def test_versions_are_text():
+    """They are printed as they are, beside their packages' names."""
+    values = document()
+    values["provenance"]["versions"] = {"torch": ["2"]}
+    with pytest.raises(ModelSpecError, match="versions"):
+        read(values)
 
 
 def test_all_problems_are_said_at_once():

@@ -58,6 +58,36 @@ def test_a_zero_fill_drifts_nowhere_and_a_gain_everywhere(matrix, upscale):
     assert brighter.intensity_drift == pytest.approx(0.05, abs=1e-9)
 
 
+@pytest.mark.parametrize("matrix", [(40, 40), (41, 40), (39, 47)])
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_a_result_on_pixel_centres_is_measured_where_it_lies(matrix, upscale):
+    """A shift by a fraction of a sample is no change of what was measured, nor of brightness."""
+    rng = np.random.default_rng(3)
+    low = np.zeros(matrix, dtype=complex)
+    low[5:-5, 5:-5] = rng.normal(size=(matrix[0] - 10, matrix[1] - 10))
+    lr = 40 * kspace.ifft2c(low).real + 900 * brain_phantom(matrix)
+    spectrum = np.fft.fft2(lr)
+    for axis, n in enumerate(matrix):  # without the Nyquist line, which no shift leaves real
+        wave = np.fft.fftfreq(n) * n
+        spectrum = np.moveaxis(spectrum, axis, -1)
+        spectrum[..., np.abs(wave) == n / 2] = 0.0
+        spectrum = np.moveaxis(spectrum, -1, axis)
+    lr = np.fft.ifft2(spectrum).real
+    y, x = (
+        np.exp(
+            2j * np.pi * np.outer((np.arange(upscale * n) + 0.5) / upscale - 0.5, np.fft.fftfreq(n))
+        )
+        for n in matrix
+    )
+    sr = (y @ spectrum @ x.T).real / lr.size  # its Fourier series, at the middles of the pixels
+    there, elsewhere = measure_slice(sr, lr, "pixel-centre"), measure_slice(sr, lr)
+    assert there.measured_residual < 1e-9
+    same_grid = upscale == 3 and all(n % 2 for n in matrix)
+    assert (elsewhere.measured_residual > 1e-3) != same_grid
+    assert abs(there.tissue_drift) < 0.03  # between samples, the mean of four smooths edges
+    np.testing.assert_allclose(zero_fill(lr, upscale, "pixel-centre"), sr, rtol=0, atol=2e-3)
+
+
 def test_an_empty_slice_has_figures():
     """The first slices of a volume often are air."""
     found = measure_slice(np.zeros((32, 32)), np.zeros((16, 16)))

@@ -207,7 +207,7 @@ def _place_it(derived: Dataset, source: Dataset, derivation: Derivation) -> None
     matrix = (int(source.Rows), int(source.Columns))
     spacing = numbers(source, "PixelSpacing")
     derived.PixelSpacing = geometry.as_ds(geometry.sr_spacing_mm(spacing, derivation.upscale))
-    if geometry.moves(matrix, derivation.upscale):
+    if geometry.moves(matrix, derivation.upscale, derivation.sample_grid):
         derived.ImagePositionPatient = geometry.as_ds(
             geometry.sr_position_mm(
                 numbers(source, "ImagePositionPatient"),
@@ -215,6 +215,7 @@ def _place_it(derived: Dataset, source: Dataset, derivation: Derivation) -> None
                 spacing,
                 matrix,
                 derivation.upscale,
+                derivation.sample_grid,
             )
         )
 
@@ -263,14 +264,10 @@ def _impose_padding(
             for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
                 derived.pop(keyword, None)
         return stored
-    rows, columns = (_nearest(n, derivation.upscale) for n in padding.shape)
+    rows, columns = (
+        kspace.nearest_sample(n, derivation.upscale, derivation.sample_grid) for n in padding.shape
+    )
     return np.where(padding[np.ix_(rows, columns)], stored.dtype.type(value), stored)
-
-
-def _nearest(n: int, upscale: int) -> npt.NDArray[np.intp]:
-    """Return, for every SR sample of an axis, the LR sample next to it."""
-    position = kspace.grid_origin(n, upscale) + np.arange(n * upscale) / upscale
-    return np.floor(position + 0.5).clip(0, n - 1).astype(np.intp)
 
 
 def _set_pixels(derived: Dataset, source: Dataset, stored: IntArray) -> None:

@@ -127,7 +127,7 @@ def _name_concatenation(derived: Dataset, derivation: Derivation) -> None:
 
 def _place_frames(groups: FunctionalGroups, matrix: kspace.Matrix, derivation: Derivation) -> None:
     frames = [groups.classic_header(n + 1) for n in range(len(groups.frames))]
-    if geometry.moves(matrix, derivation.upscale):
+    if geometry.moves(matrix, derivation.upscale, derivation.sample_grid):
         moved = [_moved(classic, matrix, derivation) for classic in frames]
         _set_positions(groups, moved)
     for measures in groups.every("PixelMeasuresSequence"):
@@ -145,6 +145,7 @@ def _moved(classic: Dataset, matrix: kspace.Matrix, derivation: Derivation) -> l
             numbers(classic, "PixelSpacing"),
             matrix,
             derivation.upscale,
+            derivation.sample_grid,
         )
     )
 
@@ -169,7 +170,7 @@ def _place_root(derived: Dataset, matrix: kspace.Matrix, derivation: Derivation)
     has_plane = len(spacing) == 2 and len(numbers(derived, "ImageOrientationPatient")) == 6
     if has_plane and len(numbers(derived, "ImagePositionPatient")) == 3:
         derived.ImagePositionPatient = _moved(derived, matrix, derivation)
-    elif geometry.moves(matrix, derivation.upscale):
+    elif geometry.moves(matrix, derivation.upscale, derivation.sample_grid):
         derived.pop("ImagePositionPatient", None)
     if len(spacing) == 2:
         derived.PixelSpacing = geometry.as_ds(geometry.sr_spacing_mm(spacing, derivation.upscale))

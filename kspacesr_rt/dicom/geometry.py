@@ -2,8 +2,10 @@
 
 A k-space zero-fill keeps *samples*, not the edges of the field of view: SR sample ``j`` lies at LR
 index ``grid_origin + j / upscale``. So Image Position (Patient) stays for even matrices and moves
-by half a source pixel along each odd axis (for an even upscale). The formula for image-domain
-resizing, ``-(s - 1) / (2 s)`` pixels, is wrong here by up to 0.375 pixel.
+by half a source pixel along each odd axis (for an even upscale). A network that was trained on
+resized images keeps the edges: sample 0 moves by ``-(s - 1) / (2 s)`` pixels along every axis. The
+wrong one of the two is off by up to 1.5 SR samples, so a model says which is its own
+(`kspacesr_rt.spec.ModelSpec.output_grid`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from pydicom.valuerep import format_number_as_ds
 
 from kspacesr_rt import kspace
-from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.kspace import Matrix, SampleGrid
 
 
 def sr_spacing_mm(spacing_mm: Sequence[float], upscale: int) -> tuple[float, float]:
@@ -37,6 +39,7 @@ def sr_position_mm(
     spacing_mm: Sequence[float],
     matrix: Matrix,
     upscale: int,
+    grid: SampleGrid = "kspace",
 ) -> tuple[float, float, float]:
     """Return Image Position (Patient) of the SR slice: the centre of its first sample.
 
@@ -53,6 +56,8 @@ def sr_position_mm(
         Source ``(rows, columns)``.
     upscale
         SR samples per LR sample and axis.
+    grid
+        Where SR samples lie, see `kspacesr_rt.kspace.sample_origin`.
 
     Notes
     -----
@@ -62,7 +67,7 @@ def sr_position_mm(
     ----------
     .. [1] PS3.3 C.7.6.2.1.1, the mapping from pixel to patient
     """
-    rows, columns = (kspace.grid_origin(n, upscale) for n in matrix)
+    rows, columns = (kspace.sample_origin(n, upscale, grid) for n in matrix)
     return moved_position_mm(position_mm, orientation, spacing_mm, (rows, columns))
 
 
@@ -99,9 +104,12 @@ def resampled_origin(n: int, m: int) -> float:
     return n // 2 - (m // 2) * n / m
 
 
-def moves(matrix: Matrix, upscale: int) -> bool:
-    """Return whether SR sample (0, 0) lies elsewhere than LR sample (0, 0): some axis is odd."""
-    return any(kspace.grid_origin(n, upscale) != 0 for n in matrix)
+def moves(matrix: Matrix, upscale: int, grid: SampleGrid = "kspace") -> bool:
+    """Return whether SR sample (0, 0) lies elsewhere than LR sample (0, 0).
+
+    It does where an axis is odd; on the ``pixel-centre`` grid it always does.
+    """
+    return any(kspace.sample_origin(n, upscale, grid) != 0 for n in matrix)
 
 
 def slice_position_mm(position_mm: Sequence[float], orientation: Sequence[float]) -> float:

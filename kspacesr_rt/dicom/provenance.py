@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from kspacesr_rt.dicom.uids import TOOL_NAME, stable_uid
+from kspacesr_rt.kspace import SampleGrid
 
 SPATIAL_RESAMPLING: Final = ("113085", "DCM", "Spatial resampling")
 """PS3.16 CID 7203; it holds no code for super-resolution."""
@@ -52,6 +53,8 @@ class Derivation:
     """Other settings that change pixels (``on-interpolated=crop``): they enter the UIDs."""
     cropped_to: tuple[int, int] | None = None
     """LR rows and columns, if the scanner's interpolation was cropped away first."""
+    sample_grid: SampleGrid = "kspace"
+    """Where the model's samples lie, see `kspacesr_rt.kspace.sample_origin`."""
     run_salt: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
     """What makes the UIDs of this run differ from any other run's, if `uids` is ``random``."""
 
@@ -74,9 +77,15 @@ class Derivation:
             self.weights_sha256,
             self.synthetic,
             self.keep_private,
-            [*self.options, *([f"cropped-to={self.cropped_to}"] if self.cropped_to else [])],
+            [*self.options, *self._geometry],
             self.run_salt if self.uids == "random" else None,
         )
+
+    @property
+    def _geometry(self) -> list[str]:
+        """What places the samples elsewhere than usual; empty for most runs."""
+        cropped = [f"cropped-to={self.cropped_to}"] if self.cropped_to else []
+        return cropped + ([f"grid={self.sample_grid}"] if self.sample_grid != "kspace" else [])
 
 
 def series_uid(source_series_uid: str, derivation: Derivation) -> str:

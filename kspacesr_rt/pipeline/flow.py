@@ -131,7 +131,11 @@ class Flow:
         """Yield series that have something left to do; the next one is surveyed meanwhile."""
         ahead: deque[_Prepared] = deque()
         for one in series:
-            previews = Previews(one.n_slices) if self._run.options.preview else None
+            previews = (
+                Previews(one.n_slices, self._run.backends.spec.sample_grid)
+                if self._run.options.preview
+                else None
+            )
             state = SeriesState(series=one, left=0, previews=previews)
             units = self._pending(state)
             state.left = len(units)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kspacesr_rt.files import replace_file
-from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.kspace import FloatArray, SampleGrid
 
 PREVIEW_POSITIONS = (0.3, 0.5, 0.7)
 """Which slices of a series the contact sheet shows, as shares of its length."""
@@ -17,7 +17,8 @@ Shown = tuple[int, FloatArray, FloatArray]
 class Previews:
     """Keeps the few slices of a series that its contact sheet shows."""
 
-    def __init__(self, n_slices: int) -> None:
+    def __init__(self, n_slices: int, grid: SampleGrid = "kspace") -> None:
+        self._grid = grid
         self._wanted = {int(share * (n_slices - 1) + 0.5) for share in PREVIEW_POSITIONS}
         self._kept: list[Shown] = []
         self._series_uid = ""
@@ -40,6 +41,9 @@ class Previews:
 
         self._kept.sort(key=lambda shown: shown[0])
         png = contact_sheet(
-            [PreviewSlice(lr=lr, sr=sr, number=number + 1) for number, lr, sr in self._kept]
+            [
+                PreviewSlice(lr=lr, sr=sr, number=number + 1, grid=self._grid)
+                for number, lr, sr in self._kept
+            ]
         )
         replace_file(folder / f"preview-{self._series_uid}.png", png)

@@ -80,13 +80,16 @@ class RunState:
             synthetic=spec.adversarial,
             uids="random" if options.random_uids else "stable",
             keep_private=options.keep_private,
+            sample_grid=spec.sample_grid,
         )
 
     @property
     def parameters(self) -> dict[str, Any]:
         """What the run's manifest states."""
         spec, options = self.backends.spec, self.options
-        return {
+        # Only where it is not the usual one, so that folders of earlier runs can be gone on with.
+        grid = {} if spec.sample_grid == "kspace" else {"sample_grid": spec.sample_grid}
+        return grid | {
             "model": spec.name,
             "weights_sha256": spec.provenance.weights_sha256,
             "graph_sha256": spec.provenance.graph_sha256,

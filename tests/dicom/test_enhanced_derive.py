@@ -144,6 +144,18 @@ def test_positions_move_with_each_frames_own_plane(derived, shared):
     )
 
 
+def test_a_model_on_pixel_centres_moves_every_frame(derived):
+    """Its samples lie between the source's along both axes, whatever their parity."""
+    frames = [cases.Frame(pixels=np.zeros((16, 16), np.uint16), spacing=(1.5, 0.5))]
+    source = cases.build(frames)
+    ds = derived(source, upscale=4, sample_grid="pixel-centre")
+    cosines = np.array(macro(source, 1, "PlaneOrientationSequence").ImageOrientationPatient)
+    across, down = cosines.astype(float).reshape(2, 3)
+    expected = np.array(frames[0].position) - 0.375 * (0.5 * across + 1.5 * down)
+    found = macro(ds, 1, "PlanePositionSequence").ImagePositionPatient
+    assert [float(v) for v in found] == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_plane_in_the_root_stays_true(derived):
     """It has no place there, yet some vendors write it and some readers believe it."""
     frames = [cases.Frame(pixels=np.zeros((15, 16), np.uint16))]

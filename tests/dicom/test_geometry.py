@@ -119,3 +119,51 @@ def test_slices_lie_along_their_normal():
     """For an axial slice the normal is z; for a sagittal one it is x."""
     assert geometry.slice_position_mm((1, 2, 3), (1, 0, 0, 0, 1, 0)) == 3
     assert geometry.slice_position_mm((1, 2, 3), (0, 1, 0, 0, 0, 1)) == 1
+
+
+def on_pixel_centres(matrix, index, upscale):
+    """Draw what a network that was trained on resized images gives for a blob at an LR index.
+
+    An LR sample is the middle of the SR samples that were averaged to it.
+    """
+    middle = [upscale * i + (upscale - 1) / 2 for i in index]
+    return blob([upscale * n for n in matrix], middle, width=1.6 * upscale)
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+@pytest.mark.parametrize("matrix", [(30, 32), (31, 32), (31, 33)])
+def test_a_blob_on_pixel_centres_stays_at_its_patient_point(matrix, upscale):
+    """Up to 1.5 SR samples lie between the two grids: a registration would see them."""
+    orientation = rotation((0.3, -0.2, 0.1))[:, :2].T.ravel()
+    index, position, spacing = (15.3, 14.6), (-110.5, 37.25, -8.0), (1.3, 0.7)
+    expected = patient_point(index, position, orientation, spacing)
+    sr = on_pixel_centres(matrix, index, upscale)
+    misses = {}
+    for grid in ("pixel-centre", "kspace"):
+        found = patient_point(
+            centroid(sr),
+            geometry.sr_position_mm(position, orientation, spacing, matrix, upscale, grid),
+            orientation,
+            geometry.sr_spacing_mm(spacing, upscale),
+        )
+        misses[grid] = np.linalg.norm(found - expected)
+    assert misses["pixel-centre"] < 1e-3
+    assert misses["kspace"] > 0.2 * min(spacing) or any(n % 2 for n in matrix)
+    assert geometry.moves(matrix, upscale, "pixel-centre")
+
+
+def test_the_grid_reaches_a_classic_file_and_its_uids(mr, save, load, run):
+    """Position, padding and identity: the same pixels elsewhere are another instance."""
+    matrix, index = (30, 32), (15.3, 14.6)
+    decoded = load(
+        save(mr((3000 * blob(matrix, index)).astype(np.uint16), PixelSpacing=[1.3, 0.7]))
+    )
+    sr = (3000 * on_pixel_centres(matrix, index, 4)).astype(np.float32)
+    derived = derive(decoded, sr, run(upscale=4, sample_grid="pixel-centre"))
+    usual = derive(decoded, sr, run(upscale=4))
+    x, y, z = (float(v) for v in derived.ImagePositionPatient)
+    assert (x, y, z) == pytest.approx((-10 - 0.375 * 0.7, -20 - 0.375 * 1.3, 30))
+    assert [float(v) for v in usual.ImagePositionPatient] == [-10, -20, 30]
+    assert derived.PixelData == usual.PixelData
+    assert derived.SOPInstanceUID != usual.SOPInstanceUID
+    assert derived.SeriesInstanceUID != usual.SeriesInstanceUID
