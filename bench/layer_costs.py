@@ -134,8 +134,9 @@ def _flop(node: onnx.NodeProto, graph: _Typed, matrix: Matrix, lowering: str) ->
         return _real_transform_flop(attributes_of(node), matrix)
     if node.op_type in ("CentreCrop", "CentreFill"):
         return 0.0
-    if node.op_type in ("FFT2c", "IFFT2c"):
-        return _transform_flop(attributes_of(node), matrix, node.op_type == "IFFT2c", lowering)
+    kind = node.op_type.removeprefix("Corner")
+    if kind in ("FFT2c", "IFFT2c"):
+        return _transform_flop(attributes_of(node), matrix, kind == "IFFT2c", lowering)
     if node.op_type == "Conv":
         # (out, in / groups, ky, kx) weights, each used once a sample of the output's grid.
         grid = math.prod(graph.shape(node.output[0])[2:])

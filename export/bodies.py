@@ -19,6 +19,14 @@ OPSET = 20
 
 GRID_ATTRIBUTES = ["input_upscale", "output_upscale"]
 TRANSFORM_ATTRIBUTES = [*GRID_ATTRIBUTES, "input_channels", "channels"]
+COMPLEX_TRANSFORMS = {
+    "FFT2c": False,
+    "IFFT2c": True,
+    "CornerFFT2c": False,
+    "CornerIFFT2c": True,
+}
+"""Transforms to or from complex k-space, and whether they are inverse. Where the image's origin
+lies is a matter of their constants, except where the graph makes these itself."""
 
 
 def _ints(name: str, values: list[int]) -> NodeProto:
@@ -188,10 +196,10 @@ def _centre_fill() -> FunctionProto:
     return _function("CentreFill", ["pads"], GRID_ATTRIBUTES, nodes)
 
 
-def _mean_spectrum() -> FunctionProto:
+def _mean_spectrum(name: str) -> FunctionProto:
     nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
     attributes = [*GRID_ATTRIBUTES, "divide", "spectrum"]
-    return _function("MeanSpectrum", ["factor"], attributes, nodes)
+    return _function(name, ["factor"], attributes, nodes)
 
 
 def function_bodies(lowering: Lowering, used: set[str]) -> list[onnx.FunctionProto]:
@@ -211,26 +219,29 @@ def function_bodies(lowering: Lowering, used: set[str]) -> list[onnx.FunctionPro
         If the lowering is unknown.
     """
     if lowering == "gemm":
-        transforms = [_gemm_transform("FFT2c"), _gemm_transform("IFFT2c")]
+        transforms = [_gemm_transform(name) for name in COMPLEX_TRANSFORMS]
         transforms += [_real_gemm_transform("RealFFT2c"), _real_gemm_transform("RealIFFT2c")]
     elif lowering == "conv":
-        transforms = [_conv_transform("FFT2c"), _conv_transform("IFFT2c")]
+        transforms = [_conv_transform(name) for name in COMPLEX_TRANSFORMS]
         transforms += [_real_conv_transform("RealFFT2c"), _real_conv_transform("RealIFFT2c")]
     elif lowering == "dynamic":
         dynamic = [
-            dynamic_transform("FFT2c", inverse=False),
-            dynamic_transform("IFFT2c", inverse=True),
+            *(
+                dynamic_transform(name, inverse=inverse, corner=name.startswith("Corner"))
+                for name, inverse in COMPLEX_TRANSFORMS.items()
+            ),
             dynamic_window("CentreCrop", fill=False),
             dynamic_window("CentreFill", fill=True),
-            dynamic_spectrum(),
+            dynamic_spectrum("MeanSpectrum"),
+            dynamic_spectrum("PeakSpectrum", of_peak=True),
         ]
         return [body for body in dynamic if body.name in used]
     elif lowering == "dft":
         transforms = [
-            _dft_transform("FFT2c", inverse=False),
-            _dft_transform("IFFT2c", inverse=True),
+            _dft_transform(name, inverse=inverse) for name, inverse in COMPLEX_TRANSFORMS.items()
         ]
     else:
         raise ExportError(f"FFT lowering '{lowering}' is not one of gemm, conv, dft, dynamic")
-    bodies = [*transforms, _centre_crop(), _centre_fill(), _mean_spectrum()]
+    spectra = [_mean_spectrum("MeanSpectrum"), _mean_spectrum("PeakSpectrum")]
+    bodies = [*transforms, _centre_crop(), _centre_fill(), *spectra]
     return [body for body in bodies if body.name in used]

@@ -79,20 +79,27 @@ class _Body:
         lr = self.op("Div", length, self.attribute("input_upscale"))
         return self.op("Mul", lr, self.attribute("output_upscale"))
 
-    def indices(self, length: str) -> str:
-        """Add ``0 .. n - 1`` with the origin moved to ``n // 2``."""
+    def indices(self, length: str, *, corner: bool = False) -> str:
+        """Add ``0 .. n - 1`` with the origin moved to ``n // 2``, or left at 0."""
         count = self.op("Range", self.integer(0), length, self.integer(1))
+        if corner:
+            return count
         return self.op("Sub", count, self.op("Div", length, self.integer(2)))
 
-    def dft(self, source: str, target: str, *, inverse: bool) -> tuple[str, str]:
+    def dft(
+        self, source: str, target: str, *, inverse: bool, corner: bool = False
+    ) -> tuple[str, str]:
         """Add real and imaginary part of a centred orthonormal DFT, ``(target, source)``.
+
+        With `corner`, the image's origin is its sample 0.
 
         Phases are reduced modulo the length in integers and then to within half a turn, so that
         float32 loses nothing but its last digit.
         """
         length = self.op("Max", source, target)
-        rows = self.op("Unsqueeze", self.indices(target), self.integers(1))
-        columns = self.op("Unsqueeze", self.indices(source), self.integers(0))
+        to, of = (corner and inverse), (corner and not inverse)
+        rows = self.op("Unsqueeze", self.indices(target, corner=to), self.integers(1))
+        columns = self.op("Unsqueeze", self.indices(source, corner=of), self.integers(0))
         turns = self.op("Mod", self.op("Mul", rows, columns), length)
         beyond = self.op("Greater", self.op("Mul", turns, self.integer(2)), length)
         turns = self.op("Where", beyond, self.op("Sub", turns, length), turns)
@@ -120,7 +127,7 @@ class _Body:
         return self.op("Concat", *halves, axis=0)
 
 
-def dynamic_transform(name: str, *, inverse: bool) -> FunctionProto:
+def dynamic_transform(name: str, *, inverse: bool, corner: bool = False) -> FunctionProto:
     """Return the body of a transform whose matrices are made from the shape of its input."""
     body = _Body()
     rows, columns = body.length(2), body.length(3)
@@ -128,8 +135,9 @@ def dynamic_transform(name: str, *, inverse: bool) -> FunctionProto:
     missing = body.vector(body.op("Sub", body.integer(2), body.length(1)))
     zeros, none = body.integers(0, 0, 0, 0, 0), body.integers(0, 0)
     filled = body.op("Pad", "x", body.op("Concat", zeros, missing, none, axis=0))
-    left = body.block(*body.dft(rows, body.target(rows), inverse=inverse), right=False)
-    real, imaginary = body.dft(columns, body.target(columns), inverse=inverse)
+    kind = {"inverse": inverse, "corner": corner}
+    left = body.block(*body.dft(rows, body.target(rows), **kind), right=False)
+    real, imaginary = body.dft(columns, body.target(columns), **kind)
     right = body.block(
         body.op("Transpose", real, perm=[1, 0]),
         body.op("Transpose", imaginary, perm=[1, 0]),
@@ -174,7 +182,7 @@ def dynamic_window(name: str, *, fill: bool) -> FunctionProto:
     return body.function(name, ["input_upscale", "output_upscale"])
 
 
-def dynamic_spectrum() -> FunctionProto:
+def dynamic_spectrum(name: str, *, of_peak: bool = False) -> FunctionProto:
     """Return the body that resamples a mean spectrum as `kspacesr_rt.spectrum` and applies it.
 
     Linear in the logarithm, along each axis, at equal relative frequency.
@@ -199,10 +207,13 @@ def dynamic_spectrum() -> FunctionProto:
         left, right = (body.op("Gather", logs, index, axis=axis) for index in (low, high))
         step = body.op("Mul", body.op("Sub", right, left), weight)
         logs = body.op("Add", left, step)
-    ratios = [body.op("Div", body.real(target), body.real(source)) for source, target in lengths]
-    gain = body.op("Sqrt", body.op("Mul", *ratios))
-    factor = body.op("Mul", body.op("Exp", logs), gain)
+    factor = body.op("Exp", logs)
+    if not of_peak:
+        ratios = [
+            body.op("Div", body.real(target), body.real(source)) for source, target in lengths
+        ]
+        factor = body.op("Mul", factor, body.op("Sqrt", body.op("Mul", *ratios)))
     doubled = body.op("Mul", body.attribute("divide"), body.integer(2))
     sign = body.real(body.op("Sub", body.integer(1), doubled))
     body.nodes.append(helper.make_node("Mul", ["x", body.op("Pow", factor, sign)], ["y"]))
-    return body.function("MeanSpectrum", ["input_upscale", "output_upscale", "divide", "spectrum"])
+    return body.function(name, ["input_upscale", "output_upscale", "divide", "spectrum"])

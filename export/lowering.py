@@ -177,7 +177,7 @@ def _mean_spectrum(writer: _GraphWriter, node: fx.Node, layer: layers.MeanSpectr
     finer = int(_source(node).meta["tensor_meta"].shape[-1]) // TRACE_MATRIX
     spectrum = numpy_helper.from_array(layer.spectrum.detach().cpu().numpy(), "spectrum")
     writer.emit_domain(
-        "MeanSpectrum",
+        type(layer).__name__,
         node,
         input_upscale=finer,
         output_upscale=finer,
@@ -188,8 +188,17 @@ def _mean_spectrum(writer: _GraphWriter, node: fx.Node, layer: layers.MeanSpectr
 
 def _slice_maximum(writer: _GraphWriter, node: fx.Node, layer: nn.Module) -> None:
     absolute = writer.intermediate("Abs", [_source(node).name], f"{node.name}.abs")
+    _largest(writer, node, absolute)
+
+
+def _slice_peak(writer: _GraphWriter, node: fx.Node, layer: nn.Module) -> None:
+    _largest(writer, node, _source(node).name)
+
+
+def _largest(writer: _GraphWriter, node: fx.Node, value: str) -> None:
+    """Add the largest sample of each slice, at least `TINY`, as the value of a layer."""
     axes = writer.weight("slice_axes", np.asarray([1, 2, 3], dtype=np.int64))
-    largest = writer.intermediate("ReduceMax", [absolute, axes], f"{node.name}.largest", keepdims=1)
+    largest = writer.intermediate("ReduceMax", [value, axes], f"{node.name}.largest", keepdims=1)
     tiny = writer.weight("tiny", np.asarray(layers.TINY, dtype=np.float32))
     writer.emit("Max", [largest, tiny], node)
 
@@ -231,10 +240,14 @@ _MODULES: dict[type[nn.Module], Callable[[_GraphWriter, fx.Node, Any], None]] = 
     nn.PixelUnshuffle: _pixel_unshuffle,
     layers.FFT2c: _transform,
     layers.IFFT2c: _transform,
+    layers.CornerFFT2c: _transform,
+    layers.CornerIFFT2c: _transform,
     layers.CentreCrop: _crop_or_fill,
     layers.CentreFill: _crop_or_fill,
     layers.MeanSpectrum: _mean_spectrum,
+    layers.PeakSpectrum: _mean_spectrum,
     layers.SliceMaximum: _slice_maximum,
+    layers.SlicePeak: _slice_peak,
     layers.Magnitude: _magnitude,
 }
 _FUNCTIONS: dict[Any, Callable[[_GraphWriter, fx.Node], None]] = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kspacesr_rt.train.layers import FFT2c, IFFT2c
+from kspacesr_rt.train.layers import CornerFFT2c, CornerIFFT2c, FFT2c, IFFT2c
 
 _AXES = (-2, -1)
 
@@ -22,15 +22,15 @@ _AXES = (-2, -1)
 class PlainFFT2c(nn.Module):
     """`kspacesr_rt.train.layers.FFT2c` with shifts and crop on real channels."""
 
-    def __init__(self, layer: FFT2c) -> None:
+    def __init__(self, layer: FFT2c | CornerFFT2c) -> None:
         super().__init__()
-        self.target = layer.target
+        self.target, self.corner = layer.target, isinstance(layer, CornerFFT2c)
 
     def forward(self, image: Tensor) -> Tensor:
         """Transform ``(n, 1 or 2, y, x)`` to ``(n, 2, ky, kx)``."""
         if image.shape[1] == 1:
             image = torch.cat([image, torch.zeros_like(image)], dim=1)
-        kspace = _transform(image, torch.fft.fft2)
+        kspace = _transform(image, torch.fft.fft2, shift_input=not self.corner)
         height, width = image.shape[-2:]
         rows, columns = self.target(height), self.target(width)
         top, left = height // 2 - rows // 2, width // 2 - columns // 2
@@ -40,9 +40,10 @@ class PlainFFT2c(nn.Module):
 class PlainIFFT2c(nn.Module):
     """`kspacesr_rt.train.layers.IFFT2c` with shifts and fill on real channels."""
 
-    def __init__(self, layer: IFFT2c) -> None:
+    def __init__(self, layer: IFFT2c | CornerIFFT2c) -> None:
         super().__init__()
         self.target, self.channels = layer.target, layer.channels
+        self.corner = isinstance(layer, CornerIFFT2c)
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Transform ``(n, 2, ky, kx)`` to ``(n, channels, y, x)``."""
@@ -50,7 +51,8 @@ class PlainIFFT2c(nn.Module):
         rows, columns = self.target(height), self.target(width)
         top, left = rows // 2 - height // 2, columns // 2 - width // 2
         margins = (left, columns - width - left, top, rows - height - top)
-        image = _transform(functional.pad(kspace, margins), torch.fft.ifft2)
+        filled = functional.pad(kspace, margins)
+        image = _transform(filled, torch.fft.ifft2, shift_output=not self.corner)
         return image[:, : self.channels]
 
 
@@ -59,17 +61,24 @@ def with_plain_layers(generator: nn.Module) -> nn.Module:
     made = copy.deepcopy(generator).requires_grad_(False)
     for name, layer in list(made.named_modules()):
         parent, _, own = name.rpartition(".")
-        if isinstance(layer, FFT2c):
+        if isinstance(layer, FFT2c | CornerFFT2c):
             setattr(made.get_submodule(parent), own, PlainFFT2c(layer))
-        elif isinstance(layer, IFFT2c):
+        elif isinstance(layer, IFFT2c | CornerIFFT2c):
             setattr(made.get_submodule(parent), own, PlainIFFT2c(layer))
     return made
 
 
-def _transform(parts: Tensor, transform: Callable[..., Tensor]) -> Tensor:
+def _transform(
+    parts: Tensor,
+    transform: Callable[..., Tensor],
+    *,
+    shift_input: bool = True,
+    shift_output: bool = True,
+) -> Tensor:
     """Transform ``(n, 2, y, x)`` with DC and origin at the centre, orthonormal."""
     rows, columns = parts.shape[-2:]
-    parts = torch.roll(parts, (-(rows // 2), -(columns // 2)), _AXES)
+    if shift_input:
+        parts = torch.roll(parts, (-(rows // 2), -(columns // 2)), _AXES)
     values = torch.view_as_real(transform(torch.complex(parts[:, 0], parts[:, 1]), norm="ortho"))
     parts = torch.stack([values[..., 0], values[..., 1]], dim=1)
-    return torch.roll(parts, (rows // 2, columns // 2), _AXES)
+    return torch.roll(parts, (rows // 2, columns // 2), _AXES) if shift_output else parts

@@ -92,32 +92,43 @@ def layer_constants(node: onnx.NodeProto, matrix: Matrix, lowering: Lowering) ->
 
 
 def _transform(
-    values: dict[str, Any], grids: _Grids, lowering: Lowering, inverse: bool
+    values: dict[str, Any],
+    grids: _Grids,
+    lowering: Lowering,
+    *,
+    inverse: bool,
+    corner: bool = False,
 ) -> Constants:
     if lowering in ("gemm", "conv"):
         pairs = list(zip(grids.source, grids.target, strict=True))
         # A square matrix needs one DFT, not two.
         dfts = {
-            pair: centred_dft(*pair, inverse=inverse, dtype=np.complex64) for pair in set(pairs)
+            pair: centred_dft(*pair, inverse=inverse, dtype=np.complex64, corner=corner)
+            for pair in set(pairs)
         }
         left = left_factor(dfts[pairs[0]], values["input_channels"])
         right = right_factor(dfts[pairs[1]], values["channels"])
         if lowering == "conv":  # weights of a 1x1 convolution: (out, in, 1, 1)
             return {"left": left[..., None, None], "right": right.T[..., None, None]}
         return {"left": left, "right": right}
-    return _dft_constants(grids, inverse)
+    return _dft_constants(grids, inverse=inverse, corner=corner)
 
 
-def _dft_constants(grids: _Grids, inverse: bool) -> Constants:
-    """Index vectors that shift (and crop), pads that fill, and the orthonormal factor."""
+def _dft_constants(grids: _Grids, *, inverse: bool, corner: bool) -> Constants:
+    """Index vectors that shift (and crop), pads that fill, and the orthonormal factor.
+
+    An image whose origin is in its corner is not shifted, k-space always is.
+    """
     constants: Constants = {}
     length = grids.target if inverse else grids.source
     if inverse:
         constants["pads"] = _pads(grids, trailing_channels=True)
     for axis, n in zip("yx", length, strict=True):
-        constants[f"shift_{axis}"] = (np.arange(n) + n // 2) % n
+        origin = 0 if corner and not inverse else n // 2
+        constants[f"shift_{axis}"] = (np.arange(n) + origin) % n
     for axis, n, target in zip("yx", length, grids.target, strict=True):
-        constants[f"unshift_{axis}"] = (np.arange(target) - target // 2) % n
+        origin = 0 if corner and inverse else target // 2
+        constants[f"unshift_{axis}"] = (np.arange(target) - origin) % n
     constants = {name: value.astype(np.int64) for name, value in constants.items()}
     samples = float(length[0] * length[1])
     # The DFT operator divides an inverse by its length; orthonormal is the root of that.
@@ -143,6 +154,14 @@ def _fft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constan
 
 def _ifft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
     return _transform(values, grids, lowering, inverse=True)
+
+
+def _corner_fft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    return _transform(values, grids, lowering, inverse=False, corner=True)
+
+
+def _corner_ifft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    return _transform(values, grids, lowering, inverse=True, corner=True)
 
 
 def _real_fft2c(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
@@ -185,7 +204,16 @@ def _centre_fill(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> C
 
 
 def _mean_spectrum(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
-    spectrum = resample_spectrum(numpy_helper.to_array(values["spectrum"]), grids.target)
+    return _spectrum_factor(values, grids, of_peak=False)
+
+
+def _peak_spectrum(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    return _spectrum_factor(values, grids, of_peak=True)
+
+
+def _spectrum_factor(values: dict[str, Any], grids: _Grids, *, of_peak: bool) -> Constants:
+    stored = numpy_helper.to_array(values["spectrum"])
+    spectrum = resample_spectrum(stored, grids.target, of_peak=of_peak)
     factor = 1.0 / spectrum if values["divide"] else spectrum
     return {"factor": factor[None, None].astype(np.float32)}
 
@@ -193,11 +221,14 @@ def _mean_spectrum(values: dict[str, Any], grids: _Grids, lowering: Lowering) ->
 _LAYERS: dict[str, Callable[[dict[str, Any], _Grids, Lowering], Constants]] = {
     "FFT2c": _fft2c,
     "IFFT2c": _ifft2c,
+    "CornerFFT2c": _corner_fft2c,
+    "CornerIFFT2c": _corner_ifft2c,
     "RealFFT2c": _real_fft2c,
     "RealIFFT2c": _real_ifft2c,
     "CentreCrop": _centre_crop,
     "CentreFill": _centre_fill,
     "MeanSpectrum": _mean_spectrum,
+    "PeakSpectrum": _peak_spectrum,
 }
 
 

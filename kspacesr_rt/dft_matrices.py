@@ -15,7 +15,12 @@ from kspacesr_rt.kspace import ComplexArray, FloatArray
 
 
 def centred_dft(
-    n_from: int, n_to: int, *, inverse: bool, dtype: npt.DTypeLike = np.complex128
+    n_from: int,
+    n_to: int,
+    *,
+    inverse: bool,
+    dtype: npt.DTypeLike = np.complex128,
+    corner: bool = False,
 ) -> ComplexArray:
     """Return the matrix of a 1-D centred orthonormal DFT between two grids.
 
@@ -28,6 +33,8 @@ def centred_dft(
         False: image to k-space; True: k-space to image.
     dtype
         complex128, or complex64 for values rounded once, at the end.
+    corner
+        True: the image origin is its sample 0, as in ``fftshift(fft(x))``; DC stays centred.
 
     Returns
     -------
@@ -50,9 +57,12 @@ def centred_dft(
             f"{'an inverse' if inverse else 'a forward'} transform does not {verb}: "
             f"{n_from} to {n_to} samples"
         )
-    # 32 bits hold every product: |index| is at most half of 8192.
-    index_from = np.arange(n_from, dtype=np.int32) - n_from // 2
-    index_to = np.arange(n_to, dtype=np.int32) - n_to // 2
+    # 32 bits hold every product: indices are below 8192.
+    origins = [n_from // 2, n_to // 2]
+    if corner:
+        origins[int(inverse)] = 0
+    index_from = np.arange(n_from, dtype=np.int32) - origins[0]
+    index_to = np.arange(n_to, dtype=np.int32) - origins[1]
     sign = 1.0 if inverse else -1.0
     turns = np.exp(sign * 2j * np.pi * np.arange(length) / length) / np.sqrt(length)
     matrix: ComplexArray = turns.astype(dtype)[np.outer(index_to, index_from) % length]

@@ -41,11 +41,14 @@ _TRANSFORM = {**_GRIDS, "input_channels": _INT, "channels": _INT}
 LAYER_ATTRIBUTES = {
     "FFT2c": _TRANSFORM,
     "IFFT2c": _TRANSFORM,
+    "CornerFFT2c": _TRANSFORM,
+    "CornerIFFT2c": _TRANSFORM,
     "RealFFT2c": _GRIDS,
     "RealIFFT2c": _GRIDS,
     "CentreCrop": _GRIDS,
     "CentreFill": _GRIDS,
     "MeanSpectrum": {**_GRIDS, "divide": _INT, "spectrum": _TENSOR},
+    "PeakSpectrum": {**_GRIDS, "divide": _INT, "spectrum": _TENSOR},
 }
 """The operators of our domain: attribute to type, all of them required."""
 

@@ -3,7 +3,8 @@
 A network's spectra are measured once, on the matrix it was trained with. Binding the network to
 another matrix resamples them: the same share of Nyquist on the new grid, logarithms interpolated
 linearly (spectra fall over four decades), values scaled as an orthonormal transform scales a
-smooth image, with the square root of the number of samples.
+smooth image, with the square root of the number of samples. Spectra in shares of the peak of
+k-space, as SR_kspace stored them, are not scaled: the peak is the sum of the image on any matrix.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _along_axis(values: FloatArray, positions: FloatArray) -> FloatArray:
     return mixed
 
 
-def resample_spectrum(spectrum: FloatArray, matrix: Matrix) -> FloatArray:
+def resample_spectrum(spectrum: FloatArray, matrix: Matrix, *, of_peak: bool = False) -> FloatArray:
     """Bring a mean spectrum to another matrix.
 
     Parameters
@@ -39,6 +40,8 @@ def resample_spectrum(spectrum: FloatArray, matrix: Matrix) -> FloatArray:
         slice whose largest magnitude is 1.
     matrix
         Target ``(ky, kx)``.
+    of_peak
+        Whether its unit is the peak of each slice's k-space instead.
 
     Returns
     -------
@@ -56,6 +59,6 @@ def resample_spectrum(spectrum: FloatArray, matrix: Matrix) -> FloatArray:
     logs = np.log(spectrum.astype(np.float64))
     logs = _along_axis(logs, _positions(spectrum.shape[1], matrix[1]))
     logs = _along_axis(logs.T, _positions(spectrum.shape[0], matrix[0])).T
-    gain = np.sqrt((matrix[0] * matrix[1]) / spectrum.size)
+    gain = 1.0 if of_peak else np.sqrt((matrix[0] * matrix[1]) / spectrum.size)
     resampled: FloatArray = (np.exp(logs) * gain).astype(np.float32)
     return resampled

@@ -137,14 +137,13 @@ def _tissue_drift(sr: FloatArray, lr: FloatArray, upscale: int, grid: SampleGrid
     before = float(lr[tissue].mean(dtype=np.float64)) if tissue.any() else 0.0
     if before == 0.0:
         return 0.0
-    (top, bottom), (left, right) = (_beside(n, upscale, grid) for n in lr.shape)
-    corners = [sr[rows, columns] for rows in (top, bottom) for columns in (left, right)]
-    after = np.mean([float(one[tissue].mean(dtype=np.float64)) for one in corners])
+    along_rows, along_columns = (_beside(n, upscale, grid) for n in lr.shape)
+    beside = [sr[rows, columns] for rows in along_rows for columns in along_columns]
+    after = np.mean([float(one[tissue].mean(dtype=np.float64)) for one in beside])
     return float(after) / before - 1.0
 
 
-def _beside(n: int, upscale: int, grid: SampleGrid) -> tuple[slice, slice]:
-    """Return the SR samples before and behind each LR sample of an axis: one where they meet."""
+def _beside(n: int, upscale: int, grid: SampleGrid) -> list[slice]:
+    """Return the SR samples of an axis that LR samples lie on, or those on either side of them."""
     halves = round(-2 * upscale * sample_origin(n, upscale, grid))
-    low, between = divmod(halves, 2)
-    return slice(low, None, upscale), slice(low + between, None, upscale)
+    return [slice(first, None, upscale) for first in {halves // 2, -(-halves // 2)}]

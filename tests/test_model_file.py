@@ -186,7 +186,7 @@ def test_a_newer_schema_is_refused(proto):
     """A model of a later version asks for an upgrade, not for luck."""
     with pytest.raises(ModelSpecError) as caught:
         read(restamped(proto, schema=SCHEMA + 1))
-    assert str(caught.value).startswith("m.onnx: specification schema 2 is newer than 1")
+    assert str(caught.value).startswith("m.onnx: specification schema 3 is newer than 2")
     assert caught.value.hint == "pip install --upgrade kspacesr-rt"
 
 

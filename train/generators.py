@@ -15,12 +15,16 @@ from kspacesr_rt.spec import ModelSpec
 from kspacesr_rt.train.layers import (
     CentreCrop,
     CentreFill,
+    CornerFFT2c,
+    CornerIFFT2c,
     FFT2c,
     IFFT2c,
     Magnitude,
     MeanSpectrum,
+    PeakSpectrum,
     SampleSign,
     SliceMaximum,
+    SlicePeak,
     WholeNyquist,
 )
 
@@ -131,6 +135,51 @@ class SeedKspaceGenerator(nn.Module):
         elif self.data_consistency == "hard":
             kspace = kspace + self.fill(measured - self.crop(kspace))
         return self.magnitude(self.ifft(kspace)) * maximum
+
+
+class SeedConventionGenerator(nn.Module):
+    """SR_kspace with the transforms and amplitudes of its own notebooks.
+
+    k-space is ``fftshift(fft2(x))``, the image's origin in its corner, divided by its peak; behind
+    h_LR it is divided by its largest component, the network and h_HR follow, and the measured
+    centre is added. The repository ends with a min-max scaling, which leaves no intensity; here the
+    image is multiplied back by what k-space was divided by, so that measured k-space alone gives
+    the zero-filled image in the source's units.
+
+    References
+    ----------
+    .. [1] github.com/MariiaKop/SR_kspace: ``inference`` in ``train.py``, ``sample_slice`` in
+       ``Real_Imaginary_part_splitting.ipynb``, ``h_calc.py``
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        s = spec.upscale
+        self.upscale = float(s)
+        self.data_consistency = spec.data_consistency
+        self.network = SeedNetwork(2, s, spec.width, bias=spec.bias)
+        self.fft = CornerFFT2c()
+        self.peak = SlicePeak()
+        self.h_lr = PeakSpectrum(spec.matrix[0], divide=True)
+        self.maximum = SliceMaximum()
+        self.h_hr = PeakSpectrum(spec.matrix[0] * s, divide=False)
+        self.crop = CentreCrop(s, 1)
+        self.fill = CentreFill(1, s)
+        self.ifft = CornerIFFT2c(s, s, channels=1 if spec.output == "real" else 2)
+        self.magnitude = Magnitude() if spec.output == "magnitude" else nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Super-resolve ``(n, 1, y, x)``."""
+        kspace = self.fft(image)
+        peak = self.peak(kspace)
+        measured = kspace / peak
+        normalised = self.h_lr(measured)
+        predicted = self.h_hr(self.network(normalised / self.maximum(normalised)))
+        if self.data_consistency == "additive":
+            predicted = predicted + self.fill(measured)
+        elif self.data_consistency == "hard":
+            predicted = predicted + self.fill(measured - self.crop(predicted))
+        return self.magnitude(self.ifft(predicted)) * (peak * self.upscale)
 
 
 class SeedImageGenerator(nn.Module):
@@ -279,7 +328,8 @@ def build_generator(spec: ModelSpec) -> nn.Module:
         If the specification names no generator.
     """
     if spec.architecture == "seed-kspace":
-        return SeedKspaceGenerator(spec)
+        seeds_own = spec.fft_convention == "seed"
+        return SeedConventionGenerator(spec) if seeds_own else SeedKspaceGenerator(spec)
     if spec.architecture == "seed-image":
         return SeedImageGenerator(spec)
     if spec.architecture == "dc-residual":

@@ -96,6 +96,34 @@ class IFFT2c(_Transform):
         return torch.stack([image.real, image.imag], dim=1)
 
 
+class CornerFFT2c(_Transform):
+    """`FFT2c` of an image whose origin is its sample (0, 0): ``fftshift(fft2(x))``.
+
+    Differs by a phase ramp, for even matrices a checkerboard of signs, which no magnitude shows
+    and every network on real and imaginary parts depends on.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Transform, then crop."""
+        transformed = torch.fft.fft2(to_complex(image), norm="ortho")
+        rows, columns = (self.target(length) for length in image.shape[-2:])
+        kspace = centre_crop(torch.fft.fftshift(transformed, dim=_AXES), rows, columns)
+        return torch.stack([kspace.real, kspace.imag], dim=1)
+
+
+class CornerIFFT2c(_Transform):
+    """`IFFT2c` to an image whose origin is its sample (0, 0); the adjoint of `CornerFFT2c`."""
+
+    def forward(self, kspace: Tensor) -> Tensor:
+        """Zero-fill, then transform."""
+        rows, columns = (self.target(length) for length in kspace.shape[-2:])
+        filled = centre_fill(to_complex(kspace), rows, columns)
+        image = torch.fft.ifft2(torch.fft.ifftshift(filled, dim=_AXES), norm="ortho")
+        if self.channels == 1:
+            return image.real.unsqueeze(1)
+        return torch.stack([image.real, image.imag], dim=1)
+
+
 class CentreCrop(_Transform):
     """Keep the centre of k-space that a coarser grid holds: ``(n, 2, ky, kx)``."""
 
@@ -120,6 +148,17 @@ class SliceMaximum(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Reduce over everything but the batch."""
         return image.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
+
+
+class SlicePeak(nn.Module):
+    """Largest value of each slice, signs kept: ``(n, c, y, x)`` to ``(n, 1, 1, 1)``.
+
+    Of the k-space of an image that is nowhere negative it is DC. At least `TINY`.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Reduce over everything but the batch."""
+        return values.amax(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
 
 
 class Magnitude(nn.Module):
@@ -198,9 +237,13 @@ class MeanSpectrum(nn.Module):
         self.divide = divide
         self.register_buffer("spectrum", torch.ones(size, size))
 
+    of_peak = False
+    """Whether its unit is the peak of each slice's k-space."""
+
     def factor(self, rows: int, columns: int) -> Tensor:
         """Return what k-space of that matrix is multiplied by, shape ``(1, 1, ky, kx)``."""
-        spectrum = resample_spectrum(self.spectrum.detach().cpu().numpy(), (rows, columns))
+        stored = self.spectrum.detach().cpu().numpy()
+        spectrum = resample_spectrum(stored, (rows, columns), of_peak=self.of_peak)
         factor = 1.0 / spectrum if self.divide else spectrum
         return torch.from_numpy(np.ascontiguousarray(factor))[None, None]
 
@@ -208,3 +251,9 @@ class MeanSpectrum(nn.Module):
         """Scale each spatial frequency."""
         rows, columns = kspace.shape[-2:]
         return kspace * self.factor(rows, columns).to(kspace)
+
+
+class PeakSpectrum(MeanSpectrum):
+    """A mean spectrum in shares of the peak of each slice's k-space, as SR_kspace stored them."""
+
+    of_peak = True
