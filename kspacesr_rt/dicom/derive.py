@@ -24,6 +24,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExten
 from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.attributes import image_type, numbers
+from kspacesr_rt.dicom.header import PARSE_ERRORS
+from kspacesr_rt.dicom.identity import header_digest, told_digest, whose
 from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, to_stored
 from kspacesr_rt.dicom.plain_elements import plain_bytes
 from kspacesr_rt.dicom.provenance import Derivation
@@ -101,10 +103,11 @@ def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation)
         moment = provenance.now_for(source)
 
         _say_what_it_is(derived, source, derivation)
-        _name_it(derived, source, stored, derivation, moment)
+        name_series(derived, source, derivation, moment)
         _place_it(derived, source, derivation)
         _tell_where_it_comes_from(derived, source, derivation, moment)
         _set_pixels(derived, source, stored)
+        _name_it(derived, source, stored, derivation)
         derived.file_meta = new_file_meta(derived)
         derived.preamble = bytes(128)  # PS3.10 7.1; the source's may hold anything
     return derived
@@ -114,6 +117,24 @@ def dropped_elements(decoded: DecodedSlice, *, keep_private: bool = False) -> di
     """Count, by kind, the elements of a source that its derived data set leaves out."""
     with quiet_pydicom():
         return drop_stale(copied(decoded.dataset), keep_private=keep_private)
+
+
+def carried_digest(source: Dataset, *, keep_private: bool = False) -> str:
+    """Return the SHA-256 of the elements of a source that an output would carry over.
+
+    Raises
+    ------
+    SliceFailed
+        ``unreadable``: a value cannot be written.
+    """
+    try:
+        with quiet_pydicom():
+            carried = copied(source)
+            drop_stale(carried, keep_private=keep_private)
+    except PARSE_ERRORS as exc:
+        raise SliceFailed("unreadable", "the header holds impossible values") from exc
+    carried.pop("PixelData", None)
+    return header_digest(carried)
 
 
 def copied(source: Dataset) -> Dataset:
@@ -134,6 +155,7 @@ def _copied_element(source: Dataset, tag: BaseTag) -> DataElement | RawDataEleme
     twin = copy.copy(element)  # copy.deepcopy took a third of the time of a whole slice
     if element.VR == "SQ":
         twin.value = Sequence([copied(item) for item in element.value])
+        twin.is_undefined_length = False  # written with its length, however it came
     return twin
 
 
@@ -167,26 +189,20 @@ def qualify(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
         derived.LossyImageCompression = "01"
 
 
-def _name_it(
-    derived: Dataset,
-    source: Dataset,
-    stored: IntArray,
-    derivation: Derivation,
-    moment: datetime,
-) -> None:
+def _name_it(derived: Dataset, source: Dataset, stored: IntArray, derivation: Derivation) -> None:
     digest = hashlib.sha256(repr(stored.shape).encode())
     digest.update(np.ascontiguousarray(stored).data)
-    derived.SOPInstanceUID = provenance.instance_uid(
-        source.SOPInstanceUID, digest.hexdigest(), derivation
-    )
-    name_series(derived, source, derivation, moment)
+    told = f"{told_digest(derived)}/{digest.hexdigest()}"
+    derived.SOPInstanceUID = provenance.instance_uid(source.SOPInstanceUID, told, derivation)
 
 
 def name_series(
     derived: Dataset, source: Dataset, derivation: Derivation, moment: datetime
 ) -> None:
     """Give the new series its UID, number and description, and the instance its date."""
-    derived.SeriesInstanceUID = provenance.series_uid(source.SeriesInstanceUID, derivation)
+    derived.SeriesInstanceUID = provenance.series_uid(
+        source.SeriesInstanceUID, whose(source), derivation
+    )
     derived.InstanceCreationDate = f"{moment:%Y%m%d}"
     derived.InstanceCreationTime = f"{moment:%H%M%S.%f}"
     derived.SeriesNumber = _series_number(source, derivation.upscale)

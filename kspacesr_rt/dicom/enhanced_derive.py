@@ -22,6 +22,7 @@ from kspacesr_rt.dicom.attributes import numbers
 from kspacesr_rt.dicom.derive import US_MAX, append_item, name_series, new_file_meta, qualify
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups
 from kspacesr_rt.dicom.header import PIXEL_DATA
+from kspacesr_rt.dicom.identity import forget_lengths, whose
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.stale import drop_stale
@@ -75,6 +76,7 @@ def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
         # What sorts behind the pixels would stand behind them, where the writer has nothing.
         derived = Dataset({element.tag: element for element in header if element.tag < PIXEL_DATA})
         derived.set_original_encoding(False, True, header.original_character_set)
+        forget_lengths(derived)
         for keyword in _OF_THE_OLD_PIXELS:
             derived.pop(keyword, None)
         groups = FunctionalGroups(derived)
@@ -82,7 +84,7 @@ def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
 
         _say_what_it_is(derived, groups, source, derivation)
         name_series(derived, source, derivation, moment)
-        _name_concatenation(derived, derivation)
+        _name_concatenation(derived, source, derivation)
         _place_frames(groups, matrix, derivation)
         _place_root(derived, matrix, derivation)
         _tell_where_it_comes_from(derived, source, derivation, moment)
@@ -117,12 +119,12 @@ def _say_what_it_is(
     qualify(derived, source, derivation)
 
 
-def _name_concatenation(derived: Dataset, derivation: Derivation) -> None:
+def _name_concatenation(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
     """Let the parts of a file that was split belong together again, and not to the source's."""
     for keyword in _CONCATENATION_UIDS:
         if earlier := derived.get(keyword):
-            uid = stable_uid("concatenation", str(earlier), *derivation.identity)
-            setattr(derived, keyword, uid)
+            parts = ("concatenation", str(earlier), *whose(source), *derivation.identity)
+            setattr(derived, keyword, stable_uid(*parts))
 
 
 def _place_frames(groups: FunctionalGroups, matrix: kspace.Matrix, derivation: Derivation) -> None:

@@ -23,6 +23,7 @@ from pydicom.uid import UID
 from kspacesr_rt.dicom import provenance
 from kspacesr_rt.dicom.compress import packed_frames
 from kspacesr_rt.dicom.header import read_header
+from kspacesr_rt.dicom.identity import told_digest
 from kspacesr_rt.dicom.pixels import IntArray
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
@@ -91,6 +92,7 @@ class EnhancedWriter:
                 hint="a smaller --upscale fits",
             )
         self._head = _before_pixels(derived, self._n_pixel_bytes)
+        self._told = told_digest(derived)
         self._syntax = syntax
         self._temporary: Path | None = None
         self._file: BinaryIO | None = None
@@ -176,13 +178,14 @@ class EnhancedWriter:
         return path, True
 
     def _instance_uid(self, digests: bytes) -> str:
-        """Return the UID for these pixels: the first of the possible ones that has the length."""
+        """Return the UID for all that is told: the first of the possible ones of the length."""
         pixels = hashlib.sha256(repr(self._shape).encode() + digests).hexdigest()
+        told = f"{self._told}/{pixels}"
         return next(
             uid
             for attempt in count()
             for uid in [
-                provenance.instance_uid(self._source_uid, f"{pixels}/{attempt}", self._derivation)
+                provenance.instance_uid(self._source_uid, f"{told}/{attempt}", self._derivation)
             ]
             if len(uid) + len(uid) % 2 == UID_LENGTH
         )

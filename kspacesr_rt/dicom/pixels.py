@@ -79,10 +79,12 @@ def decode_slice(dataset: FileDataset) -> DecodedSlice:
     return DecodedSlice(dataset=dataset, values=values, padding=padding)
 
 
-def pixel_digest(source: SourceSlice) -> str:
-    """Return the SHA-256 of the stored values, the same for every transfer syntax."""
-    stored = _stored_values(_read(source))
-    return hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
+def pixel_digest(source: SourceSlice) -> tuple[str, Dataset]:
+    """Return the SHA-256 of the stored values, the same for every syntax, and the data set."""
+    dataset = _read(source)
+    stored = _stored_values(dataset)
+    digest = hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
+    return digest, dataset
 
 
 def to_stored(values: FloatArray, dataset: Dataset) -> IntArray:

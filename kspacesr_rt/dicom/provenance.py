@@ -41,6 +41,8 @@ class Derivation:
     """Name of the model, or of the baseline."""
     weights_sha256: str | None
     """SHA-256 of the model's weights; None for a baseline."""
+    graph_sha256: str | None = None
+    """SHA-256 of the model's graph, which the same weights can have in several precisions."""
     tool_version: str
     """Version of this package."""
     synthetic: bool = False
@@ -75,6 +77,7 @@ class Derivation:
             self.backend,
             self.model,
             self.weights_sha256,
+            self.graph_sha256,
             self.synthetic,
             self.keep_private,
             [*self.options, *self._geometry],
@@ -88,18 +91,27 @@ class Derivation:
         return cropped + ([f"grid={self.sample_grid}"] if self.sample_grid != "kspace" else [])
 
 
-def series_uid(source_series_uid: str, derivation: Derivation) -> str:
-    """Return the Series Instance UID for one source series in one kind of run."""
-    return stable_uid("series", source_series_uid, *derivation.identity)
+def series_uid(source_series_uid: str, whose: tuple[str, ...], derivation: Derivation) -> str:
+    """Return the Series Instance UID for one source series in one kind of run.
+
+    `whose` is from `kspacesr_rt.dicom.identity`: two patients or studies never share a series.
+    """
+    return stable_uid("series", source_series_uid, *whose, *derivation.identity)
 
 
-def instance_uid(source_uid: str, pixels_sha256: str, derivation: Derivation) -> str:
+def instance_uid(source_uid: str, told: str, derivation: Derivation) -> str:
     """Return the SOP Instance UID of one output.
 
-    Other pixels make another UID: a PACS answers *Success* to a changed image under a known UID,
-    and keeps the old pixels.
+    Parameters
+    ----------
+    source_uid
+        Of the source.
+    told
+        Digests of all that the output tells, header and pixels: see `kspacesr_rt.dicom.identity`.
+    derivation
+        What made it.
     """
-    return stable_uid("instance", source_uid, pixels_sha256, *derivation.identity)
+    return stable_uid("instance", source_uid, told, *derivation.identity)
 
 
 def device_uid(derivation: Derivation) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from kspacesr_rt.dicom.derive import carried_digest
 from kspacesr_rt.dicom.enhanced_pixels import FrameReader
 from kspacesr_rt.dicom.pixels import pixel_digest
 from kspacesr_rt.dicom.quiet import quiet_pydicom
@@ -94,6 +95,7 @@ def scan_folder(
     root: Path,
     *,
     include_derived: bool = False,
+    keep_private: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scan:
     """Look at every file under a folder, or at one file.
@@ -104,6 +106,8 @@ def scan_folder(
         Walked recursively; links inside it are not followed.
     include_derived
         Take maps, projections, reformats and subtractions too.
+    keep_private
+        Outputs carry private elements: files that differ in them are no repetitions.
     on_progress
         Told the number of files looked at, every `PROGRESS_EVERY` files and at the end. What it
         raises ends the scan.
@@ -131,7 +135,7 @@ def scan_folder(
             slices.append(looked)
     if on_progress is not None and n_files % PROGRESS_EVERY:
         on_progress(n_files)
-    return sorted_out(slices, left_out)
+    return sorted_out(slices, left_out, keep_private=keep_private)
 
 
 def look_at(path: Path, *, include_derived: bool = False) -> SourceSlice | LeftOut:
@@ -143,9 +147,11 @@ def look_at(path: Path, *, include_derived: bool = False) -> SourceSlice | LeftO
         return LeftOut.because(path, exc)
 
 
-def sorted_out(slices: Iterable[SourceSlice], left_out: Iterable[LeftOut]) -> Scan:
+def sorted_out(
+    slices: Iterable[SourceSlice], left_out: Iterable[LeftOut], *, keep_private: bool = False
+) -> Scan:
     """Return single files as a scan: in order, and without those that are there twice."""
-    unique, repeated = _without_duplicates(slices)
+    unique, repeated = _without_duplicates(slices, keep_private=keep_private)
     return Scan(
         series=_sorted_series(unique),
         left_out=tuple(sorted([*left_out, *repeated], key=lambda item: os.fsencode(item.path))),
@@ -189,9 +195,9 @@ def special_file(path: Path, mode: int) -> LeftOut:
 
 
 def _without_duplicates(
-    slices: Iterable[SourceSlice],
+    slices: Iterable[SourceSlice], *, keep_private: bool
 ) -> tuple[list[SourceSlice], list[LeftOut]]:
-    """Keep one of several identical files; let files that contradict each other fail."""
+    """Keep one of several files that tell the same; let files that contradict each other fail."""
     by_uid: defaultdict[str, list[SourceSlice]] = defaultdict(list)
     for item in slices:
         by_uid[item.sop_instance_uid].append(item)
@@ -201,27 +207,35 @@ def _without_duplicates(
         if len(same) == 1:
             unique += same
             continue
-        by_digest: defaultdict[str, list[SourceSlice]] = defaultdict(list)
+        by_digest: defaultdict[tuple[str, str], list[SourceSlice]] = defaultdict(list)
         for item in same:
             try:
-                by_digest[_digest(item)].append(item)
+                by_digest[_digests(item, keep_private=keep_private)].append(item)
             except SliceFailed as exc:
                 left_out.append(LeftOut.because(item.path, exc))
         if len(by_digest) > 1:
+            what = "pixels" if len({pixels for pixels, _ in by_digest}) > 1 else "header"
             error: SliceError = SliceFailed(
-                "duplicate-conflict", "shares its SOP Instance UID with a file of other pixels"
+                "duplicate-conflict",
+                f"shares its SOP Instance UID with a file that differs in its {what}",
+                hint="which of them is right cannot be told: take the others away",
             )
             left_out += [LeftOut.because(item.path, error) for item in same]
             continue
-        error = SliceSkipped("duplicate", "repeats another file, pixel for pixel")
+        error = SliceSkipped("duplicate", "repeats another file in all that an output tells")
         for first, *others in by_digest.values():
             unique.append(first)
             left_out += [LeftOut.because(item.path, error) for item in others]
     return unique, left_out
 
 
-def _digest(item: SourceSlice) -> str:
-    return pixel_digest(item) if item.n_frames is None else FrameReader(item).digest()
+def _digests(item: SourceSlice, *, keep_private: bool) -> tuple[str, str]:
+    """Return digests of the pixels, the same for every transfer syntax, and of the header."""
+    if item.n_frames is not None:
+        reader = FrameReader(item)
+        return reader.digest(), carried_digest(reader.take_header(), keep_private=keep_private)
+    pixels, header = pixel_digest(item)
+    return pixels, carried_digest(header, keep_private=keep_private)
 
 
 def _sorted_series(slices: Iterable[SourceSlice]) -> tuple[Series, ...]:

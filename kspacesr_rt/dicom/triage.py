@@ -18,7 +18,7 @@ enhanced-unsupported skipped is a multi-frame object other than Enhanced MR
 already-derived    skipped  was written by this tool
 special-file       skipped  is a link, FIFO, socket or device
 duplicate          skipped  repeats another file, pixel for pixel
-duplicate-conflict failed   shares its SOP Instance UID with a file of other pixels
+duplicate-conflict failed   shares its SOP Instance UID with a file that tells something else
 missing-attribute  failed   lacks what the output cannot do without; nothing is invented
 bad-geometry       failed   has an impossible spacing, position or orientation
 unsupported-bits   failed   has bits that fit no MR image (PS3.3 C.8.3.1.1.4)

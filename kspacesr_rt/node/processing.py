@@ -156,7 +156,11 @@ class Processor:
 
     def _left_out(self, part: Part) -> dict[str, str]:
         """Return why each input was left out, when there is no report."""
-        scan = scan_folder(part.inputs, include_derived=self._options.include_derived)
+        scan = scan_folder(
+            part.inputs,
+            include_derived=self._options.include_derived,
+            keep_private=self._options.keep_private,
+        )
         # What the scan would process, only ``--on-interpolated skip`` leaves out.
         reasons = {path.name: "skipped: interpolated" for path in _files(part)}
         told = {left.path.name: f"{left.outcome}: {left.reason}" for left in scan.left_out}

@@ -179,7 +179,11 @@ def scanned(run: RunState) -> Scan:
         If there is nothing to process.
     """
     with run.clock.busy("scan"):
-        scan = scan_folder(run.source, include_derived=run.options.include_derived)
+        scan = scan_folder(
+            run.source,
+            include_derived=run.options.include_derived,
+            keep_private=run.options.keep_private,
+        )
     if not scan.series:
         raise _nothing_to_do(scan.left_out)
     run.total = scan.n_slices

@@ -76,6 +76,7 @@ class RunState:
             backend=backends.choice.backend,
             model=spec.name,
             weights_sha256=spec.provenance.weights_sha256 or None,
+            graph_sha256=spec.provenance.graph_sha256 or None,
             tool_version=__version__,
             synthetic=spec.adversarial,
             uids="random" if options.random_uids else "stable",

@@ -79,6 +79,7 @@ class Arrivals:
         *,
         settle_s: float,
         include_derived: bool = False,
+        keep_private: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Know nothing yet.
@@ -91,11 +92,13 @@ class Arrivals:
             Seconds without a change that complete a series.
         include_derived
             Take maps and the like.
+        keep_private
+            Files that differ in private elements are no repetitions.
         clock
             Tells seconds.
         """
         self._root, self._settle_s, self._clock = root, settle_s, clock
-        self._include_derived = include_derived
+        self._include_derived, self._keep_private = include_derived, keep_private
         self._folders: dict[Path, _Folder] = {}
         self._waiting: dict[Path, _Waiting] = {}
         self._done: dict[bytes, Path] = {}
@@ -270,7 +273,7 @@ class Arrivals:
                 twin = look_at(path, include_derived=self._include_derived)
                 if isinstance(twin, SourceSlice) and twin.sop_instance_uid == one.sop_instance_uid:
                     twins.append(twin)
-        found = sorted_out([*twins, *slices], left_out)
+        found = sorted_out([*twins, *slices], left_out, keep_private=self._keep_private)
         if not twins:
             return found
         theirs = {twin.path for twin in twins}

@@ -171,6 +171,7 @@ class _Watcher:
             first.source,
             settle_s=options.settle_s,
             include_derived=first.options.include_derived,
+            keep_private=first.options.keep_private,
         )
         spec, choice = first.backends.spec, first.backends.choice
         self._tally = Tally(

@@ -1,0 +1,101 @@
+"""What the UIDs of an output follow: everything that it tells, and whose it is.
+
+An archive answers *Success* to an instance whose UID it knows, and keeps what it has: an output
+that tells anything else than an earlier one needs another UID. So SOP Instance UIDs follow the
+output itself, element by element and sample by sample, but for when it was made. What does not
+reach an output (private elements, retrieval references, how the file was encoded, its path) does
+not matter, so an unchanged source gives the same UIDs in every run and on every machine.
+
+Series Instance UIDs follow the source series and whose it is, not its content: slices that come
+late, or were made anew, join their series, and slices that name another patient or study never do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.sequence import Sequence
+
+from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA
+from kspacesr_rt.dicom.plain_elements import write_elements
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.errors import SliceFailed
+
+_SOP_INSTANCE_UID: Final = 0x00080018
+_OF_THE_MAKING: Final = frozenset({_SOP_INSTANCE_UID, 0x00080012, 0x00080013, PIXEL_DATA})
+"""Its own UID, Instance Creation Date and Time; pixels have a digest of their own."""
+_EQUIPMENT: Final = "ContributingEquipmentSequence"
+_WHEN: Final = 0x0018A002
+"""Contribution DateTime."""
+_WHOSE: Final = (
+    *("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate"),
+    "StudyInstanceUID",
+)
+"""What an archive files a series under."""
+
+
+def told_digest(output: Dataset) -> str:
+    """Return the SHA-256 of what an output tells beside its pixels, but for when it was made.
+
+    Parameters
+    ----------
+    output
+        A derived data set, complete but for SOP Instance UID and pixels; the last item of its
+        Contributing Equipment Sequence is this tool's.
+
+    Raises
+    ------
+    SliceFailed
+        ``unreadable``: it has kept a value of its source that cannot be written.
+    """
+    undated = _without(output, _OF_THE_MAKING)
+    with quiet_pydicom():
+        if equipment := output.get(_EQUIPMENT):
+            *earlier, ours = equipment
+            items = Sequence([*earlier, _without(ours, {_WHEN})])
+            undated.add_new(output[_EQUIPMENT].tag, "SQ", items)  # elements are shared: a new one
+    return header_digest(undated)
+
+
+def _without(dataset: Dataset, tags: Collection[int]) -> Dataset:
+    twin = Dataset({tag: dataset.get_item(tag) for tag in sorted(dataset.keys() - set(tags))})
+    twin.set_original_encoding(False, True, dataset.original_character_set)
+    return twin
+
+
+def header_digest(dataset: Dataset) -> str:
+    """Return the SHA-256 of elements, however the file that they came from was encoded.
+
+    Raises
+    ------
+    SliceFailed
+        ``unreadable``: a value cannot be written.
+    """
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    try:
+        with quiet_pydicom():
+            write_elements(buffer, dataset)
+    except PARSE_ERRORS as exc:
+        raise SliceFailed("unreadable", "the header holds values that cannot be written") from exc
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def whose(source: Dataset) -> tuple[str, ...]:
+    """Return what must be equal in all slices of a derived series, beside the source series."""
+    return tuple(str(source.get(keyword) or "").strip(" ^\0") for keyword in _WHOSE)
+
+
+def forget_lengths(dataset: Dataset) -> None:
+    """Have sequences written with their lengths, as none of ours depends on how they came."""
+    for tag in list(dataset.keys()):
+        if dataset.get_item(tag).VR == "SQ":
+            element = dataset[tag]
+            element.is_undefined_length = False
+            for item in element.value:
+                item.is_undefined_length_sequence_item = False
+                forget_lengths(item)
