@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from kspacesr_rt.binding import bind
 from kspacesr_rt.errors import BackendUnavailableError, TrainingDataError
 from kspacesr_rt.export.parity import SAMPLE_SLICES, Case
+from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, divisible_crop, upscaled
 from kspacesr_rt.model_file import INPUT_NAME, ModelFile
 from kspacesr_rt.phantoms import brain_phantom
@@ -145,7 +146,8 @@ def observe(
 
 def _open_session(model: ModelFile, matrix: Matrix, names: Sequence[str]) -> Any:
     try:
-        import onnxruntime
+        with held_signals():
+            import onnxruntime
     except ImportError as exc:
         raise BackendUnavailableError(
             f"calibration runs on ONNX Runtime, which does not load: {exc}",

@@ -12,6 +12,7 @@ from typing import Any
 from kspacesr_rt.backends import BACKENDS
 from kspacesr_rt.engines.driver import current_gpu
 from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.interruption import held_signals
 
 PACKAGES = (
     *("kspacesr-rt", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
@@ -170,7 +171,8 @@ def _gpu() -> str:
 def _providers() -> dict[str, str]:
     """Ask ONNX Runtime for each of its providers: compiled in is not the same as usable."""
     try:
-        import onnxruntime
+        with held_signals():
+            import onnxruntime
     except ImportError as exc:
         return {"onnxruntime": f"does not load: {exc}"}
     from onnx import TensorProto, helper

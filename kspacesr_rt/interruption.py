@@ -1,14 +1,84 @@
-"""Ctrl-C and SIGTERM: finish the slice or the step, write what is known, then stop."""
+"""Ctrl-C and SIGTERM: finish the slice or the step, write what is known, then stop.
+
+A second signal ends the process at once, by the signal itself (130 or 143 in a shell). In a process
+that is ours, the command line's, the system sees to that, not Python: a Python handler runs when
+the main thread next interprets, which is never, while native code is stuck with the interpreter.
+What such an end leaves behind is what ``kill -9`` leaves, and the same command goes on from there.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, Final
 
-HELD = (signal.SIGINT, signal.SIGTERM)
+HELD: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class TerminatedError(BaseException):
+    """SIGTERM arrived; unwinds like Ctrl-C so that half-written files are removed."""
+
+
+class _Process:
+    """What is known of signals in this process."""
+
+    is_ours = False
+    """Whether this is the command line's; a library leaves its host alive."""
+    arrived: int | None = None
+    """The first signal that asked this process to end."""
+    holding = 0
+    """Blocks that hold signals, one in another."""
+
+
+def take_signals() -> None:
+    """Make the signals of this process ours, for as long as it lives: it is the command line's."""
+    _Process.is_ours = True
+    for number in HELD:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            handle(number, _unwind)
+
+
+def arrived() -> int | None:
+    """Return the first signal that asked a process of ours to end, whatever became of it.
+
+    An exception that a signal raises may be lost: extension modules turn what happens while they
+    are imported into an ImportError, and finalisers print and forget.
+    """
+    return _Process.arrived
+
+
+def handle(number: int, handler: Any) -> None:
+    """Set a handler; in a process of ours it is called once, and a second signal is the system's.
+
+    Parameters
+    ----------
+    number
+        SIGINT or SIGTERM.
+    handler
+        What `signal.signal` takes. Once a signal has arrived, none is set any more.
+    """
+    if _Process.is_ours and _Process.arrived is not None:
+        return
+    signal.signal(number, handler)
+    if _Process.is_ours and callable(handler):
+        _forget_once_called(number)
+
+
+def act_once(act: Callable[[], None]) -> None:
+    """Call `act` at the first signal instead of ending; a second one ends the process."""
+
+    def first(number: int, frame: FrameType | None) -> None:
+        _note(number)
+        _Process.arrived = None  # it is dealt with
+        act()
+
+    for number in _handlers():
+        handle(number, first)
 
 
 @contextmanager
@@ -24,13 +94,38 @@ def held_signals() -> Iterator[Callable[[], bool]]:
     -----
     Outside the main thread Python delivers no signals, so nothing is held.
     """
-    waiting: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
-        return
-    # What a shell has told this process to ignore (a job in the background) stays ignored.
-    handlers = {number: signal.getsignal(number) for number in HELD}
-    before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
+    elif _Process.is_ours:
+        with _held_here():
+            yield lambda: _Process.arrived is not None
+    else:
+        with _held_for_host() as waiting:
+            yield lambda: bool(waiting)
+
+
+@contextmanager
+def _held_here() -> Iterator[None]:
+    before = _handlers()
+    for number in before:
+        handle(number, lambda number, frame: _note(number))
+    _Process.holding += 1
+    try:
+        yield
+    finally:
+        _Process.holding -= 1
+        for number, handler in before.items():
+            handle(number, handler)
+    number = _Process.arrived
+    if number is not None and not _Process.holding:
+        deliver = before.get(signal.Signals(number))
+        (deliver if callable(deliver) else _unwind)(number, None)
+
+
+@contextmanager
+def _held_for_host() -> Iterator[list[int]]:
+    waiting: list[int] = []
+    before = _handlers()
 
     def restore() -> None:
         for number, handler in before.items():
@@ -45,8 +140,47 @@ def held_signals() -> Iterator[Callable[[], bool]]:
     for number in before:
         signal.signal(number, hold)
     try:
-        yield lambda: bool(waiting)
+        yield waiting
     finally:
         restore()
     if waiting:
         signal.raise_signal(waiting[0])
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    """Return who handles which signal.
+
+    What a shell has told this process to ignore (a job in the background) stays ignored.
+    """
+    handlers = {number: signal.getsignal(number) for number in HELD}
+    return {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    _note(number)
+    raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError
+
+
+def _note(number: int) -> None:
+    """Remember the first signal and leave the next one to the system."""
+    if _Process.arrived is None:
+        _Process.arrived = number
+    for one in _handlers():
+        signal.signal(one, signal.SIG_DFL)
+
+
+def _forget_once_called(number: int) -> None:
+    """Have the system forget the handler as it calls it: what comes next is the default, the end.
+
+    That is SA_RESETHAND, which glibc's System V signal function sets. Elsewhere the handler itself
+    sees to it, as soon as the main thread comes to run it.
+    """
+    if sys.platform != "linux":
+        return
+    set_handler = getattr(ctypes.CDLL(None), "sysv_signal", None)
+    if set_handler is None:  # musl
+        return
+    get_handler = ctypes.pythonapi.PyOS_getsig
+    get_handler.restype = ctypes.c_void_p
+    set_handler.restype, set_handler.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    set_handler(number, get_handler(number))

@@ -25,6 +25,7 @@ from kspacesr_rt.engines.inputs import EngineOptions
 from kspacesr_rt.engines.sidecar import EngineInfo, load_engine
 from kspacesr_rt.engines.targets import RUNTIMES, RuntimeName
 from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError
+from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
 
@@ -187,7 +188,8 @@ def load_cuda() -> Any:
         If they are not installed or do not load.
     """
     try:
-        from cuda.bindings import runtime
+        with held_signals():
+            from cuda.bindings import runtime
     except ImportError as exc:
         raise BackendUnavailableError(
             f"cuda-python is missing or does not load: {exc}",

@@ -29,6 +29,7 @@ from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.backends.phase_transforms import transforms_in_phases
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.spec import Precision
 
@@ -171,7 +172,8 @@ def type_notes(precision: Precision, executed: dict[str, dict[str, int]]) -> tup
 def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:
     """Compile a graph without functions for the CPU, in the types it has."""
     try:
-        import openvino
+        with held_signals():
+            import openvino
     except ImportError as exc:
         raise BackendUnavailableError(
             f"openvino is installed but does not load: {exc}",

@@ -12,6 +12,7 @@ from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.cores import available_cores
 from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
 
@@ -50,7 +51,8 @@ class OrtCpuBackend:
 def open_session(content: bytes, options: BackendOptions) -> Any:
     """Return a session on the CPU provider and nothing else."""
     try:
-        import onnxruntime
+        with held_signals():  # an exception in there would become an ImportError
+            import onnxruntime
     except ImportError as exc:
         raise BackendUnavailableError(
             f"onnxruntime is installed but does not load: {exc}",

@@ -22,6 +22,7 @@ from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.engines.cache import FOLDER_VARIABLE, default_folder
 from kspacesr_rt.engines.driver import current_gpu
 from kspacesr_rt.errors import BackendUnavailableError, OutputError
+from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.spec import ModelSpec
@@ -290,7 +291,8 @@ def _load_runtime(provider: str) -> Any:
         # The provider has no option for it, and builders have TF32 on: 78 dB of an FFT are left.
         os.environ[TF32_VARIABLE] = "0"
     try:
-        import onnxruntime
+        with held_signals():
+            import onnxruntime
     except ImportError as exc:
         raise BackendUnavailableError(
             f"onnxruntime is installed but does not load: {exc}", hint=REINSTALL

@@ -1,38 +1,33 @@
-"""The command line: parse, call one library function, print what it returns.
+"""The command line: parse, call one library function, print what it returns."""
 
-Each module holds the commands of one subject; importing it registers them.
-"""
+from __future__ import annotations
 
-from kspacesr_rt.cli import (
-    benchmarks,
-    diagnosis,
-    engines,
-    machine,
-    models,
-    node,
-    regressions,
-    studies,
-    training,
-    watching,
-)
-from kspacesr_rt.cli.shell import app
+import sys
+from typing import Any
 
-__all__ = [
-    "app",
-    "benchmarks",
-    "diagnosis",
-    "engines",
-    "machine",
-    "main",
-    "models",
-    "node",
-    "regressions",
-    "studies",
-    "training",
-    "watching",
-]
+from kspacesr_rt.interruption import TerminatedError, arrived, take_signals
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line, in a process that is its own."""
+    take_signals()
+    try:
+        from kspacesr_rt.cli.commands import app  # takes a while: signals are looked after by now
+
+        app()
+    except SystemExit:
+        if (number := arrived()) is not None:
+            sys.exit(128 + number)
+        raise
+    except (Exception, KeyboardInterrupt, TerminatedError):
+        if (number := arrived()) is None:
+            raise
+        sys.exit(128 + number)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from kspacesr_rt.cli.commands import app
+
+        return app
+    raise AttributeError(name)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, cast
 
 import typer
@@ -81,6 +79,7 @@ def serve(
     """
     from kspacesr_rt.errors import InputError
     from kspacesr_rt.interpolated import OnInterpolated
+    from kspacesr_rt.interruption import act_once
     from kspacesr_rt.node import Keep, Log, Node, NodeOptions, parse_peer, parse_target
     from kspacesr_rt.node.peers import ANY_ON_THIS_MACHINE
     from kspacesr_rt.pipeline import InferOptions
@@ -118,16 +117,7 @@ def serve(
         ),
         Log(quiet=quiet),
     )
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def end(number: int, frame: FrameType | None) -> None:
-        # A second signal is not waited for.
-        signal.signal(number, before[signal.Signals(number)])
-        node.stop()
-
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # a job in the background stays deaf to Ctrl-C
-            signal.signal(number, end)
+    act_once(node.stop)
     node.run()
 
 

@@ -7,9 +7,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import StrEnum
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -17,21 +16,13 @@ from typer.core import TyperGroup
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import BackendUnavailableError, KspaceSRError
+from kspacesr_rt.interruption import TerminatedError, arrived
 
-EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143
-
-
+EXIT_INTERNAL, SIGNALLED = 1, 128
+ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 OPTIONAL_PACKAGES = ("torch", "safetensors", "nibabel", "nrrd", "h5py")
 """What a command may need beyond the base install; the extra has the command's name, `bench` for
 `evaluate`."""
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived; unwinds like Ctrl-C so that half-written files are removed."""
-
-
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 class _Group(TyperGroup):
@@ -41,8 +32,6 @@ class _Group(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command."""
         debug = bool(ctx.params.get("debug"))
-        with suppress(ValueError):  # outside the main thread somebody else owns signals
-            signal.signal(signal.SIGTERM, _on_sigterm)
         try:
             return super().invoke(ctx)
         except KspaceSRError as exc:
@@ -52,14 +41,15 @@ class _Group(TyperGroup):
             _trace(debug)
             raise typer.Exit(exc.exit_code) from exc
         except KeyboardInterrupt as exc:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from exc
-        except _Terminated as exc:
-            typer.echo("terminated", err=True)
-            raise typer.Exit(EXIT_TERMINATED) from exc
+            raise typer.Exit(tell_end(signal.SIGINT)) from exc
+        except TerminatedError as exc:
+            raise typer.Exit(tell_end(signal.SIGTERM)) from exc
         except (typer.Exit, typer.Abort):
             raise
         except Exception as exc:
+            if (number := arrived()) is not None:  # what it broke off, whatever that calls it
+                _trace(debug)
+                raise typer.Exit(tell_end(number)) from exc
             if type(exc).__module__.startswith(("click", "typer")):
                 raise  # usage errors: Typer prints them and exits 2
             if isinstance(exc, ModuleNotFoundError) and exc.name in OPTIONAL_PACKAGES:
@@ -74,6 +64,12 @@ class _Group(TyperGroup):
             typer.echo("hint: kspacesr-rt --debug ... shows where; please report it", err=True)
             _trace(debug)
             raise typer.Exit(EXIT_INTERNAL) from exc
+
+
+def tell_end(number: int) -> int:
+    """Say that a signal has ended the command, and return the exit code."""
+    typer.echo(ENDED[number], err=True)
+    return SIGNALLED + number
 
 
 def _trace(debug: bool) -> None:

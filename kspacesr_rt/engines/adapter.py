@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kspacesr_rt.engines.failures import ParserComplaint, builder_failure, parser_failure
 from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.interruption import held_signals
 
 if TYPE_CHECKING:
     from kspacesr_rt.engines.inputs import EngineInputs
@@ -61,7 +62,8 @@ def load_runtime(runtime: RuntimeName) -> Module:
     flavour = _FLAVOURS[runtime]
     hint = f"pip install 'kspacesr-rt[{flavour.extra}]'"
     try:
-        trt: Module = importlib.import_module(flavour.module)
+        with held_signals():
+            trt: Module = importlib.import_module(flavour.module)
     except ImportError as exc:
         missing = isinstance(exc, ModuleNotFoundError) and exc.name == flavour.module
         raise BackendUnavailableError(

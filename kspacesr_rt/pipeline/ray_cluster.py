@@ -16,6 +16,7 @@ from typing import Any, Final
 from kspacesr_rt.backends import backend_info
 from kspacesr_rt.cores import available_cores
 from kspacesr_rt.errors import BackendUnavailableError, InputError
+from kspacesr_rt.interruption import handle, held_signals
 from kspacesr_rt.pipeline.options import InferOptions
 
 CPUS_PER_ACTOR: Final = 4
@@ -121,7 +122,8 @@ def import_ray() -> Any:
         If it is not installed.
     """
     try:
-        import ray
+        with held_signals():
+            import ray
     except ImportError as exc:
         raise BackendUnavailableError(
             "the engine 'ray' needs the package 'ray', which is not installed",
@@ -198,7 +200,7 @@ def connected(address: str | None, *, cpus: int) -> Iterator[Any]:
 
 def _restore(handler: Any) -> None:
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+        handle(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -1,0 +1,172 @@
+"""A second SIGINT or SIGTERM ends the process at once, whatever holds the first one up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kspacesr_rt.sample import sample_folder
+
+SYSTEM = "import ctypes\nlibc = ctypes.{}(None)\nlock = ctypes.create_string_buffer(64)\n"
+DEADLOCK = "libc.pthread_mutex_lock(lock), libc.pthread_mutex_lock(lock)"
+"""Waits for ever in C; unlike `sleep`, not even a signal's handler makes it return."""
+BLOCKS = {
+    "python": "threading.Event().wait()",
+    "native-code": DEADLOCK,
+    "native-code-with-the-interpreter": DEADLOCK,
+    "another-thread-with-the-interpreter": (
+        f"threading.Thread(target=lambda: ({DEADLOCK}), daemon=True).start()\nwhile True: pass"
+    ),
+}
+START = """
+import threading
+from kspacesr_rt.interruption import held_signals, take_signals
+{system}
+take_signals()
+with held_signals():
+    print("ready", flush=True)
+    {block}
+"""
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+def system(block):
+    return SYSTEM.format("PyDLL" if "interpreter" in block else "CDLL")
+
+
+def start(script, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def wait_until_called(process, number):
+    """Wait until the system has called a signal's handler: a second one would merge with it."""
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        caught = next(line for line in status.read_text().splitlines() if "SigCgt" in line)
+        if not int(caught.split()[1], 16) >> (number - 1) & 1:
+            return
+        time.sleep(0.01)
+
+
+def ended(process):
+    try:
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc; glibc's signals")
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_second_signal_ends_a_process_that_is_stuck(block, number):
+    """Python runs no handler while C code holds the interpreter; the system needs none."""
+    held = BLOCKS[block].replace("\n", "\n    ")
+    process = start(START.format(system=system(block), block=held))
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    wait_until_called(process, number)
+    process.send_signal(number)
+    assert ended(process)[0] == -number
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_other_signal_is_a_second_one_too():
+    process = start(START.format(system="", block=BLOCKS["python"]))
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    wait_until_called(process, signal.SIGINT)
+    wait_until_called(process, signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == -signal.SIGTERM
+
+
+STUCK = """
+import sys, threading
+{system}
+from kspacesr_rt.backends import baselines
+from kspacesr_rt.cli import main
+calls, run = [], baselines.{baseline}.run
+def stuck(self, batch):
+    calls.append(None)
+    if len(calls) == 3:
+        print("ready", flush=True)
+        {block}
+    return run(self, batch)
+baselines.{baseline}.run = stuck
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc; glibc's signals")
+@pytest.mark.parametrize("block", ["python", "native-code-with-the-interpreter"])
+def test_a_run_that_is_stuck_ends_and_is_completed_by_the_same_command(tmp_path, block):
+    """As after kill -9: what was written stays, no lock is left, and nothing is done twice."""
+    study, output = tmp_path / "study", tmp_path / "out"
+    study.mkdir()
+    for path in sorted(sample_folder().glob("*.dcm"))[:4]:
+        shutil.copy(path, study)
+    script = STUCK.format(system=system(block), block=BLOCKS[block], baseline="BaselineBackend")
+    command = ("infer", study, output, "--backend", "zero-fill")
+    process = start(script, *command)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    wait_until_called(process, signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == -signal.SIGTERM
+    written = {path.name: path.read_bytes() for path in output.glob("*/*.dcm")}
+    resumed = start("from kspacesr_rt.cli import main; main()", *command)
+    code, stderr = ended(resumed)
+    assert code == 0, stderr
+    assert len(list(output.glob("*/*.dcm"))) == 4
+    assert all(
+        one.read_bytes() == written[one.name]
+        for one in output.glob("*/*.dcm")
+        if one.name in written
+    )
+    assert not list(output.rglob("*.part"))
+
+
+LOADING = """
+import pathlib, sys, time
+print("ready", flush=True)
+try:
+    while not pathlib.Path({go!r}).exists():
+        time.sleep(0.01)
+except BaseException as exc:  # what the initialisation of an extension module makes of a signal
+    raise ImportError("initialization failed") from exc
+"""
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("module", ["onnxruntime", "pydicom"])
+def test_a_signal_while_a_library_loads_is_not_the_librarys_fault(tmp_path, number, module):
+    """`onnxruntime does not load` (exit 3) was one; what else an import breaks off is another."""
+    go, package = tmp_path / "go", tmp_path / "packages" / module
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(LOADING.format(go=str(go)))
+    process = start(
+        "from kspacesr_rt.cli import main; main()",
+        *("infer", sample_folder(), tmp_path / "out", "--backend", "ort-cpu"),
+        PYTHONPATH=str(package.parent),
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    wait_until_called(process, number)
+    go.touch()
+    code, stderr = ended(process)
+    assert code == 128 + number
+    assert stderr.splitlines() == ["interrupted" if number == signal.SIGINT else "terminated"]
