@@ -116,10 +116,10 @@ def _held_here() -> Iterator[None]:
         _Process.holding -= 1
         for number, handler in before.items():
             handle(number, handler)
-    number = _Process.arrived
-    if number is not None and not _Process.holding:
-        deliver = before.get(signal.Signals(number))
-        (deliver if callable(deliver) else _unwind)(number, None)
+    first = arrived()
+    if first is not None and not _Process.holding:
+        deliver = before.get(signal.Signals(first))
+        (deliver if callable(deliver) else _unwind)(first, None)
 
 
 @contextmanager
