@@ -91,3 +91,19 @@ def test_the_learning_rate_reaches_both():
     before = [one.detach().clone() for one in model.parameters()]
     one_step(model, optimiser)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_weights_decay_and_slopes_do_not(name):
+    """Without a gradient a step at rate 1e-2 leaves 1 - 1e-2 * decay (five times that for Muon)."""
+    model = network()
+    before = copy.deepcopy(model)
+    optimiser = build_optimiser(name, model, 1e-2, 0.1)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimiser.step()
+    ratio = MUON_RATIO if name == "muon" else 1.0
+    for index, kept in ((0, 1 - 1e-3), (2, 1 - ratio * 1e-3), (3, 1 - 1e-3)):
+        torch.testing.assert_close(model[index].weight, kept * before[index].weight)
+    assert torch.equal(model[1].weight, before[1].weight)
+    assert torch.equal(model[0].bias, before[0].bias)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
+import json
 import shutil
 
 import nibabel
@@ -16,8 +18,12 @@ from typer.testing import CliRunner
 from kspacesr_rt import kspace
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import CheckpointError, InputError, OutputError, TrainingDataError
+from kspacesr_rt.interpolation import zero_fill
+from kspacesr_rt.metrics import Quality, evaluate
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.train import loop
+from kspacesr_rt.train.balance import Balance
 from kspacesr_rt.train.checkpoint import load_checkpoint, read_document, save_checkpoint
 from kspacesr_rt.train.generators import build_generator
 from kspacesr_rt.train.loop import COLUMNS, train
@@ -32,7 +38,12 @@ from kspacesr_rt.train.pairs import (
 from kspacesr_rt.train.recipe import read_recipe
 from kspacesr_rt.train.run import RunSettings, train_from_folders
 from kspacesr_rt.train.spectra import measure_spectrum
-from kspacesr_rt.train.validation import validation_slices
+from kspacesr_rt.train.validation import (
+    Judgement,
+    pairs_of,
+    validation_slices,
+    zero_fill_quality,
+)
 from kspacesr_rt.train.volumes import (
     Volume,
     measured_support,
@@ -139,7 +150,9 @@ def test_training_on_a_folder_lowers_the_loss(folder, tmp_path, architecture, up
     assert tuple(rows[0]) == COLUMNS
     assert float(rows[0]["image"]) == pytest.approx(float(rows[0]["loss"]))
     assert all(float(row["psnr_db"]) > 5.0 for row in rows)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.csv", "run.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("run-best.pt", "run.csv", "run.pt")
+    ]
 
 
 def test_a_run_without_validation_leaves_those_columns_empty(series, tmp_path):
@@ -173,6 +186,118 @@ def test_a_run_that_is_resumed_ends_at_the_same_weights(series, tmp_path, archit
     assert same_weights(whole, broken)
     rows = rows_of(broken.with_suffix(".csv"))
     assert [row["step"] for row in rows] == ["6", "12"]
+
+
+def test_what_a_killed_run_loses_is_bounded_by_time(series, tmp_path):
+    """Validations may be hours apart: checkpoints in between resume as well, and log nothing."""
+    options = dataclasses.replace(
+        TINY, augmentation=Augmentation(), validate_every=12, window=64, window_batch=3
+    )
+    whole, broken = tmp_path / "whole.pt", tmp_path / "broken.pt"
+    train(options, series, whole)
+
+    def stop(progress):
+        if progress.step == 10:  # windows end after step 9 of 12
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, series, broken, save_every_s=0.0, on_progress=stop)
+    assert read_document(broken)["training"]["step"] == 10
+    assert not broken.with_suffix(".csv").exists()
+    train(options, series, broken, resume=True)
+    assert same_weights(whole, broken)
+    assert [row["step"] for row in rows_of(broken.with_suffix(".csv"))] == ["12"]
+
+
+def test_the_best_weights_inside_tissue_are_kept(series, tmp_path, monkeypatch):
+    """A run that begins to over-fit, and one that was resumed, keep the best they ever had."""
+    told = iter([30.0, 33.0, 32.0, 31.0])
+    judged, weights = [], []
+
+    def judge(averaged, *_, **__):
+        judged.append(copy.deepcopy(averaged.state_dict()))
+        quality = Quality(mae=0.1, psnr_db=next(told), ssim=0.5)
+        return Judgement(whole=dataclasses.replace(quality, psnr_db=40.0), tissue=quality)
+
+    monkeypatch.setattr(loop, "validation_quality", judge)
+    options = dataclasses.replace(TINY, validate_every=3)
+    output, best = tmp_path / "run.pt", tmp_path / "run-best.pt"
+
+    def stop(progress):
+        if progress.validation is not None:
+            weights.append(weights_of(best))
+        if progress.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, series, output, validation=[phantoms(1)[0]], on_progress=stop)
+    train(options, series, output, validation=[phantoms(1)[0]], resume=True)
+    assert len(judged) == 4
+    kept = weights_of(best)
+    assert all(torch.equal(kept[name], judged[1][name]) for name in kept)
+    assert not all(torch.equal(weights[0][name], judged[1][name]) for name in kept)
+    assert read_document(best)["training"] == {"step": 6}
+    assert load_checkpoint(best).spec == load_checkpoint(output).spec
+    rows = rows_of(tmp_path / "run.csv")
+    assert [row["tissue_psnr_db"] for row in rows] == ["30.0", "33.0", "32.0", "31.0"]
+    assert {row["psnr_db"] for row in rows} == {"40.0"}
+
+
+def test_a_run_is_judged_inside_tissue_too(series, tmp_path):
+    """Slices without tissue count for the whole figure alone; zero-fill is judged alike."""
+    slices = [phantoms(1)[0], np.zeros((32, 32), np.float32)]
+    found = zero_fill_quality(slices, 2)
+    ((lr, hr), (_, air)) = pairs_of(slices, 2, "kspace-crop")
+    sr = np.maximum(zero_fill(lr, 2), 0.0)
+    assert found.tissue == evaluate(sr[None], hr[None], "tissue")
+    whole = [evaluate(one[None], two[None], "slice-range1") for one, two in ((sr, hr), (air, air))]
+    assert found.whole.mae == pytest.approx((whole[0].mae + whole[1].mae) / 2)
+    only_air = zero_fill_quality(slices[1:], 2)
+    assert only_air.tissue is None
+
+
+def test_a_log_that_an_older_version_began_keeps_its_columns(series, tmp_path):
+    """A row of other columns than the header would be read as something else."""
+    train(dataclasses.replace(TINY, steps=12), series, tmp_path / "run.pt")
+    log = tmp_path / "run.csv"
+    log.write_text("step,loss\n3,0.5\n")
+    document = read_document(tmp_path / "run.pt")
+    document["training"]["step"] = 6
+    torch.save(document, tmp_path / "run.pt")
+    train(TINY, series, tmp_path / "run.pt", resume=True)
+    assert [list(row) for row in rows_of(log)] == [["step", "loss"]] * 2
+    assert [row["step"] for row in rows_of(log)] == ["3", "12"]
+
+
+def test_options_that_were_added_since_leave_a_run_what_it_was():
+    """An upgrade must not orphan a run of weeks; any option that differs still does."""
+    identity = json.loads(TINY.identity())
+    for name in ("balance", "window", "weight_decay"):
+        del identity[name]
+    del identity["augmentation"]["rician_share"]
+    assert TINY.continues(json.dumps(identity))
+    assert not dataclasses.replace(TINY, window=64).continues(json.dumps(identity))
+    noisy = dataclasses.replace(TINY, augmentation=dataclasses.replace(AS_IS, rician_share=0.5))
+    assert not noisy.continues(json.dumps(identity))
+    assert not dataclasses.replace(TINY, balance=Balance()).continues(json.dumps(identity))
+    assert not TINY.continues(json.dumps(identity | {"unknown": 1}))
+    for nothing in (None, "", "[]", "no json"):
+        assert not TINY.continues(nothing)
+
+
+def test_a_recipe_has_tables(tmp_path):
+    """Shares of contrasts and ranges of noise, as TOML writes them."""
+    (tmp_path / "r.toml").write_text(
+        "window = 96\n[balance]\nt2 = 2\n[augmentation]\nrician_snr = [5, 50]\n"
+    )
+    options = read_recipe(tmp_path / "r.toml", {})
+    assert options.balance == Balance(t2=2)
+    assert options.augmentation.rician_snr == (5.0, 50.0)
+    assert options.continues(options.identity())
+    (tmp_path / "r.toml").write_text("[balance]\nt3 = 2\n")
+    with pytest.raises(InputError) as caught:
+        read_recipe(tmp_path / "r.toml", {})
+    assert str(caught.value) == "recipe, [balance]: unknown option t3"
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(series, tmp_path):
@@ -543,6 +668,8 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path, text, messag
 @pytest.mark.parametrize(
     "text",
     ['steps = "many"', "steps = 0", "steps = 2.5", "batch = -1", 'loss = "huber"', 'lr = "fast"',
+     "window = 32", "window = -1", "window_until = 1.5", "window_batch = 0", "weight_decay = 1",
+     "balance = 3", "weight_decay = -0.1",
      'precision = "fp16"', "augmentation = 3", 'augmentation = "none"', 'upscale = "2"'],
 )  # fmt: skip
 def test_impossible_options_are_refused(tmp_path, text):

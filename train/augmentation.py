@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,11 @@ APODISATION_START = (0.0, 0.7)
 APODISATION_DEPTH = 0.6
 """Largest fall at the end of k-space: 8 dB, so that the rim stays above
 `kspacesr_rt.support.SUPPORT_DROP_DB` and does not count as empty."""
+
+WINDOW_LEVEL = 0.05
+"""Share of the series maximum from which a sample may be a window's centre: on the patient."""
+WINDOW_FADE = 0.125
+"""Share of a window over which each of its edges fades."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,20 +43,80 @@ class Augmentation:
     mild filter, so that ringing of many strengths is seen."""
     gibbs_shrink: float = 0.7
     """Smallest such factor."""
+    rician_share: float = 0.0
+    """Share of the LR slices that get noise of their own (`kspacesr_rt.train.noise.rician`), HR
+    staying as clean as it is: where noise drowns the rim, the best prediction is zero-fill."""
+    rician_snr: tuple[float, float] = (5.0, 50.0)
+    """Lowest and highest signal-to-noise ratio of that noise, drawn evenly in dB."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.name == "rician_snr":
+                continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not (number and 0.0 <= value <= 1.0):
                 raise InputError(f"augmentation: {item.name} is {value!r}, expected 0 to 1")
         if min(self.matrix_shrink, self.gibbs_shrink) <= 0.0:
             raise InputError("augmentation: a matrix cannot shrink by a factor of 0")
+        object.__setattr__(self, "rician_snr", _range_of(self.rician_snr))
+
+
+def _range_of(values: Any) -> tuple[float, float]:
+    """Return two positive numbers in order; TOML gives them as a list."""
+    numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+    if len(numbers) != 2 or len(values) != 2 or not 0.0 < numbers[0] <= numbers[1] < np.inf:
+        raise InputError(
+            f"augmentation: rician_snr is {values!r}, expected the lowest and the highest"
+        )
+    return float(numbers[0]), float(numbers[1])
+
+
+def cut_window(hr: FloatArray, matrix: Matrix, rng: np.random.Generator) -> FloatArray:
+    """Cut a window of the FOV, somewhere on the patient, fading to air at its edges.
+
+    Parameters
+    ----------
+    hr
+        One slice ``(y, x)``, float32, series maximum 1.
+    matrix
+        Rows and columns of the window; a smaller slice is continued by air.
+    rng
+        Source of all randomness.
+
+    Returns
+    -------
+        Shape `matrix`, float32. Its edges fade as under a small coil, over `WINDOW_FADE` of
+        the window: a cut would be an edge to k-space, which repeats itself, and ring.
+    """
+    lacking = [max(0, wanted - n) for wanted, n in zip(matrix, hr.shape, strict=True)]
+    padded = np.pad(hr, [(one // 2, one - one // 2) for one in lacking])
+    bright = np.flatnonzero(padded > WINDOW_LEVEL)
+    chosen = int(rng.choice(bright)) if len(bright) else int(rng.integers(padded.size))
+    centre = np.unravel_index(chosen, padded.shape)
+    rows, columns = (
+        slice(start := min(max(0, int(at) - wanted // 2), n - wanted), start + wanted)
+        for at, wanted, n in zip(centre, matrix, padded.shape, strict=True)
+    )
+    down, across = (_fade(wanted) for wanted in matrix)
+    window: FloatArray = padded[rows, columns] * down[:, None] * across
+    return window
+
+
+def _fade(n: int) -> FloatArray:
+    edge = np.minimum(1.0, (np.arange(n) + 0.5) / (WINDOW_FADE * n))
+    fade: FloatArray = (np.sin(np.pi / 2 * np.minimum(edge, edge[::-1])) ** 2).astype(np.float32)
+    return fade
 
 
 def vary(
-    hr: FloatArray, options: Augmentation, *, upscale: int, rng: np.random.Generator
+    hr: FloatArray,
+    options: Augmentation,
+    *,
+    upscale: int,
+    rng: np.random.Generator,
+    matrix: Matrix | None = None,
 ) -> FloatArray:
     """Vary a batch of one series.
 
@@ -65,6 +131,8 @@ def vary(
     rng
         Source of all randomness. What is off draws nothing: a recipe keeps its meaning when
         options are added.
+    matrix
+        What comes out, whatever `matrix_shrink` and `gibbs_shrink` say; None lets them draw it.
 
     Returns
     -------
@@ -83,12 +151,13 @@ def vary(
         level = np.float32(rng.uniform(0.0, options.noise_level))
         noise = rng.standard_normal((2, *kspace.shape), dtype=np.float32)
         kspace = kspace + level * (noise[0] + 1j * noise[1])
-    shrink = rng.uniform(options.matrix_shrink, 1.0)
+    shrink = 1.0 if matrix else rng.uniform(options.matrix_shrink, 1.0)
     have: Matrix = (kspace.shape[-2], kspace.shape[-1])
     if not _happens(options.gibbs_share, rng):
-        return _magnitude(kspace, have, _divisible(have, (shrink, shrink), upscale))
-    factors = rng.uniform(options.gibbs_shrink, 1.0, 2)
-    matrix = _divisible(have, (factors[0], factors[1]), upscale)
+        return _magnitude(kspace, have, matrix or _divisible(have, (shrink, shrink), upscale))
+    if matrix is None:
+        factors = rng.uniform(options.gibbs_shrink, 1.0, 2)
+        matrix = _divisible(have, (factors[0], factors[1]), upscale)
     kspace = centre_crop(kspace, matrix)
     if rng.random() < 0.5:
         start, depth = rng.uniform(*APODISATION_START), rng.uniform(0.0, APODISATION_DEPTH)

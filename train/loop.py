@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -30,17 +31,19 @@ from kspacesr_rt.train.optimisers import build_optimiser
 from kspacesr_rt.train.options import TrainingOptions
 from kspacesr_rt.train.pairs import PairSampler, TrainingSeries
 from kspacesr_rt.train.spectra import fill_spectra
-from kspacesr_rt.train.validation import triptych, validation_quality
+from kspacesr_rt.train.validation import Judgement, triptych, validation_quality
 
 GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm: one odd slice must not undo an hour."""
 WARM_UP_STEPS = 200
+SAVE_EVERY_S = 600.0
 SMOOTHING = 0.99
 """Share of the past in the running means of the log: they reach back about a hundred steps."""
 
 COLUMNS = (
     *("step", "loss", "image", "adversarial", "features", "total_variation"),
     *("d_loss", "d_real", "d_fake", "mae", "psnr_db", "ssim", "lr", "seconds"),
+    *("tissue_mae", "tissue_psnr_db", "tissue_ssim"),
 )
 """Of the CSV beside the checkpoint; a term that is off leaves its column empty."""
 
@@ -59,12 +62,15 @@ class Progress:
     """Quality of the averaged weights, on the steps that validate."""
     latest: Quality | None = None
     """The last quality that was measured."""
+    tissue: Quality | None = None
+    """Its part inside tissue."""
 
     def as_text(self) -> str:
         """Return loss and quality in a few words."""
         if self.latest is None:
             return f"loss {self.loss:.5f}"
-        return f"loss {self.loss:.5f}, PSNR {self.latest.psnr_db:.2f} dB"
+        inside = f", {self.tissue.psnr_db:.2f} dB in tissue" if self.tissue else ""
+        return f"loss {self.loss:.5f}, PSNR {self.latest.psnr_db:.2f} dB{inside}"
 
 
 def train(
@@ -77,6 +83,7 @@ def train(
     images: bool = False,
     ranks: Ranks | None = None,
     vgg_weights: Path | None = None,
+    save_every_s: float = SAVE_EVERY_S,
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> ModelSpec:
@@ -90,7 +97,8 @@ def train(
         Prepared HR series, see `kspacesr_rt.train.pairs.load_training_series`.
     output
         Checkpoint to write, at every validation and at the end; a CSV of the same stem beside it
-        gets one row each time.
+        gets one row each time. The weights that were best inside tissue stay in
+        ``STEM-best.pt``: a run that begins to over-fit does not lose them.
     validation
         HR slices with a series maximum of 1, never trained on.
     resume
@@ -102,6 +110,8 @@ def train(
         This process among several, see `kspacesr_rt.train.distributed.joined`.
     vgg_weights
         VGG16 weights for the feature term; default: those in torch's cache.
+    save_every_s
+        Seconds between checkpoints, if validations are rarer: what a killed run loses at most.
     on_progress
         Called after every step.
     on_note
@@ -123,28 +133,30 @@ def train(
         run.restore()
     elif run.ranks.first:
         run.log.unlink(missing_ok=True)
-    latest = None
+    latest: Judgement | None = None
     with held_signals() as stop_asked:
         while run.step < options.steps:
             run.advance()
             stopping = run.ranks.any(stop_asked())
             due = run.step % options.validate_every == 0 or run.step == options.steps
-            quality = None
+            found = None
             if due and validation and run.ranks.first:
-                quality = run.judge(validation)
-                latest = quality
+                latest = found = run.judge(validation)
                 if images:
                     run.draw(validation[len(validation) // 2])
             if due or stopping:
-                run.save(quality)
+                run.save(found, row=True)
+            elif run.ranks.any(run.unsaved_s > save_every_s):
+                run.save(None, row=False)
             if on_progress is not None and run.ranks.first:
                 on_progress(
                     Progress(
                         step=run.step,
                         steps=options.steps,
                         loss=run.means["loss"],
-                        validation=quality,
-                        latest=latest,
+                        validation=found.whole if found else None,
+                        latest=latest.whole if latest else None,
+                        tissue=latest.tissue if latest else None,
                     )
                 )
             if stopping:
@@ -178,7 +190,9 @@ class _Run:
         self.forward: Callable[[Tensor], Tensor] = (
             torch.compile(generator, dynamic=True) if options.compile else generator
         )
-        self.optimiser = build_optimiser(options.optimiser, generator, options.lr)
+        self.optimiser = build_optimiser(
+            options.optimiser, generator, options.lr, options.weight_decay
+        )
         self.discriminator: Discriminator | None = None
         if options.adversarial:
             self.discriminator = Discriminator().to(self.device)
@@ -198,8 +212,10 @@ class _Run:
             augmentation=options.augmentation,
             rng=np.random.default_rng(seed),
             degradation=options.degradation,
+            balance=options.balance,
         )
         self.step = 0
+        self.best_db = -math.inf
         self.means: dict[str, float] = {"loss": math.nan}
         self.seconds = 0.0
         self._since = time.monotonic()
@@ -212,7 +228,12 @@ class _Run:
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        lr, hr = (torch.from_numpy(array).to(self.device) for array in self.sampler.draw())
+        pair = (
+            self.sampler.draw(options.window, options.window_batch)
+            if options.window and self.step < options.window_until * options.steps
+            else self.sampler.draw()
+        )
+        lr, hr = (torch.from_numpy(array).to(self.device) for array in pair)
         self.generator.train()
         autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=options.precision == "bf16"
@@ -257,15 +278,26 @@ class _Run:
                 value if math.isnan(past) else SMOOTHING * past + (1.0 - SMOOTHING) * value
             )
 
-    def judge(self, validation: list[FloatArray]) -> Quality:
-        """Measure the averaged weights."""
-        return validation_quality(
+    @property
+    def unsaved_s(self) -> float:
+        """Seconds since the last checkpoint."""
+        return time.monotonic() - self._since
+
+    def judge(self, validation: list[FloatArray]) -> Judgement:
+        """Measure the averaged weights, and keep them if they are the best so far."""
+        found = validation_quality(
             self.averaged,
             validation,
             self.options.upscale,
             degradation=self.options.degradation,
             device=self.device,
         )
+        decides = found.tissue or found.whole
+        if decides.psnr_db > self.best_db:
+            self.best_db = decides.psnr_db
+            best = self.output.with_name(f"{self.output.stem}-best.pt")
+            save_checkpoint(best, self.spec, self.averaged.state_dict(), {"step": self.step})
+        return found
 
     def draw(self, one: FloatArray) -> None:
         """Write HR, SR and difference of a validation slice."""
@@ -280,8 +312,8 @@ class _Run:
         )
         replace_file(folder / f"step-{self.step:06d}.png", picture)
 
-    def save(self, quality: Quality | None) -> None:
-        """Write the checkpoint, with every rank's random state, and a row of the CSV."""
+    def save(self, found: Judgement | None, *, row: bool) -> None:
+        """Write the checkpoint, with every rank's random state, and perhaps a row of the CSV."""
         states = self.ranks.gather(
             {"torch": torch.get_rng_state(), "numpy": dict(self.sampler.rng.bit_generator.state)}
         )
@@ -295,20 +327,22 @@ class _Run:
                 "step": self.step,
                 "means": self.means,
                 "seconds": self.seconds,
+                "best_db": self.best_db,
                 "options": self.options.identity(),
             }
             if self.discriminator is not None:
                 state["discriminator"] = self.discriminator.state_dict()
                 state["d_optimiser"] = self.d_optimiser.state_dict()
             save_checkpoint(self.output, self.spec, self.averaged.state_dict(), state)
-            self._append_row(quality)
+            if row:
+                self._append_row(found)
         self.ranks.wait()
 
     def restore(self) -> None:
         """Put everything back as it was when the checkpoint was written."""
         document = read_document(self.output)
         training = document.get("training") or {}
-        if training.get("options") != self.options.identity():
+        if not self.options.continues(training.get("options")):
             raise CheckpointError(
                 f"{self.output}: this checkpoint belongs to another run and cannot be resumed",
                 hint="repeat the options it was trained with, or write to another file",
@@ -329,20 +363,27 @@ class _Run:
         torch.set_rng_state(own["torch"])
         self.sampler.rng.bit_generator.state = own["numpy"]
         self.step, self.seconds = int(training["step"]), float(training["seconds"])
+        self.best_db = float(training.get("best_db", -math.inf))
         self.means = {name: float(value) for name, value in training["means"].items()}
 
-    def _append_row(self, quality: Quality | None) -> None:
+    def _append_row(self, found: Judgement | None) -> None:
         values: dict[str, float] = {
             **self.means,
             "step": self.step,
             "lr": self.optimiser.param_groups[0]["lr"],
             "seconds": round(self.seconds, 1),
         }
-        if quality is not None:
-            values |= {"mae": quality.mae, "psnr_db": quality.psnr_db, "ssim": quality.ssim}
+        if found is not None:
+            values |= dataclasses.asdict(found.whole)
+            inside = dataclasses.asdict(found.tissue) if found.tissue else {}
+            values |= {f"tissue_{name}": value for name, value in inside.items()}
         new = not self.log.exists()
+        columns = list(COLUMNS)
+        if not new:  # a log that an older version began keeps its columns
+            with self.log.open(newline="") as file:
+                columns = next(csv.reader(file), columns)
         with self.log.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             if new:
                 writer.writeheader()
             writer.writerow(values)

@@ -35,18 +35,20 @@ class ConvolutionMuon:
         Weights keep their memory while this optimiser lives.
     lr
         Adam's learning rate; Muon's is `MUON_RATIO` times that.
+    weight_decay
+        Share of a weight that a step at rate 1 takes away, of both.
     """
 
-    def __init__(self, generator: nn.Module, lr: float) -> None:
+    def __init__(self, generator: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
         hidden = [one for one in generator.parameters() if _hidden(one)]
         rest = [one for one in generator.parameters() if not _hidden(one)]
         # torch's Muon takes matrices: these share the memory of the convolutions' weights.
         self._matrices = [(one, nn.Parameter(_rows(one.detach()))) for one in hidden]
-        self._adam = torch.optim.Adam(rest, lr=lr)
+        self._adam = _adam(rest, lr, weight_decay)
         self._muon = torch.optim.Muon(
             [matrix for _, matrix in self._matrices],
             lr=lr,
-            weight_decay=0.0,
+            weight_decay=weight_decay,
             momentum=MUON_MOMENTUM,
             adjust_lr_fn="match_rms_adamw",
         )
@@ -93,9 +95,20 @@ def _rows(weight: Tensor) -> Tensor:
 
 
 def build_optimiser(
-    name: str, generator: nn.Module, lr: float
+    name: str, generator: nn.Module, lr: float, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer | ConvolutionMuon:
     """Make the optimiser a recipe names: ``adam`` or ``muon``."""
     if name == "muon":
-        return ConvolutionMuon(generator, lr)
-    return torch.optim.Adam(generator.parameters(), lr=lr)
+        return ConvolutionMuon(generator, lr, weight_decay)
+    return _adam(list(generator.parameters()), lr, weight_decay)
+
+
+def _adam(weights: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    if not weight_decay:
+        return torch.optim.Adam(weights, lr=lr)
+    # Slopes and biases have no size that could grow: only what multiplies features decays.
+    groups = [
+        {"params": [one for one in weights if one.ndim > 1], "weight_decay": weight_decay},
+        {"params": [one for one in weights if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr)

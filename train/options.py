@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -14,9 +14,10 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.spec import Architecture, DataConsistency, ModelSpec, Provenance
 from kspacesr_rt.train.augmentation import Augmentation
+from kspacesr_rt.train.balance import Balance
 from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.losses import LOSSES, LossWeights
-from kspacesr_rt.train.pairs import Rim
+from kspacesr_rt.train.pairs import SMALLEST_MATRIX, Rim
 
 Precision = Literal["fp32", "bf16"]
 Optimiser = Literal["adam", "muon"]
@@ -77,10 +78,18 @@ class TrainingOptions:
     """Slices drawn per epoch, with replacement; 0: as many as there are."""
     batch: int = 4
     """Slices a step (on each rank of a distributed run)."""
+    window: int = 0
+    """HR samples per axis of the windows that a run begins with; 0: whole slices throughout."""
+    window_batch: int = 16
+    """Windows a step."""
+    window_until: float = 0.8
+    """Share of the steps that see windows; those behind see whole slices, as `infer` will."""
     optimiser: Optimiser = "adam"
     """Adam, or Muon for the convolutions between features and Adam for the rest."""
     lr: float = 1e-3
     """Peak learning rate; warm-up, then half a cosine down to 1 % of it."""
+    weight_decay: float = 0.0
+    """Share of a weight that a step at rate 1 takes away from it, decoupled from the gradient."""
     ema: float = 0.999
     """Decay of the averaged weights, which are what the checkpoint holds."""
     precision: Precision = "fp32"
@@ -97,6 +106,8 @@ class TrainingOptions:
     """Seed of every random choice."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How HR batches are varied."""
+    balance: Balance | None = None
+    """How often contrasts are drawn; None: each series by the root of its slices."""
     training: str = ""
     """Sentence on the data for the model card."""
     licence: str = ""
@@ -108,7 +119,7 @@ class TrainingOptions:
         """Reject what cannot be trained."""
         for item in dataclasses.fields(self):
             value, wanted = getattr(self, item.name), _OPTION_TYPES.get(str(item.type), (str,))
-            if item.name != "augmentation" and (
+            if item.name not in ("augmentation", "balance") and (
                 not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)
             ):
                 raise InputError(f"option {item.name} is {value!r}, expected {item.type}")
@@ -121,8 +132,14 @@ class TrainingOptions:
         ):
             if value not in allowed:
                 raise InputError(f"{name} '{value}' is not one of {', '.join(allowed)}")
-        if not (self.lr > 0.0 and 0.0 <= self.ema < 1.0):
-            raise InputError("lr must be above 0, and ema at least 0 and below 1")
+        if not (self.lr > 0.0 and 0.0 <= self.ema < 1.0 and 0.0 <= self.weight_decay < 1.0):
+            raise InputError("lr must be above 0, ema and weight_decay at least 0 and below 1")
+        if not (0.0 <= self.window_until <= 1.0 and self.window >= 0 and self.window_batch >= 1):
+            raise InputError(
+                "window must be at least 0, window_batch at least 1, window_until between 0 and 1"
+            )
+        if self.window and self.window < SMALLEST_MATRIX:
+            raise InputError(f"windows of {self.window} samples are below {SMALLEST_MATRIX}")
         if not 0.0 <= self.held_out < 1.0:
             raise InputError(f"held_out {self.held_out} is not a share of the patients")
         if min(self.adversarial, self.features, self.total_variation) < 0.0:
@@ -173,6 +190,19 @@ class TrainingOptions:
             del values[free]
         return json.dumps(values, sort_keys=True)
 
+    def continues(self, identity: object) -> bool:
+        """Tell whether a run of some `identity` is this one.
+
+        Options that it does not name yet count as what they are by default: those that are added
+        later leave older runs as they were.
+        """
+        try:
+            found = json.loads(str(identity))
+        except ValueError:
+            return False
+        ours, standard = json.loads(self.identity()), json.loads(type(self)().identity())
+        return isinstance(found, dict) and ours == _filled(found, standard)
+
     def spec(self) -> ModelSpec:
         """Return the specification of the model that this run trains."""
         seed = self.architecture.startswith("seed")
@@ -197,3 +227,12 @@ class TrainingOptions:
                 versions={"kspacesr-rt": __version__, "torch": torch.__version__},
             ),
         )
+
+
+def _filled(values: dict[str, Any], standard: dict[str, Any]) -> dict[str, Any]:
+    """Add what is missing, in tables within too."""
+    filled = {**standard, **values}
+    for name, inner in standard.items():
+        if isinstance(inner, dict) and isinstance(filled[name], dict):
+            filled[name] = {**inner, **filled[name]}
+    return filled

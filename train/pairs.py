@@ -13,9 +13,11 @@ import numpy as np
 from kspacesr_rt.errors import InputError, OutputError, TrainingDataError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.train.augmentation import Augmentation as Augmentation
-from kspacesr_rt.train.augmentation import vary
+from kspacesr_rt.train.augmentation import cut_window, vary
+from kspacesr_rt.train.balance import Balance, series_weights
 from kspacesr_rt.train.cache import Kept, entry_key, read_entry, write_entry
 from kspacesr_rt.train.degradation import DEGRADATIONS
+from kspacesr_rt.train.noise import rician
 from kspacesr_rt.train.volumes import (
     Source,
     Volume,
@@ -231,13 +233,16 @@ def describe(series: Sequence[TrainingSeries]) -> str:
 
 
 class PairSampler:
-    """Draw random batches of (LR, HR) slices; one batch comes from one series.
+    """Draw random batches of (LR, HR) slices.
+
+    A batch of whole slices comes from one series, whose slices share a matrix; a batch of windows
+    from as many series as it has windows.
 
     Parameters
     ----------
     series
-        What to draw from; a series of n slices is drawn with weight sqrt(n), so that one 3-D scan
-        does not outweigh many 2-D ones.
+        What to draw from; without `balance` a series of n slices is drawn with weight sqrt(n), so
+        that one 3-D scan does not outweigh many 2-D ones.
     upscale
         HR samples per LR sample and axis.
     batch
@@ -248,6 +253,8 @@ class PairSampler:
         Source of all randomness; give each process its own.
     degradation
         How LR is made, a key of `kspacesr_rt.train.degradation.DEGRADATIONS`.
+    balance
+        Shares of contrasts, see `kspacesr_rt.train.balance.series_weights`.
     """
 
     def __init__(
@@ -259,6 +266,7 @@ class PairSampler:
         augmentation: Augmentation,
         rng: np.random.Generator,
         degradation: str = "kspace-crop",
+        balance: Balance | None = None,
     ) -> None:
         if degradation not in DEGRADATIONS:
             raise InputError(f"degradation '{degradation}' is not one of {', '.join(DEGRADATIONS)}")
@@ -268,22 +276,66 @@ class PairSampler:
         self._augmentation = augmentation
         self._degrade = DEGRADATIONS[degradation]
         self.rng = rng
-        weights = np.sqrt([len(one.slices) for one in series]) * [one.weight for one in series]
-        self._weights = weights / weights.sum()
+        if balance is not None:
+            self._weights = series_weights(series, balance, upscale)
+        else:
+            weights = np.sqrt([len(one.slices) for one in series]) * [one.weight for one in series]
+            self._weights = weights / weights.sum()
 
     @property
     def n_slices(self) -> int:
         """HR slices there are to draw, those of both versions of a series counted once."""
         return round(sum(len(one.slices) * one.weight for one in self._series))
 
-    def draw(self) -> tuple[FloatArray, FloatArray]:
-        """Return LR ``(n, 1, y, x)`` and HR ``(n, 1, s*y, s*x)``, float32."""
-        chosen = self._series[int(self.rng.choice(len(self._series), p=self._weights))]
-        index = self.rng.choice(len(chosen.slices), size=self._batch, replace=True)
-        hr = vary(
-            chosen.slices[index].astype(np.float32),
-            self._augmentation,
-            upscale=self._upscale,
-            rng=self.rng,
+    def draw(self, window: int = 0, batch: int = 0) -> tuple[FloatArray, FloatArray]:
+        """Return LR ``(n, 1, y, x)`` and HR ``(n, 1, s*y, s*x)``, float32.
+
+        Parameters
+        ----------
+        window
+            HR samples per axis of windows on the patient (see
+            `kspacesr_rt.train.augmentation.cut_window`); 0 gives whole slices. Its remainder by
+            the upscale is cut off.
+        batch
+            Pairs, if not as many as the sampler was made for.
+        """
+        n = batch or self._batch
+        if not window:
+            chosen = self._choose()
+            index = self.rng.choice(len(chosen.slices), size=n, replace=True)
+            hr = vary(
+                chosen.slices[index].astype(np.float32),
+                self._augmentation,
+                upscale=self._upscale,
+                rng=self.rng,
+            )
+        else:
+            hr = np.concatenate([self._window(window - window % self._upscale) for _ in range(n)])
+        lr = self._degrade(hr, self._upscale)
+        return self._noisy(lr)[:, None], hr[:, None].astype(np.float32)
+
+    def _choose(self) -> TrainingSeries:
+        return self._series[int(self.rng.choice(len(self._series), p=self._weights))]
+
+    def _window(self, length: int) -> FloatArray:
+        options, chosen = self._augmentation, self._choose()
+        one = chosen.slices[int(self.rng.integers(len(chosen.slices)))].astype(np.float32)
+        factors = np.full(2, self.rng.uniform(options.matrix_shrink, 1.0))
+        if options.gibbs_share > 0.0 and self.rng.random() < options.gibbs_share:
+            factors = self.rng.uniform(options.gibbs_shrink, 1.0, 2)
+        rows, columns = (2 * round(length / factor / 2) for factor in factors)
+        cut = cut_window(one, (rows, columns), self.rng)
+        turned = vary(
+            cut[None], options, upscale=self._upscale, rng=self.rng, matrix=(length, length)
         )
-        return self._degrade(hr, self._upscale)[:, None], hr[:, None].astype(np.float32)
+        return turned
+
+    def _noisy(self, lr: FloatArray) -> FloatArray:
+        share = self._augmentation.rician_share
+        if share == 0.0:
+            return lr
+        lowest, highest = np.log(self._augmentation.rician_snr)
+        for index in np.flatnonzero(self.rng.random(len(lr)) < share):
+            snr = float(np.exp(self.rng.uniform(lowest, highest)))
+            lr[index] = rician(lr[index][None], snr, self.rng)[0]
+        return lr

@@ -10,6 +10,7 @@ from typing import Any
 
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.train.augmentation import Augmentation
+from kspacesr_rt.train.balance import Balance
 from kspacesr_rt.train.options import TrainingOptions
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -38,8 +39,8 @@ def read_recipe(path: Path | None, overrides: Mapping[str, Any]) -> TrainingOpti
     Parameters
     ----------
     path
-        TOML with the fields of `TrainingOptions`, and a table ``[augmentation]``; None for
-        defaults.
+        TOML with the fields of `TrainingOptions`, and tables ``[augmentation]`` and
+        ``[balance]``; None for defaults.
     overrides
         Fields given on the command line; None means not given.
 
@@ -55,13 +56,19 @@ def read_recipe(path: Path | None, overrides: Mapping[str, Any]) -> TrainingOpti
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
             raise InputError(f"{path}: not a readable recipe: {exc}") from exc
     values |= {name: value for name, value in overrides.items() if value is not None}
-    augmentation = values.pop("augmentation", {})
-    if not isinstance(augmentation, dict):
-        raise InputError(f"recipe: augmentation is {augmentation!r}, expected a table")
+    augmentation, balance = values.pop("augmentation", {}), values.pop("balance", None)
+    for name, table in (("augmentation", augmentation), ("balance", balance or {})):
+        if not isinstance(table, dict):
+            raise InputError(f"recipe: {name} is {table!r}, expected a table")
     _require_known(TrainingOptions, values, "recipe")
     _require_known(Augmentation, augmentation, "recipe, [augmentation]")
+    _require_known(Balance, balance or {}, "recipe, [balance]")
     try:
-        return TrainingOptions(**values, augmentation=Augmentation(**augmentation))
+        return TrainingOptions(
+            **values,
+            augmentation=Augmentation(**augmentation),
+            balance=None if balance is None else Balance(**balance),
+        )
     except TypeError as exc:
         raise InputError(f"recipe: {exc}") from exc
 

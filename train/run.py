@@ -111,10 +111,12 @@ def train_from_folders(
             note(f"{resolved.steps} steps of {ranks.count} x {options.batch} on {ranks.device}")
             if judged:
                 base = zero_fill_quality(judged, options.upscale, degradation=options.degradation)
-                note(
-                    f"zero-fill on the {len(judged)} validation slices: PSNR {base.psnr_db:.2f} "
-                    f"dB, SSIM {base.ssim:.4f}, MAE {base.mae:.5f}"
-                )
+                for where, found in (("", base.whole), (" inside tissue", base.tissue)):
+                    if found is not None:
+                        note(
+                            f"zero-fill on the {len(judged)} validation slices{where}: PSNR "
+                            f"{found.psnr_db:.2f} dB, SSIM {found.ssim:.4f}, MAE {found.mae:.5f}"
+                        )
         return train(
             resolved,
             series,

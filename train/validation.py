@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import FloatArray, divisible_crop
-from kspacesr_rt.metrics import Quality, evaluate
+from kspacesr_rt.metrics import Quality, evaluate, tissue_mask
 from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.pairs import TrainingSeries
 from kspacesr_rt.train.volumes import Volume
@@ -75,6 +76,43 @@ def super_resolve(generator: nn.Module, lr: FloatArray, device: torch.device) ->
     return result
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """Means over the validation slices."""
+
+    whole: Quality
+    """Convention ``slice-range1``: comparable with what is published."""
+    tissue: Quality | None
+    """Convention ``tissue``, over the slices that hold any: what decides which weights are best."""
+
+
+def judged(
+    resolve: Callable[[FloatArray], FloatArray],
+    slices: list[FloatArray],
+    upscale: int,
+    *,
+    degradation: str = "kspace-crop",
+) -> Judgement:
+    """Judge what makes SR of LR on HR slices (each scaled to its series' maximum, any matrix).
+
+    Parameters
+    ----------
+    resolve
+        LR slice ``(y, x)`` to SR slice; negative values are clipped as DICOM does.
+    slices
+        HR.
+    upscale, degradation
+        How LR is made.
+    """
+    whole, tissue = [], []
+    for lr, hr in pairs_of(slices, upscale, degradation):
+        sr = np.maximum(resolve(lr), 0.0)[None]
+        whole.append(evaluate(sr, hr[None], "slice-range1"))
+        if tissue_mask(hr).any():
+            tissue.append(evaluate(sr, hr[None], "tissue"))
+    return Judgement(whole=mean_quality(whole), tissue=mean_quality(tissue) if tissue else None)
+
+
 def mean_quality(qualities: list[Quality]) -> Quality:
     """Average over slices."""
     return Quality(
@@ -91,27 +129,19 @@ def validation_quality(
     *,
     degradation: str = "kspace-crop",
     device: torch.device | None = None,
-) -> Quality:
+) -> Judgement:
     """Judge a generator on HR slices (each scaled to its series' maximum, any matrix)."""
     where = device or torch.device("cpu")
-    return mean_quality(
-        [
-            evaluate(super_resolve(generator, lr, where)[None], hr[None], "slice-range1")
-            for lr, hr in pairs_of(slices, upscale, degradation)
-        ]
+    return judged(
+        lambda lr: super_resolve(generator, lr, where), slices, upscale, degradation=degradation
     )
 
 
 def zero_fill_quality(
     slices: list[FloatArray], upscale: int, *, degradation: str = "kspace-crop"
-) -> Quality:
+) -> Judgement:
     """Judge zero-filling on the same slices: what the run has to beat."""
-    return mean_quality(
-        [
-            evaluate(np.maximum(zero_fill(lr, upscale), 0.0)[None], hr[None], "slice-range1")
-            for lr, hr in pairs_of(slices, upscale, degradation)
-        ]
-    )
+    return judged(lambda lr: zero_fill(lr, upscale), slices, upscale, degradation=degradation)
 
 
 def triptych(
