@@ -285,6 +285,36 @@ def test_options_that_were_added_since_leave_a_run_what_it_was():
         assert not TINY.continues(nothing)
 
 
+def test_the_rate_warms_up_and_falls():
+    """Half a cosine is the shipped recipes' schedule; flat ones fall in the last fifth alone."""
+    cosine = TrainingOptions(steps=10_000, lr=2.0)
+    flat = dataclasses.replace(cosine, schedule="flat")
+    for options in (cosine, flat):
+        assert options.rate(0) == pytest.approx(2.0 / 200)
+        assert options.rate(199) == pytest.approx(2.0, rel=2e-3)
+        assert options.rate(9_999) == pytest.approx(0.02, rel=0.1)
+    assert cosine.rate(5_000) == pytest.approx(2.0 * (0.01 + 0.99 / 2))
+    assert flat.rate(5_000) == flat.rate(7_999) == 2.0
+    assert flat.rate(9_000) == pytest.approx(2.0 * (0.01 + 0.99 / 2))
+
+
+def test_a_flat_run_may_be_made_longer_while_it_is_flat():
+    """What was done so far would have been the same; later, or with a cosine, it would not."""
+    flat = TrainingOptions(steps=10_000, schedule="flat")
+    longer = dataclasses.replace(flat, steps=20_000)
+    assert longer.continues(flat.identity(), 8_000)
+    assert flat.continues(longer.identity(), 8_000)
+    assert not longer.continues(flat.identity(), 8_001)
+    assert not dataclasses.replace(longer, lr=1e-4).continues(flat.identity(), 100)
+    windows = dataclasses.replace(flat, window=64, window_until=0.5)
+    assert not dataclasses.replace(windows, steps=20_000).continues(windows.identity(), 5_001)
+    cosine = dataclasses.replace(flat, schedule="cosine")
+    assert not dataclasses.replace(cosine, steps=20_000).continues(cosine.identity(), 1)
+    # A warm-up that was shorter has been felt.
+    short = dataclasses.replace(flat, steps=1_000)
+    assert not flat.continues(short.identity(), 100)
+
+
 def test_a_recipe_has_tables(tmp_path):
     """Shares of contrasts and ranges of noise, as TOML writes them."""
     (tmp_path / "r.toml").write_text(
@@ -669,7 +699,7 @@ def test_an_unknown_option_is_refused_with_the_known_ones(tmp_path, text, messag
     "text",
     ['steps = "many"', "steps = 0", "steps = 2.5", "batch = -1", 'loss = "huber"', 'lr = "fast"',
      "window = 32", "window = -1", "window_until = 1.5", "window_batch = 0", "weight_decay = 1",
-     "balance = 3", "weight_decay = -0.1",
+     "balance = 3", 'schedule = "steps"', "weight_decay = -0.1",
      'precision = "fp16"', "augmentation = 3", 'augmentation = "none"', 'upscale = "2"'],
 )  # fmt: skip
 def test_impossible_options_are_refused(tmp_path, text):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import pickle
 import struct
 from collections.abc import Mapping
@@ -81,7 +82,12 @@ def save_checkpoint(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    torch.save(document, partial)
+    with partial.open("wb") as file:
+        torch.save(document, file)
+        file.flush()
+        os.fsync(
+            file.fileno()
+        )  # a machine that goes down must not leave an empty file by that name
     partial.replace(path)
 
 

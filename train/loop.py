@@ -35,7 +35,6 @@ from kspacesr_rt.train.validation import Judgement, triptych, validation_quality
 
 GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm: one odd slice must not undo an hour."""
-WARM_UP_STEPS = 200
 SAVE_EVERY_S = 600.0
 SMOOTHING = 0.99
 """Share of the past in the running means of the log: they reach back about a hundred steps."""
@@ -223,7 +222,7 @@ class _Run:
     def advance(self) -> None:
         """Do one optimiser step."""
         options = self.options
-        rate = options.lr * _schedule(self.step, options.steps)
+        rate = options.rate(self.step)
         optimisers = [self.optimiser, *([self.d_optimiser] if self.discriminator else [])]
         for optimiser in optimisers:
             for group in optimiser.param_groups:
@@ -342,7 +341,7 @@ class _Run:
         """Put everything back as it was when the checkpoint was written."""
         document = read_document(self.output)
         training = document.get("training") or {}
-        if not self.options.continues(training.get("options")):
+        if not self.options.continues(training.get("options"), int(training.get("step", 0))):
             raise CheckpointError(
                 f"{self.output}: this checkpoint belongs to another run and cannot be resumed",
                 hint="repeat the options it was trained with, or write to another file",
@@ -387,11 +386,6 @@ class _Run:
             if new:
                 writer.writeheader()
             writer.writerow(values)
-
-
-def _schedule(step: int, steps: int) -> float:
-    warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(1, steps // 10)))
-    return warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * step / steps)))
 
 
 def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:

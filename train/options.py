@@ -21,10 +21,14 @@ from kspacesr_rt.train.pairs import SMALLEST_MATRIX, Rim
 
 Precision = Literal["fp32", "bf16"]
 Optimiser = Literal["adam", "muon"]
+Schedule = Literal["cosine", "flat"]
+FLAT_UNTIL = 0.8
+"""Share of the steps that a flat schedule stays at its peak."""
 
 FREE = ("training", "licence", "attribution", "validate_every", "val_size")
 """Options that a resumed run may change: they leave every weight as it is."""
 
+WARM_UP_STEPS = 200
 HR_MATRIX = 320
 """HR samples per axis that the seed's networks were made for."""
 
@@ -87,7 +91,10 @@ class TrainingOptions:
     optimiser: Optimiser = "adam"
     """Adam, or Muon for the convolutions between features and Adam for the rest."""
     lr: float = 1e-3
-    """Peak learning rate; warm-up, then half a cosine down to 1 % of it."""
+    """Peak learning rate, reached after a warm-up."""
+    schedule: Schedule = "cosine"
+    """How the rate falls to 1 %: half a cosine, or ``flat`` for four fifths of the steps and
+    straight down from there. A flat run may be resumed with more or fewer steps until then."""
     weight_decay: float = 0.0
     """Share of a weight that a step at rate 1 takes away from it, decoupled from the gradient."""
     ema: float = 0.999
@@ -127,6 +134,7 @@ class TrainingOptions:
             ("precision", self.precision, get_args(Precision)),
             ("rim", self.rim, get_args(Rim)),
             ("optimiser", self.optimiser, get_args(Optimiser)),
+            ("schedule", self.schedule, get_args(Schedule)),
             ("loss", self.loss, tuple(LOSSES)),
             ("degradation", self.degradation, tuple(DEGRADATIONS)),
         ):
@@ -190,18 +198,36 @@ class TrainingOptions:
             del values[free]
         return json.dumps(values, sort_keys=True)
 
-    def continues(self, identity: object) -> bool:
-        """Tell whether a run of some `identity` is this one.
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(1, self.steps // 10)))
+        if self.schedule == "flat":
+            fall = min(1.0, (1.0 - step / self.steps) / (1.0 - FLAT_UNTIL))
+        else:
+            fall = 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+        return self.lr * (warm * (0.01 + 0.99 * fall))
+
+    def continues(self, identity: object, step: int = 0) -> bool:
+        """Tell whether a run of some `identity`, `step` steps on, is this one.
 
         Options that it does not name yet count as what they are by default: those that are added
-        later leave older runs as they were.
+        later leave older runs as they were. How many steps there will be does not matter as long
+        as nothing has depended on it.
         """
         try:
             found = json.loads(str(identity))
         except ValueError:
             return False
         ours, standard = json.loads(self.identity()), json.loads(type(self)().identity())
-        return isinstance(found, dict) and ours == _filled(found, standard)
+        if not isinstance(found, dict):
+            return False
+        theirs = _filled(found, standard)
+        until = min(FLAT_UNTIL, self.window_until if self.window else 1.0)
+        if self.schedule == "flat" and isinstance(theirs["steps"], int):
+            shorter = min(theirs["steps"], self.steps)
+            if shorter >= WARM_UP_STEPS * 10 and step <= until * shorter:
+                theirs["steps"] = self.steps
+        return bool(ours == theirs)
 
     def spec(self) -> ModelSpec:
         """Return the specification of the model that this run trains."""
