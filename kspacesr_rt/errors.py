@@ -136,6 +136,11 @@ class NoMRImageError(KspaceSRError, LookupError):
     exit_code = 9
 
 
+def system_says(exc: OSError) -> str:
+    """Return what the system says of an error; its type where it says nothing (never ``None``)."""
+    return exc.strerror or type(exc).__name__
+
+
 class SliceError(KspaceSRError):
     """One file or slice is left out; `reason` is the word the report carries."""
 

@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from kspacesr_rt.errors import OutputError
+from kspacesr_rt.errors import OutputError, system_says
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -37,4 +37,4 @@ def replace_file(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
             raise
     except OSError as exc:
-        raise OutputError(f"cannot write {path}: {exc.strerror or exc}") from exc
+        raise OutputError(f"cannot write {path}: {system_says(exc)}") from exc

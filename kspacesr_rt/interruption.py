@@ -23,6 +23,8 @@ HELD: Final = (signal.SIGINT, signal.SIGTERM)
 class TerminatedError(BaseException):
     """SIGTERM arrived; unwinds like Ctrl-C so that half-written files are removed."""
 
+    exit_code = 128 + signal.SIGTERM
+
 
 class _Process:
     """What is known of signals in this process."""
@@ -82,26 +84,26 @@ def act_once(act: Callable[[], None]) -> None:
 
 
 @contextmanager
-def held_signals() -> Iterator[Callable[[], bool]]:
+def held_signals() -> Iterator[Callable[[], int]]:
     """Hold back the first SIGINT or SIGTERM until the block ends, then deliver it.
 
     Yields
     ------
-        A function that tells whether a signal waits. A second signal is delivered at once: whoever
-        presses Ctrl-C twice does not want to wait for the block to end.
+        A function that returns the number of the signal that waits, or 0. A second signal is
+        delivered at once: whoever presses Ctrl-C twice does not want to wait for the block to end.
 
     Notes
     -----
     Outside the main thread Python delivers no signals, so nothing is held.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
     elif _Process.is_ours:
         with _held_here():
-            yield lambda: _Process.arrived is not None
+            yield lambda: _Process.arrived or 0
     else:
         with _held_for_host() as waiting:
-            yield lambda: bool(waiting)
+            yield lambda: waiting[0] if waiting else 0
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
-from kspacesr_rt.errors import InputError, ModelFileError
+from kspacesr_rt.errors import InputError, ModelFileError, system_says
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.spec import METADATA_KEY, OP_DOMAIN, ModelSpec
 
@@ -296,7 +296,7 @@ def load_model(path: Path) -> ModelFile:
     try:
         content = path.read_bytes()
     except OSError as exc:
-        raise ModelFileError(f"{path.name}: cannot be read: {exc.strerror}") from exc
+        raise ModelFileError(f"{path.name}: cannot be read: {system_says(exc)}") from exc
     return parse_model(content, name=path.name)
 
 

@@ -130,7 +130,9 @@ class RunReport:
     bounds: dict[str, float] = field(default_factory=dict)
     """Limits that the model's card states on a slice's figures; empty: nothing can be flagged."""
     interrupted: bool = False
-    """Whether a signal ended the run before its last slice."""
+    """Whether something ended the run before its last slice: a signal, a full disk."""
+    ended_with: int | None = None
+    """The exit code of what did."""
     not_reached: int = 0
     """Slices that an interrupted run did not come to."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -152,7 +154,9 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 5 if a result was unusable, or 8 if slices failed otherwise."""
+        """0, or 5 if a result was unusable, or 8 if slices failed otherwise; or `ended_with`."""
+        if self.ended_with is not None:
+            return self.ended_with
         failed = [record for record in self.slices if record.outcome == "failed"]
         if any(record.reason in RESULT_REASONS for record in failed):
             return 5
@@ -228,7 +232,7 @@ class RunReport:
     def summary(self) -> dict[str, Any]:
         """Return the counts and the run's parameters, without the slices."""
         values = dataclasses.asdict(dataclasses.replace(self, slices=()))
-        del values["slices"]
+        del values["slices"], values["ended_with"]  # that is the exit code
         return {
             "schema": SCHEMA,
             **values,

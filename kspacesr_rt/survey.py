@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,8 @@ from kspacesr_rt.dicom import (
     read_slices,
 )
 from kspacesr_rt.dicom.attributes import acquired_matrix, says_interpolated
-from kspacesr_rt.errors import SliceError
+from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.errors import SliceError, SliceFailed
 from kspacesr_rt.interpolated import KspaceSupport, kspace_profile, surveyed_numbers
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.report import SeriesRecord
@@ -75,17 +77,17 @@ def survey_series(series: Series, *, keep_private: bool = False) -> Survey:
             found += _read(slices[number], read)
         supports[matrix] = _support(matrix, slices, found)
     first = next((decoded for decoded, _ in read.values()), None)
-    return Survey(
-        supports=supports,
-        read=read,
-        dropped=dropped_elements(first, keep_private=keep_private) if first else {},
-    )
+    dropped: dict[str, int] = {}
+    if first is not None:
+        with suppress(SliceFailed), failing_the_file():
+            dropped = dropped_elements(first, keep_private=keep_private)
+    return Survey(supports=supports, read=read, dropped=dropped)
 
 
 def _read(
     source: SourceSlice, read: dict[Path, tuple[DecodedSlice, os.stat_result]]
 ) -> list[DecodedSlice]:
-    try:
+    with suppress(SliceError), failing_the_file():
         if source.n_frames is None:
             before = source.path.stat()
             decoded = read_slice(source)
@@ -94,17 +96,19 @@ def _read(
         # Frames are decoded in their order, so the earliest of the middle ones cost the least.
         first, *_ = numbers = surveyed_numbers(source.n_frames)
         return list(islice(read_slices(source), first, first + len(numbers)))
-    except (SliceError, OSError):
-        return []
+    return []
 
 
 def _support(matrix: Matrix, slices: list[SourceSlice], found: list[DecodedSlice]) -> KspaceSupport:
     headers = [decoded.dataset for decoded in found]
-    return KspaceSupport(
-        matrix=matrix,
-        profile=kspace_profile([decoded.values for decoded in found]),
-        acquired=acquired_matrix(headers[0]) if headers else (None, None),
-        header_says=any(item.interpolated_from is not None for item in slices)
-        or any(says_interpolated(header) for header in headers),
-        n_slices=len(found),
-    )
+    in_headers = any(item.interpolated_from is not None for item in slices)
+    # A few files must not keep all others from being processed: then nothing is known of k-space.
+    with suppress(SliceError), failing_the_file():
+        return KspaceSupport(
+            matrix=matrix,
+            profile=kspace_profile([decoded.values for decoded in found]),
+            acquired=acquired_matrix(headers[0]) if headers else (None, None),
+            header_says=in_headers or any(says_interpolated(header) for header in headers),
+            n_slices=len(found),
+        )
+    return KspaceSupport(matrix=matrix, profile=(None, None), header_says=in_headers)

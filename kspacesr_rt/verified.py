@@ -19,7 +19,7 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.doctor import cpu_identity
 from kspacesr_rt.engines.cache import default_folder
 from kspacesr_rt.engines.driver import current_gpu
-from kspacesr_rt.errors import BackendUnavailableError, OutputError
+from kspacesr_rt.errors import BackendUnavailableError, OutputError, system_says
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.model_file import ModelFile
 from kspacesr_rt.verify import REQUIRED_DB, Verification
@@ -137,7 +137,7 @@ class VerificationCache:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
-            raise OutputError(f"cannot make {self.folder}: {exc.strerror}") from exc
+            raise OutputError(f"cannot make {self.folder}: {system_says(exc)}") from exc
         replace_file(self._path(inputs), (json.dumps(document, indent=1) + "\n").encode())
 
     def forget(self) -> int:
@@ -153,7 +153,7 @@ class VerificationCache:
             try:
                 path.unlink(missing_ok=True)
             except OSError as exc:
-                raise OutputError(f"cannot remove {path}: {exc.strerror}") from exc
+                raise OutputError(f"cannot remove {path}: {system_says(exc)}") from exc
         return len(kept)
 
     def _path(self, inputs: VerificationInputs) -> Path:

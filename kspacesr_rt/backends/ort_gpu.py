@@ -21,7 +21,7 @@ from kspacesr_rt.backends.context_model import ContextModel
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.engines.cache import FOLDER_VARIABLE, default_folder
 from kspacesr_rt.engines.driver import current_gpu
-from kspacesr_rt.errors import BackendUnavailableError, OutputError
+from kspacesr_rt.errors import BackendUnavailableError, OutputError, system_says
 from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
@@ -268,7 +268,7 @@ def _made_folder(runtime: Any, content: bytes) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise OutputError(
-            f"cannot make {folder}: {exc.strerror}",
+            f"cannot make {folder}: {system_says(exc)}",
             hint=f"name another folder with {FOLDER_VARIABLE}",
         ) from exc
     return folder

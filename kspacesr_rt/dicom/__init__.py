@@ -27,12 +27,14 @@ from kspacesr_rt.dicom.scan import (
     scan_folder,
     sorted_out,
     special_file,
+    status_of,
 )
 from kspacesr_rt.dicom.store import (
     output_path,
     prepare_output,
     require_whole,
     write_atomically,
+    writing_outputs,
 )
 from kspacesr_rt.dicom.triage import SourceSlice
 from kspacesr_rt.dicom.uninterpolated import uninterpolated
@@ -60,8 +62,10 @@ __all__ = [
     "scan_folder",
     "sorted_out",
     "special_file",
+    "status_of",
     "to_stored",
     "told_by_frame",
     "uninterpolated",
     "write_atomically",
+    "writing_outputs",
 ]

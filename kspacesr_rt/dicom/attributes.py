@@ -28,7 +28,7 @@ def numbers(dataset: Attributes, keyword: str) -> tuple[float, ...]:
     values = value if isinstance(value, (MultiValue, list, tuple)) else (value,)
     try:
         return tuple(float(item) for item in values)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return ()
 
 

@@ -40,6 +40,7 @@ from kspacesr_rt.dicom.codestream import (
     read_jpeg,
     read_jpeg2000,
 )
+from kspacesr_rt.dicom.failures import failure_of
 from kspacesr_rt.errors import SliceFailed
 
 _POISON: Final = bytes((0x5A, 0xA5, 0x33, 0x1D)) * 32
@@ -93,6 +94,8 @@ def find_decoder(syntax: UID) -> Decoder:
 
 def decode_failure(exc: Exception, syntax: UID) -> SliceFailed:
     """Return what an exception of a decoder means; its text quotes what it likes."""
+    if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno is not None):
+        return failure_of(exc)
     if ENDS_EARLY in str(exc):
         return SliceFailed("truncated", f"its {syntax.name} pixel data end early")
     return SliceFailed("decode", f"its {syntax.name} pixel data cannot be decoded")

@@ -21,7 +21,7 @@ from pydicom.uid import UID, HTJ2KLossless, JPEG2000Lossless, RLELossless
 from kspacesr_rt.dicom.codecs import find_decoder
 from kspacesr_rt.dicom.pixels import IntArray
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.errors import BackendUnavailableError, InputError, OutputError, SliceFailed
+from kspacesr_rt.errors import BackendUnavailableError, InputError, SliceFailed
 
 Compression = Literal["none", "rle", "j2k", "htj2k"]
 SYNTAXES: Final[dict[Compression, UID | None]] = {
@@ -89,8 +89,8 @@ def compress(dataset: Dataset, syntax: UID) -> None:
 
     Raises
     ------
-    OutputError
-        If the encoder gives up.
+    SliceFailed
+        ``encode``: the encoder gives up.
     """
     frame = compress_frame(native_samples(dataset), dataset, syntax)
     dataset.PixelData = encapsulate([frame])  # with a Basic Offset Table (PS3.5 A.4)
@@ -132,7 +132,7 @@ def compress_frame(stored: IntArray, header: Dataset, syntax: UID) -> bytes:
             )
             return frame
     except Exception as exc:  # an encoder's error can be anything
-        raise OutputError(f"the pixels cannot be encoded as {syntax.name}") from exc
+        raise SliceFailed("encode", f"its pixels cannot be encoded as {syntax.name}") from exc
 
 
 def _htj2k(stored: IntArray, bits: int, *, signed: bool) -> bytes:
@@ -157,19 +157,19 @@ def require_lossless(packed: Dataset, stored: IntArray) -> None:
 
     Raises
     ------
-    OutputError
-        If a single sample differs, or nothing can be decoded.
+    SliceFailed
+        ``encode``: a single sample differs, or nothing can be decoded.
     """
     syntax = UID(packed.file_meta.TransferSyntaxUID)
     try:
         with quiet_pydicom():
             decoded, _ = cast(Any, find_decoder(syntax)).as_array(packed, raw=True)
     except SliceFailed as exc:
-        raise OutputError(f"an output cannot be decoded: {exc}") from exc
+        raise SliceFailed("encode", f"its output cannot be decoded: {exc}") from exc
     except Exception as exc:  # a decoder's error can be anything
-        raise OutputError("an output cannot be decoded") from exc
+        raise SliceFailed("encode", "its output cannot be decoded") from exc
     if decoded.dtype != stored.dtype or not np.array_equal(decoded, stored):
-        raise OutputError(f"an output does not survive {syntax.name}")
+        raise SliceFailed("encode", f"its output does not survive {syntax.name}")
 
 
 @contextmanager
@@ -181,8 +181,9 @@ def packed_frames(native: Path, syntax: UID) -> Iterator[Path]:
 
     Raises
     ------
-    OutputError
-        If a frame cannot be encoded or does not survive it, or offsets take more than 32 bits.
+    SliceFailed
+        ``encode``: a frame cannot be encoded or does not survive it; ``too-large``: offsets take
+        more than 32 bits.
     """
     packed = native.with_name(
         f"{native.name[: -len('.xxxxxxxx.part')]}.{secrets.token_hex(4)}.part"
@@ -223,7 +224,9 @@ def _pack(source: BinaryIO, target: BinaryIO, syntax: UID) -> None:
         target.seek(table + 8)
         target.write(struct.pack(f"<{n_frames}L", *offsets))
     else:
-        raise OutputError("the compressed frames are more than 4 GiB", hint="--compress none")
+        raise SliceFailed(
+            "too-large", "its compressed frames are more than 4 GiB", hint="--compress none"
+        )
 
 
 def _item(content: bytes) -> bytes:

@@ -21,12 +21,14 @@ from pydicom.uid import UID, ExplicitVRBigEndian
 
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups, told_by_frame
-from kspacesr_rt.dicom.header import PARSE_ERRORS, Header, read_header
+from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.dicom.header import Header, read_header
 from kspacesr_rt.dicom.pixels import (
     DecodedSlice,
     guessed_meta,
     limit_padding,
     read_slice,
+    real_world_values,
     rescale,
     stored_integers,
     swap_words,
@@ -69,11 +71,8 @@ class FrameReader:
         self._path = source.path
         self._offset = header.pixel_offset
         self._header: Dataset | None = header.dataset
-        try:
-            with quiet_pydicom():
-                self._prepare(header)
-        except (OSError, *PARSE_ERRORS) as exc:  # OSError: a sequence that ends in an element
-            raise SliceFailed("unreadable", "the header holds impossible values") from exc
+        with failing_the_file(), quiet_pydicom():
+            self._prepare(header)
 
     def _prepare(self, header: Header) -> None:
         dataset = header.dataset
@@ -117,8 +116,8 @@ class FrameReader:
         """
         for number, stored in self._stored_frames():
             classic = self._frames[number - 1]
-            slope, intercept = rescale(classic)
-            values = (stored * slope + intercept).astype(np.float32)
+            with told_by_frame(number):
+                values = real_world_values(stored, classic)
             limit_padding(classic, stored, values)
             yield DecodedSlice(dataset=classic, values=values, padding=None)
 
@@ -131,10 +130,8 @@ class FrameReader:
 
     def _stored_frames(self) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
         with ExitStack() as stack:
-            try:
+            with failing_the_file():
                 pixels = self._open(stack)
-            except OSError as exc:
-                raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
             decoded = self._decoder.iter_array(
                 pixels,
                 raw=True,
@@ -172,7 +169,5 @@ class FrameReader:
                 return array
         except StopIteration:
             return None
-        except OSError as exc:
-            raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
         except Exception as exc:  # a decoder's error can be anything, and quotes what it likes
             raise decode_failure(exc, self._syntax) from exc

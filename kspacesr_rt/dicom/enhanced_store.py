@@ -10,8 +10,7 @@ import copy
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +21,20 @@ from pydicom.uid import UID
 
 from kspacesr_rt.dicom import provenance
 from kspacesr_rt.dicom.compress import packed_frames
+from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import read_header
 from kspacesr_rt.dicom.identity import told_digest
 from kspacesr_rt.dicom.pixels import IntArray
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.store import CREATE, encode, output_path, publish, require_whole
+from kspacesr_rt.dicom.store import (
+    CREATE,
+    encode,
+    output_path,
+    publish,
+    require_whole,
+    writing_outputs,
+)
 from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
 
 UID_LENGTH: Final = 44
@@ -91,8 +98,9 @@ class EnhancedWriter:
                 "the 4 GiB that pixel data can hold",
                 hint="a smaller --upscale fits",
             )
-        self._head = _before_pixels(derived, self._n_pixel_bytes)
-        self._told = told_digest(derived)
+        with failing_the_file():
+            self._head = _before_pixels(derived, self._n_pixel_bytes)
+            self._told = told_digest(derived)
         self._syntax = syntax
         self._temporary: Path | None = None
         self._file: BinaryIO | None = None
@@ -115,7 +123,7 @@ class EnhancedWriter:
         if stored.shape != self._shape or stored.nbytes != self._frame_bytes:
             raise ValueError(f"frame of {stored.shape} {stored.dtype} does not fit {self._shape}")
         content = stored.tobytes()
-        with _told_as_output_error():
+        with writing_outputs():
             file = self._file or self._begin()
             file.seek(len(self._head) + (number - 1) * self._frame_bytes)
             file.write(content)
@@ -151,14 +159,12 @@ class EnhancedWriter:
         reference = Dataset()
         reference.SeriesInstanceUID, reference.SOPInstanceUID = self._series_uid, uid
         path = output_path(self._root_out, reference)
-        with _told_as_output_error():
+        with writing_outputs():
             padding = self._n_pixel_bytes - self._frame_bytes * len(digests)
             file.seek(len(self._head) + self._n_pixel_bytes - padding)
             file.write(bytes(padding))
             file.seek(0)
-            # A UID of 43 characters is padded to an even length with a NUL (PS3.5 9.1).
-            value = uid.encode("ascii").ljust(UID_LENGTH, b"\0")
-            file.write(self._head.replace(_STAND_IN.encode("ascii"), value))
+            file.write(self._head_of(uid))
             file.flush()
             os.fsync(file.fileno())
             file.close()
@@ -193,17 +199,28 @@ class EnhancedWriter:
     def _verify(self, temporary: Path, uid: str) -> None:
         """Read the file back: a full disk can leave one that opens without an error."""
         expected = len(self._head) + self._n_pixel_bytes
+        with temporary.open("rb") as file:
+            head = file.read(len(self._head))
+        if head != self._head_of(uid) or temporary.stat().st_size != expected:
+            raise OutputError("an output reads back differently than it was written")
         try:
-            header = read_header(temporary)
+            with failing_the_file():
+                header = read_header(temporary)
         except SliceError as exc:
-            raise OutputError("an output does not read back") from exc
+            message = "the header holds values that cannot be read back"
+            raise SliceFailed("unreadable", message) from exc
         if (
-            temporary.stat().st_size != expected
-            or header.dataset.get("SOPInstanceUID") != uid
+            header.dataset.get("SOPInstanceUID") != uid
             or header.pixel_bytes != self._n_pixel_bytes
             or header.pixel_offset != len(self._head)
         ):
-            raise OutputError("an output reads back differently than it was written")
+            raise SliceFailed("unreadable", "the header holds values that cannot be read back")
+
+    def _head_of(self, uid: str) -> bytes:
+        """Return what stands before the pixels, the UID in its place."""
+        # A UID of 43 characters is padded to an even length with a NUL (PS3.5 9.1).
+        value = uid.encode("ascii").ljust(UID_LENGTH, b"\0")
+        return self._head.replace(_STAND_IN.encode("ascii"), value)
 
     def __enter__(self) -> Self:
         return self
@@ -234,13 +251,3 @@ def _before_pixels(derived: Dataset, n_pixel_bytes: int) -> bytes:
         header.add_new(0x7FE00010, "OW" if header.BitsAllocated == 16 else "OB", b"")
     length = n_pixel_bytes.to_bytes(4, "little")
     return encode(header)[: -len(length)] + length
-
-
-@contextmanager
-def _told_as_output_error() -> Iterator[None]:
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as exc:
-        raise OutputError(f"an output cannot be written: {exc.strerror}") from exc

@@ -17,7 +17,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.errors import SliceFailed, SliceSkipped
+from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
 
 PIXEL_DATA: Final = 0x7FE00010
 FLOAT_PIXEL_TAGS: Final = (0x7FE00008, 0x7FE00009)
@@ -96,8 +96,13 @@ def read_header(path: Path) -> Header:
 
 
 def unreadable(error: OSError) -> SliceFailed:
-    """Return the error for a file that cannot be opened or read."""
-    return SliceFailed("unreadable", f"cannot be read: {error.strerror}")
+    """Return the error for a file that cannot be opened or read.
+
+    pydicom raises `OSError` too, for sequences that do not end as they must: no system said so.
+    """
+    if error.errno is None:
+        return SliceFailed("unreadable", "the header cannot be parsed")
+    return SliceFailed("unreadable", f"cannot be read: {system_says(error)}")
 
 
 def parse_header(file: BinaryIO) -> Header:
@@ -122,11 +127,11 @@ def parse_header(file: BinaryIO) -> Header:
             plausible |= bool(dataset.file_meta.get("MediaStorageSOPClassUID"))
             body = _body(file, dataset)
             tag, n_bytes, offset, encapsulated, complete = _pixel_element(body, dataset)
-    except OSError:
-        raise
     except zlib.error as exc:
         raise SliceFailed("truncated", "the deflated data set ends early") from exc
-    except PARSE_ERRORS as exc:
+    except (OSError, *PARSE_ERRORS) as exc:
+        if isinstance(exc, OSError) and exc.errno is not None:
+            raise
         if not has_preamble:
             raise SliceSkipped("not-dicom", "not a DICOM file") from exc
         raise SliceFailed("unreadable", "the header cannot be parsed") from exc

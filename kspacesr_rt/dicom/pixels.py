@@ -20,7 +20,8 @@ from pydicom.uid import (
 
 from kspacesr_rt.dicom.attributes import numbers
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
-from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA
+from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.dicom.header import PIXEL_DATA
 from kspacesr_rt.dicom.plain_elements import convert_values
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.triage import SourceSlice
@@ -28,6 +29,13 @@ from kspacesr_rt.errors import NonFiniteError, SliceFailed
 from kspacesr_rt.kspace import FloatArray
 
 IntArray = npt.NDArray[np.integer[Any]]
+
+VALUES: Final = (1e-15, 1e15)
+"""Largest real-world value of a slice, at least and at most: energies, squares summed over k-space,
+then neither vanish nor overflow in float32, whatever the matrix."""
+STEPS_MAX: Final = 1 << 18
+"""Largest real-world value in steps of one stored value, four times what 16 bits count. Rounding of
+a transform, some 2e-7 of the largest value, must stay well below half a step; at 3e6 it did not."""
 
 _WORD_BYTES: Final = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
 """Bytes per word of the VRs that pydicom hands over as they lie in the file."""
@@ -57,7 +65,7 @@ def read_slice(source: SourceSlice) -> DecodedSlice:
     SliceFailed
         ``truncated``: the file holds less than it announces; ``codec``: nothing installed decodes
         its compression; ``decode``: the decoder gave up; ``unreadable``: the file or a value in
-        it; ``bad-rescale``: slope or intercept are no usable numbers.
+        it; ``bad-rescale``: slope or intercept are no usable numbers, or lose stored values.
     """
     return decode_slice(load_slice(source))
 
@@ -70,8 +78,7 @@ def load_slice(source: SourceSlice) -> FileDataset:
 def decode_slice(dataset: FileDataset) -> DecodedSlice:
     """Decode what `load_slice` has read, which is used up; see `read_slice`."""
     stored = _stored_values(dataset)
-    slope, intercept = rescale(dataset)
-    values = (stored * slope + intercept).astype(np.float32)
+    values = real_world_values(stored, dataset)
     padding = limit_padding(dataset, stored, values)
     for keyword in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:
@@ -85,6 +92,26 @@ def pixel_digest(source: SourceSlice) -> tuple[str, Dataset]:
     stored = _stored_values(dataset)
     digest = hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
     return digest, dataset
+
+
+def real_world_values(stored: npt.NDArray[np.int32], dataset: Dataset) -> FloatArray:
+    """Return stored integers as real-world values, float32: stored * slope + intercept.
+
+    Raises
+    ------
+    SliceFailed
+        ``bad-rescale``: Rescale Slope or Intercept is no usable number, or float32 would not tell
+        neighbouring stored values apart through the transforms that follow.
+    """
+    slope, intercept = rescale(dataset)
+    extremes = [int(stored.min()) * slope + intercept, int(stored.max()) * slope + intercept]
+    largest = max(map(abs, extremes))
+    if largest > 0.0 and not VALUES[0] <= largest <= min(VALUES[1], STEPS_MAX * abs(slope)):
+        raise SliceFailed(
+            "bad-rescale", "Rescale Slope and Intercept take its values out of what is computed in"
+        )
+    values: FloatArray = (stored * slope + intercept).astype(np.float32)
+    return values
 
 
 def to_stored(values: FloatArray, dataset: Dataset) -> IntArray:
@@ -151,19 +178,14 @@ def _dtype(dataset: Dataset) -> np.dtype[Any]:
 
 
 def _read(source: SourceSlice) -> FileDataset:
-    try:
-        with quiet_pydicom():
-            dataset = dcmread(source.path, force=True)
-            if not dataset.file_meta.get("TransferSyntaxUID"):
-                dataset.file_meta = guessed_meta(dataset)
-            convert_values(dataset)  # while errors can be told
-            if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
-                for element in dataset.iterall():
-                    swap_words(element)
-    except OSError as exc:
-        raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
-    except PARSE_ERRORS as exc:
-        raise SliceFailed("unreadable", "the header holds impossible values") from exc
+    with failing_the_file(), quiet_pydicom():
+        dataset = dcmread(source.path, force=True)
+        if not dataset.file_meta.get("TransferSyntaxUID"):
+            dataset.file_meta = guessed_meta(dataset)
+        convert_values(dataset)  # while errors can be told
+        if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+            for element in dataset.iterall():
+                swap_words(element)
     if not dataset.get("PixelData"):  # pydicom drops encapsulated pixel data that ends early
         raise SliceFailed("truncated", "holds no complete pixel data")
     return dataset

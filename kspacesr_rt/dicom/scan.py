@@ -10,17 +10,19 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from kspacesr_rt.dicom.derive import carried_digest
 from kspacesr_rt.dicom.enhanced_pixels import FrameReader
+from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.pixels import pixel_digest
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.skim import skim_header
 from kspacesr_rt.dicom.triage import SourceSlice, examine
-from kspacesr_rt.errors import InputError, SliceError, SliceFailed, SliceSkipped
+from kspacesr_rt.errors import InputError, SliceError, SliceFailed, SliceSkipped, system_says
 
 PROGRESS_EVERY: Final = 100
 """Files between two reports of progress: some hundredths of a second."""
@@ -103,7 +105,8 @@ def scan_folder(
     Parameters
     ----------
     root
-        Walked recursively; links inside it are not followed.
+        Walked recursively. Links inside it are read where they lead to regular files; links to
+        folders are not followed.
     include_derived
         Take maps, projections, reformats and subtractions too.
     keep_private
@@ -141,7 +144,7 @@ def scan_folder(
 def look_at(path: Path, *, include_derived: bool = False) -> SourceSlice | LeftOut:
     """Return what a regular file is."""
     try:
-        with quiet_pydicom():  # once for both
+        with failing_the_file(), quiet_pydicom():  # once for both
             return examine(skim_header(path), path, include_derived=include_derived)
     except SliceError as exc:
         return LeftOut.because(path, exc)
@@ -159,39 +162,68 @@ def sorted_out(
 
 
 def _walk(root: Path) -> Iterator[Path | LeftOut]:
-    """Yield the regular files in order of their names, and what is not to be opened."""
+    """Yield the regular files in order of their names, and what is not to be opened.
+
+    No recursion: folders can be nested deeper than Python's stack.
+    """
     # The root itself may be a link: the user named it.
     mode = root.stat().st_mode
     if not stat.S_ISDIR(mode):
         yield root if stat.S_ISREG(mode) else special_file(root, mode)
         return
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: os.fsencode(entry.name))
-    except OSError as exc:
-        error = SliceFailed("unreadable", f"the folder cannot be listed: {exc.strerror}")
-        yield LeftOut.because(root, error)
-        return
-    for entry in entries:
+    listings = [_listed(root)]
+    while listings:
+        if (entry := next(listings[-1], None)) is None:
+            listings.pop()
+            continue
+        if isinstance(entry, LeftOut):
+            yield entry
+            continue
         path = Path(entry.path)
         try:
             # Folder listings tell folders and files apart; a status is a round trip on a share.
-            is_folder = entry.is_dir(follow_symlinks=False)
-            if not is_folder and not entry.is_file(follow_symlinks=False):
-                yield special_file(path, entry.stat(follow_symlinks=False).st_mode)
-                continue
+            if entry.is_dir(follow_symlinks=False):
+                listings.append(_listed(path))
+            elif entry.is_file(follow_symlinks=False):
+                yield path
+            else:
+                mode = status_of(entry).st_mode
+                yield path if stat.S_ISREG(mode) else special_file(path, mode)
         except OSError as exc:
-            yield LeftOut.because(path, SliceFailed("unreadable", f"no status: {exc.strerror}"))
-            continue
-        if is_folder:
-            yield from _walk(path)
-        else:
-            yield path
+            yield LeftOut.because(path, SliceFailed("unreadable", f"no status: {system_says(exc)}"))
+
+
+def _listed(folder: Path) -> Iterator[os.DirEntry[str] | LeftOut]:
+    try:
+        yield from sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+    except OSError as exc:
+        error = SliceFailed("unreadable", f"the folder cannot be listed: {system_says(exc)}")
+        yield LeftOut.because(folder, error)
+
+
+def status_of(entry: os.DirEntry[str]) -> os.stat_result:
+    """Return the status of what an entry of a folder leads to, or of a link that leads nowhere."""
+    status = entry.stat(follow_symlinks=False)
+    if stat.S_ISLNK(status.st_mode):
+        with suppress(OSError):  # it dangles, or runs in a circle
+            return entry.stat()
+    return status
 
 
 def special_file(path: Path, mode: int) -> LeftOut:
-    """Return why a link, a FIFO or a device is not opened."""
-    what = "a link" if stat.S_ISLNK(mode) else "not a regular file"
-    return LeftOut.because(path, SliceSkipped("special-file", f"{what}; not opened"))
+    """Return why what is no regular file, nor a link to one, is not opened."""
+    if stat.S_ISLNK(mode):
+        error = SliceSkipped("special-file", "a link that leads nowhere")
+    elif stat.S_ISDIR(mode):
+        # It may lead back to where it stands; links to files, as data managers stage them, cannot.
+        error = SliceSkipped(
+            "special-file",
+            "a link to a folder; not followed",
+            hint="name the folder that it leads to as the input",
+        )
+    else:
+        error = SliceSkipped("special-file", "not a regular file; not opened")
+    return LeftOut.because(path, error)
 
 
 def _without_duplicates(
@@ -210,7 +242,8 @@ def _without_duplicates(
         by_digest: defaultdict[tuple[str, str], list[SourceSlice]] = defaultdict(list)
         for item in same:
             try:
-                by_digest[_digests(item, keep_private=keep_private)].append(item)
+                with failing_the_file():
+                    by_digest[_digests(item, keep_private=keep_private)].append(item)
             except SliceFailed as exc:
                 left_out.append(LeftOut.because(item.path, exc))
         if len(by_digest) > 1:

@@ -9,7 +9,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +20,12 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
 from kspacesr_rt.dicom.compress import compress, native_samples, require_lossless
+from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA, read_header
 from kspacesr_rt.dicom.plain_elements import write_elements
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID
-from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
+from kspacesr_rt.errors import OutputError, SliceError, SliceFailed, system_says
 
 REPORT_NAME: Final = "report.json"
 MANIFEST_NAME: Final = "manifest.json"
@@ -77,7 +78,9 @@ def prepare_output(root_in: Path, root_out: Path) -> None:
     except OutputError:
         raise
     except OSError as exc:
-        raise OutputError(f"the output folder cannot be used: {exc.strerror}", hint=hint) from exc
+        raise OutputError(
+            f"the output folder cannot be used: {system_says(exc)}", hint=hint
+        ) from exc
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -169,8 +172,10 @@ def write_atomically(
     Raises
     ------
     OutputError
-        If `path` exists, the disk is full, or what was written does not read back. Nothing is
-        left behind then, nor after an interrupt.
+        If `path` exists, the disk is full, or other bytes are read back than were written. Nothing
+        is left behind then, nor after an interrupt.
+    SliceFailed
+        If the data set cannot be encoded, or its file does not mean what it must.
 
     Notes
     -----
@@ -181,30 +186,46 @@ def write_atomically(
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     native = dataset
     try:
-        with timed("encode"):
+        with failing_the_file(), timed("encode"):
             if syntax is not None:
                 dataset = _compressed(native, syntax)
             content = encode(dataset)
-        with timed("write"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_new(temporary, content)
-        with timed("verify"):
-            _verify(temporary, dataset, content)
-            if syntax is not None:
-                require_lossless(dcmread(temporary), native_samples(native))
-        with timed("write"):
-            publish(temporary, path)
-    except OutputError:
+        with failing_the_file(), writing_outputs():
+            with timed("write"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write_new(temporary, content)
+            with timed("verify"):
+                _verify(temporary, dataset, content)
+                if syntax is not None:
+                    require_lossless(dcmread(temporary), native_samples(native))
+            with timed("write"):
+                publish(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_outputs() -> Iterator[None]:
+    """Tell what the system says, in the block, of our own files: it concerns the whole run.
+
+    Raises
+    ------
+    OutputError
+        If one exists already, the disk is full, and the like.
+    """
+    try:
+        yield
+    except (OutputError, SliceError):
         raise
     except FileExistsError as exc:
         raise OutputError(
             "an output of this name exists already", hint="remove it, or choose another folder"
         ) from exc
     except OSError as exc:
-        raise OutputError(f"an output cannot be written: {exc.strerror}") from exc
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if exc.errno is None:  # pydicom's own, about a value
+            raise
+        raise OutputError(f"an output cannot be written: {system_says(exc)}") from exc
 
 
 def _compressed(native: Dataset, syntax: UID) -> Dataset:
@@ -233,7 +254,9 @@ def encode(dataset: Dataset) -> bytes:
             buffer.write((dataset.preamble or bytes(128)) + b"DICM")
             write_file_meta_info(buffer, dataset.file_meta, enforce_standard=True)
             write_elements(buffer, dataset)
-    except PARSE_ERRORS as exc:
+    except (RecursionError, MemoryError):
+        raise  # as what they are
+    except (OSError, *PARSE_ERRORS) as exc:  # OSError: of no system, a buffer has none
         raise SliceFailed("unreadable", "the header holds values that cannot be written") from exc
     return buffer.getvalue()
 
@@ -248,18 +271,24 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _verify(path: Path, dataset: Dataset, content: bytes) -> None:
-    """Read the file back: a full disk can leave one that opens without an error."""
+    """Read the file back: a full disk can leave one that opens without an error.
+
+    Bytes that are others than those written are the disk's fault; sound ones that do not mean what
+    they must are this file's.
+    """
+    if path.read_bytes() != content:
+        raise OutputError("an output reads back differently than it was written")
     try:
-        header = read_header(path)
+        with failing_the_file():
+            header = read_header(path)
     except SliceError as exc:
-        raise OutputError("an output does not read back") from exc
+        raise SliceFailed("unreadable", "the header holds values that cannot be read back") from exc
     if (
         header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
         or not header.complete
         or (not header.encapsulated and header.pixel_bytes != len(dataset.PixelData))
-        or path.read_bytes() != content
     ):
-        raise OutputError("an output reads back differently than it was written")
+        raise SliceFailed("unreadable", "the header holds values that cannot be read back")
 
 
 def require_whole(path: Path, dataset: Dataset) -> None:

@@ -16,7 +16,7 @@ derived-map        skipped  is a map, projection, reformat or subtraction (`incl
 mosaic             skipped  shows many slices as tiles
 enhanced-unsupported skipped is a multi-frame object other than Enhanced MR
 already-derived    skipped  was written by this tool
-special-file       skipped  is a link, FIFO, socket or device
+special-file       skipped  is a FIFO, socket or device, a link to a folder, or to nothing
 duplicate          skipped  repeats another file, pixel for pixel
 duplicate-conflict failed   shares its SOP Instance UID with a file that tells something else
 missing-attribute  failed   lacks what the output cannot do without; nothing is invented
@@ -26,8 +26,10 @@ too-large          failed   announces more samples than any scanner makes
 truncated          failed   ends early
 codec              failed   is compressed in a way that nothing installed here can decode
 decode             failed   is compressed in a way that its codec does not accept
-bad-rescale        failed   has a rescale slope or intercept that is no usable number
+bad-rescale        failed   has a rescale slope or intercept that would lose its stored values
+encode             failed   cannot be compressed as asked without loss
 unreadable         failed   cannot be opened or parsed
+accident           failed   meets a fault of this tool
 changed            failed   was replaced between the scan and its turn
 ================== ======== ==================================================================
 """
@@ -60,7 +62,8 @@ from kspacesr_rt.dicom.attributes import (
     numbers,
     sort_numbers,
 )
-from kspacesr_rt.dicom.header import FLOAT_PIXEL_TAGS, PARSE_ERRORS, PIXEL_DATA, Header
+from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.dicom.header import FLOAT_PIXEL_TAGS, PIXEL_DATA, Header
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.skim import SkimmedHeader
 from kspacesr_rt.dicom.uids import TOOL_NAME
@@ -150,33 +153,28 @@ def examine(
     SliceSkipped, SliceFailed
         With one of the words above.
     """
-    try:
-        with quiet_pydicom():
-            if (
-                isinstance(header, Header)
-                and header.dataset.get("SOPClassUID") == EnhancedMRImageStorage
-            ):
-                # Imported here: it builds on this module.
-                from kspacesr_rt.dicom.enhanced_triage import examine_frames
+    # A header that parsed can still hold values that pydicom cannot convert when asked.
+    with failing_the_file(), quiet_pydicom():
+        if (
+            isinstance(header, Header)
+            and header.dataset.get("SOPClassUID") == EnhancedMRImageStorage
+        ):
+            # Imported here: it builds on this module.
+            from kspacesr_rt.dicom.enhanced_triage import examine_frames
 
-                return examine_frames(header, path, include_derived=include_derived)
-            _refuse_other_classes(header)
-            refuse_own_output(header.dataset)
-            if header.pixel_tag is None:  # what else it lacks may have been cut off with them
-                refuse_other_contents(header.dataset, include_derived=include_derived)
-                raise SliceFailed("truncated", "holds no pixel data")
-            refuse_other_pixels(header)
+            return examine_frames(header, path, include_derived=include_derived)
+        _refuse_other_classes(header)
+        refuse_own_output(header.dataset)
+        if header.pixel_tag is None:  # what else it lacks may have been cut off with them
             refuse_other_contents(header.dataset, include_derived=include_derived)
-            require(header.dataset, *IMAGE_ATTRIBUTES, *PLANE_ATTRIBUTES)
-            require_possible_pixels(header.dataset)
-            require_possible_plane(header.dataset)
-            require_pixel_data(header)
-            return _source_slice(header.dataset, path)
-    except (SliceSkipped, SliceFailed):
-        raise
-    except (OSError, *PARSE_ERRORS) as exc:  # OSError: a sequence that ends in an element
-        # A header that parsed can still hold values that pydicom cannot convert when asked.
-        raise SliceFailed("unreadable", "the header holds impossible values") from exc
+            raise SliceFailed("truncated", "holds no pixel data")
+        refuse_other_pixels(header)
+        refuse_other_contents(header.dataset, include_derived=include_derived)
+        require(header.dataset, *IMAGE_ATTRIBUTES, *PLANE_ATTRIBUTES)
+        require_possible_pixels(header.dataset)
+        require_possible_plane(header.dataset)
+        require_pixel_data(header)
+        return _source_slice(header.dataset, path)
 
 
 def _refuse_other_classes(header: Header | SkimmedHeader) -> None:

@@ -25,7 +25,7 @@ from kspacesr_rt.engines.sidecar import (
     sidecar_path,
     write_engine,
 )
-from kspacesr_rt.errors import ModelFileError, OutputError
+from kspacesr_rt.errors import ModelFileError, OutputError, system_says
 from kspacesr_rt.files import replace_file
 
 FOLDER_VARIABLE = "KSPACESR_RT_CACHE"
@@ -213,7 +213,7 @@ class EngineCache:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise OutputError(
-                f"cannot make {self.folder}: {exc.strerror}",
+                f"cannot make {self.folder}: {system_says(exc)}",
                 hint=f"name another folder with {FOLDER_VARIABLE}",
             ) from exc
 
@@ -235,4 +235,4 @@ def _remove(path: Path) -> None:
         sidecar_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     except OSError as exc:
-        raise OutputError(f"cannot remove {path}: {exc.strerror}") from exc
+        raise OutputError(f"cannot remove {path}: {system_says(exc)}") from exc

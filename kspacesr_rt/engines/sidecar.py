@@ -18,7 +18,7 @@ from typing import Any
 from kspacesr_rt._version import __version__
 from kspacesr_rt.engines.adapter import Compiled, LayerCounts
 from kspacesr_rt.engines.inputs import EngineInputs
-from kspacesr_rt.errors import ModelFileError, ModelSpecError
+from kspacesr_rt.errors import ModelFileError, ModelSpecError, system_says
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.spec import ModelSpec
 
@@ -209,7 +209,7 @@ def read_sidecar(path: Path) -> EngineInfo:
         text = sidecar.read_text(encoding="utf-8")
     except OSError as exc:
         raise ModelFileError(
-            f"{sidecar.name}: cannot be read: {exc.strerror}; an engine needs its sidecar",
+            f"{sidecar.name}: cannot be read: {system_says(exc)}; an engine needs its sidecar",
             hint="copy both files, or build the engine again: kspacesr-rt build",
         ) from exc
     except UnicodeDecodeError as exc:
@@ -229,7 +229,9 @@ def load_engine(path: Path) -> tuple[EngineInfo, bytes]:
     try:
         plan = path.read_bytes()
     except OSError as exc:
-        raise ModelFileError(f"{path.name}: cannot be read: {exc.strerror}", hint=_HINT) from exc
+        raise ModelFileError(
+            f"{path.name}: cannot be read: {system_says(exc)}", hint=_HINT
+        ) from exc
     if len(plan) != info.size_bytes:
         raise ModelFileError(
             f"{path.name}: has {len(plan)} bytes, its sidecar says {info.size_bytes}", hint=_HINT

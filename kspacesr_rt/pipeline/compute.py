@@ -10,6 +10,7 @@ import numpy as np
 
 from kspacesr_rt.backends import Backend
 from kspacesr_rt.dicom import DecodedSlice
+from kspacesr_rt.dicom.failures import failure_of
 from kspacesr_rt.errors import ShapeError, SliceFailed
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.state import RunState
@@ -43,10 +44,13 @@ class Computing:
         try:
             with self._run.clock.busy("bind"):
                 backend = self._run.backends.get(matrix)
+            batch = np.stack([decoded.values for decoded in slices])[:, None]
         except ShapeError as exc:
             future.set_exception(SliceFailed("matrix", str(exc)))
             return future
-        batch = np.stack([decoded.values for decoded in slices])[:, None]
+        except MemoryError as exc:
+            future.set_exception(failure_of(exc))
+            return future
         if self._pool is not None:
             return self._pool.submit(self._computed, backend, batch)
         try:
@@ -62,6 +66,8 @@ class Computing:
             return backend.run(batch)[:, 0]
         except ShapeError as exc:
             raise SliceFailed("matrix", str(exc)) from exc
+        except MemoryError as exc:
+            raise failure_of(exc) from exc
         finally:
             elapsed = time.perf_counter() - started
             transferred = min(getattr(backend, "transfer_s", 0.0) - moved, elapsed)

@@ -141,7 +141,7 @@ class Flow:
             state.left = len(units)
             if not units:
                 if previews is not None:
-                    previews.save(self._run.output)
+                    self._run.save_previews(previews)
                 continue
             survey = self._pool.submit(self._run.survey, one)
             ahead.append(_Prepared(state=state, units=units, survey=survey))
@@ -295,7 +295,7 @@ class Flow:
     def _count_down(self, state: SeriesState) -> None:
         state.left -= 1
         if state.left == 0 and state.previews is not None:
-            state.previews.save(self._run.output)
+            self._run.save_previews(state.previews)
 
 
 def _interpolated(*, multi_frame: bool) -> SliceSkipped:

@@ -25,7 +25,7 @@ from typing import Any, Final
 from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import SourceSlice
 from kspacesr_rt.dicom.store import MANIFEST_NAME, STATE_FOLDER, remove_leftovers
-from kspacesr_rt.errors import OutputError, RunMismatchError
+from kspacesr_rt.errors import OutputError, RunMismatchError, system_says
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.report import SeriesRecord, SliceRecord
 
@@ -293,7 +293,7 @@ def _lock(file: int) -> None:
         ) from exc
     except OSError as exc:
         raise OutputError(
-            f"the output folder cannot be locked: {exc.strerror}",
+            f"the output folder cannot be locked: {system_says(exc)}",
             hint="its file system must know locks, as local disks, NFS 4 and SMB do",
         ) from exc
 
@@ -305,7 +305,7 @@ def _told() -> Iterator[None]:
     except OutputError:
         raise
     except OSError as exc:
-        raise OutputError(f"the output folder cannot be used: {exc.strerror or exc}") from exc
+        raise OutputError(f"the output folder cannot be used: {system_says(exc)}") from exc
 
 
 def _tuples(value: Any) -> Any:

@@ -22,6 +22,7 @@ from kspacesr_rt.dicom import (
     to_stored,
     told_by_frame,
 )
+from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.compute import Computing
@@ -60,6 +61,10 @@ class _GrowingFile:
 
     def add(self, frames: list[DecodedSlice], results: FloatArray) -> None:
         """Check and write some frames; runs in one worker at a time."""
+        with failing_the_file():
+            self._add(frames, results)
+
+    def _add(self, frames: list[DecodedSlice], results: FloatArray) -> None:
         clock, previews = self.run.clock, self.plan.state.previews
         for decoded, sr in zip(frames, results, strict=True):
             with clock.busy("check"), told_by_frame(self.n_frames + 1):
@@ -94,17 +99,19 @@ def process_frames(
     source = unit.source
     end = run.done + (source.n_frames or 1)
     try:
-        with run.clock.busy("read"):
-            before = status(source)
-            reader = FrameReader(source)
-            header = reader.take_header()
-            _require_scanned(header, len(reader), source)
-        with run.clock.busy("encode"):
-            derived = derive_enhanced(header, run.derivation)
-        with EnhancedWriter(run.output, derived, run.derivation, syntax=run.syntax) as writer:
+        with failing_the_file():
+            with run.clock.busy("read"):
+                before = status(source)
+                reader = FrameReader(source)
+                header = reader.take_header()
+                _require_scanned(header, len(reader), source)
+            with run.clock.busy("encode"):
+                derived = derive_enhanced(header, run.derivation)
+                output = EnhancedWriter(run.output, derived, run.derivation, syntax=run.syntax)
+        with output as writer:
             growing = _GrowingFile(run=run, unit=unit, plan=plan, writer=writer)
             _flow(run, growing, iter(reader), pool, backend)
-            with run.clock.busy("write"):
+            with failing_the_file(), run.clock.busy("write"):
                 path, fresh = writer.finish()
     except (SliceFailed, SliceSkipped) as exc:
         run.advance(end - run.done)
@@ -143,7 +150,7 @@ def _flow(
     """Bring every frame through the backend; one chunk is read and one is written meanwhile."""
 
     def next_frames() -> list[DecodedSlice]:
-        with run.clock.busy("decode"):
+        with failing_the_file(), run.clock.busy("decode"):
             return list(islice(frames, run.options.batch))
 
     reading: Future[list[DecodedSlice]] = pool.submit(next_frames)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from kspacesr_rt.backends import backend_info
 from kspacesr_rt.dicom import LeftOut, Scan, prepare_output, scan_folder
@@ -29,6 +30,9 @@ from kspacesr_rt.pipeline.options import InferOptions, RunProgress
 from kspacesr_rt.pipeline.state import RunState, StopAskedError
 from kspacesr_rt.report import RunReport, require_replaceable
 from kspacesr_rt.survey import INTERPOLATION_WARNINGS
+
+ENDED_BY_SIGNAL: Final = 128
+"""Exit codes beyond this are numbers of signals, as shells have it."""
 
 
 class Engine(Protocol):
@@ -148,8 +152,8 @@ def infer(
             held_signals() as stop_asked,
         ):
             run.derivation = replace(run.derivation, run_salt=manifest.run_salt)
-            run.stop_asked = stop_asked
-            return _reported(engine, run, scan, report_file, started)
+            run.stop_asked = lambda: bool(stop_asked())
+            return _reported(engine, run, scan, report_file, started, stop_asked)
 
 
 def prepare(source: Path, output: Path, report_file: Path | None) -> Path:
@@ -235,31 +239,42 @@ def workers_of(options: InferOptions, backend: str) -> int:
 
 
 def _reported(
-    engine: Engine, run: RunState, scan: Scan, report_file: Path, started: float
+    engine: Engine,
+    run: RunState,
+    scan: Scan,
+    report_file: Path,
+    started: float,
+    signalled: Callable[[], int],
 ) -> RunReport:
     """Process every series and write the report, whatever ends the run."""
 
-    def report(*, interrupted: bool) -> RunReport:
+    def report(*, ended_with: int | None = None) -> RunReport:
         wall_s = time.perf_counter() - started
         workers, computing = engine.side_by_side(run)
-        return run.report(
-            scan, wall_s, workers=workers, computing=computing, interrupted=interrupted
-        )
+        return run.report(scan, wall_s, workers=workers, computing=computing, ended_with=ended_with)
 
     try:
         engine.process(run, scan)
     except StopAskedError:
-        interrupted = report(interrupted=True)
+        number = signalled()
+        interrupted = report(ended_with=ENDED_BY_SIGNAL + number)
         interrupted.save(report_file)
         return interrupted
-    except BaseException:
+    except BaseException as exc:
         # The disk is full, say: what was done until then is still worth knowing.
         with suppress(OutputError):
-            report(interrupted=True).save(report_file)
+            report(ended_with=_exit_code_of(exc)).save(report_file)
         raise
-    finished = report(interrupted=False)
+    finished = report()
     finished.save(report_file)
     return finished
+
+
+def _exit_code_of(exc: BaseException) -> int:
+    """Return the exit code of a process that an exception ends."""
+    interrupted = ENDED_BY_SIGNAL + signal.SIGINT
+    unknown = interrupted if isinstance(exc, KeyboardInterrupt) else KspaceSRError.exit_code
+    return int(getattr(exc, "exit_code", unknown))
 
 
 def _nothing_to_do(left_out: tuple[LeftOut, ...]) -> KspaceSRError:

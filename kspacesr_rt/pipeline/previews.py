@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.kspace import FloatArray, SampleGrid
 
@@ -34,16 +35,25 @@ class Previews:
             self._kept += shown
 
     def save(self, folder: Path) -> None:
-        """Write the contact sheet, unless there is nothing on it."""
+        """Write the contact sheet, unless there is nothing on it.
+
+        Raises
+        ------
+        SliceFailed
+            If it cannot be drawn.
+        OutputError
+            If it cannot be written.
+        """
         if not self._kept:
             return
         from kspacesr_rt.preview import PreviewSlice, contact_sheet
 
         self._kept.sort(key=lambda shown: shown[0])
-        png = contact_sheet(
-            [
-                PreviewSlice(lr=lr, sr=sr, number=number + 1, grid=self._grid)
-                for number, lr, sr in self._kept
-            ]
-        )
+        with failing_the_file():
+            png = contact_sheet(
+                [
+                    PreviewSlice(lr=lr, sr=sr, number=number + 1, grid=self._grid)
+                    for number, lr, sr in self._kept
+                ]
+            )
         replace_file(folder / f"preview-{self._series_uid}.png", png)

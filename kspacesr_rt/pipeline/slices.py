@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,10 @@ from kspacesr_rt.dicom import (
     require_whole,
     uninterpolated,
     write_atomically,
+    writing_outputs,
 )
-from kspacesr_rt.dicom.header import PARSE_ERRORS
-from kspacesr_rt.errors import KspaceSRError, SliceFailed, SliceSkipped
+from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.previews import Shown
 from kspacesr_rt.pipeline.state import RunState, SeriesState, Unit
@@ -76,18 +75,23 @@ def decode(run: RunState, unit: Unit, plan: SlicePlan) -> Decoded | LeftOutError
     """Read and decode a slice, or return why that is not possible."""
     source = unit.source
     try:
-        with run.clock.busy("read"):
-            found = plan.read.pop(source.path, None)
-            before = found[1] if found else status(source)
-            loaded = found[0] if found else load_slice(source)
-        with run.clock.busy("decode"):
-            stored = loaded if isinstance(loaded, DecodedSlice) else decode_slice(loaded)
-            _require_scanned(stored, source)
-            return Decoded(slice=uninterpolated(stored, plan.matrix), before=before)
+        with failing_the_file():
+            return _decoded(run, source, plan)
     except SliceSkipped:
         return replaced()
     except SliceFailed as exc:
         return exc
+
+
+def _decoded(run: RunState, source: SourceSlice, plan: SlicePlan) -> Decoded:
+    with run.clock.busy("read"):
+        found = plan.read.pop(source.path, None)
+        before = found[1] if found else status(source)
+        loaded = found[0] if found else load_slice(source)
+    with run.clock.busy("decode"):
+        stored = loaded if isinstance(loaded, DecodedSlice) else decode_slice(loaded)
+        _require_scanned(stored, source)
+        return Decoded(slice=uninterpolated(stored, plan.matrix), before=before)
 
 
 def replaced() -> SliceFailed:
@@ -113,7 +117,7 @@ def status(source: SourceSlice) -> os.stat_result:
     try:
         return source.path.stat()
     except OSError as exc:
-        raise SliceFailed("unreadable", f"cannot be read: {exc.strerror}") from exc
+        raise SliceFailed("unreadable", f"cannot be read: {system_says(exc)}") from exc
 
 
 def finish(
@@ -128,17 +132,19 @@ def finish(
     """
     spec = run.backends.spec
     try:
-        with run.clock.busy("check"):
-            figures = check_result(sr, decoded.slice.values, spec)
-        with run.clock.busy("encode"), told_of_header():
-            dataset = derive(decoded.slice, sr, plan.derivation)
+        with failing_the_file():
+            with run.clock.busy("check"):
+                figures = check_result(sr, decoded.slice.values, spec)
+            with run.clock.busy("encode"):
+                dataset = derive(decoded.slice, sr, plan.derivation)
         path = output_path(run.output, dataset)
-        fresh = not path.exists()
-        if fresh:
-            write_atomically(dataset, path, syntax=run.syntax, timed=run.clock.busy)
-        else:
-            with run.clock.busy("verify"):
-                require_whole(path, dataset)
+        with failing_the_file(), writing_outputs():
+            fresh = not path.exists()
+            if fresh:
+                write_atomically(dataset, path, syntax=run.syntax, timed=run.clock.busy)
+            else:
+                with run.clock.busy("verify"):
+                    require_whole(path, dataset)
     except SliceFailed as exc:
         return exc
     previews = plan.state.previews
@@ -168,22 +174,12 @@ def shown_again(run: RunState, unit: Unit, record: SliceRecord) -> tuple[str, li
     if record.n_frames is not None or record.matrix is None:
         return path.parent.name, []
     try:
-        lr = uninterpolated(read_slice(unit.source), record.matrix)
-        sr = read_slice(replace(unit.source, path=path))
+        with failing_the_file():
+            lr = uninterpolated(read_slice(unit.source), record.matrix)
+            sr = read_slice(replace(unit.source, path=path))
     except SliceFailed:
         return path.parent.name, []
     return path.parent.name, [(unit.number, lr.values, sr.values)]
-
-
-@contextmanager
-def told_of_header() -> Iterator[None]:
-    """Let values that no rule of a header foresaw fail the slice, not the run."""
-    try:
-        yield
-    except KspaceSRError:
-        raise
-    except PARSE_ERRORS as exc:
-        raise SliceFailed("unreadable", "the header holds impossible values") from exc
 
 
 def told_figures(figures: SliceFigures | None, flags: tuple[str, ...]) -> dict[str, Any]:

@@ -159,6 +159,13 @@ class RunState:
         if self.stop_asked():
             raise StopAskedError
 
+    def save_previews(self, previews: Previews) -> None:
+        """Write the contact sheet of a series; one that cannot be drawn is a note, not the end."""
+        try:
+            previews.save(self.output)
+        except SliceFailed as exc:
+            self.backends.notes[f"the contact sheet of a series is not drawn: {exc}"] = None
+
     def label(self, path: Path) -> str:
         """Name a file of the input in the report."""
         return file_label(path, self.source, show_path=self.options.show_paths)
@@ -173,9 +180,9 @@ class RunState:
         )
 
     def report(
-        self, scan: Scan, wall_s: float, *, workers: int, computing: int = 1, interrupted: bool
+        self, scan: Scan, wall_s: float, *, workers: int, computing: int = 1, ended_with: int | None
     ) -> RunReport:
-        """Return what was done so far."""
+        """Return what was done so far; `ended_with`: the exit code of a run that was cut short."""
         spec, choice = self.backends.spec, self.backends.choice
         timings = self.clock.timings(wall_s, workers=workers, computing=computing)
         slices = [self.records[ordinal] for ordinal in sorted(self.records)]
@@ -197,7 +204,8 @@ class RunState:
                 for record in self.series_records.get(series.uid, [])
             ),
             bounds={name: spec.bounds[name] for name in BOUNDED if name in spec.bounds},
-            interrupted=interrupted,
+            interrupted=ended_with is not None,
+            ended_with=ended_with,
             not_reached=self.total - self.done,
             seconds={
                 **{stage: round(busy, 4) for stage, busy in self.clock.seconds.items()},

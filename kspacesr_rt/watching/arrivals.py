@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
@@ -15,7 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from kspacesr_rt.dicom import LeftOut, Scan, SourceSlice, look_at, sorted_out, special_file
+from kspacesr_rt.dicom import (
+    LeftOut,
+    Scan,
+    SourceSlice,
+    look_at,
+    sorted_out,
+    special_file,
+    status_of,
+)
 
 TEMPORARY: Final = (".part", ".partial", ".tmp", ".temp", ".filepart", ".crdownload", ".download")
 """How names end that programs give to files they have not finished."""
@@ -145,6 +154,16 @@ class Arrivals:
         return self._folders[folder].files if folder in self._folders else {}
 
     def _look_into(self, folder: Path, on_file: Callable[[], None], *, deep: bool) -> None:
+        waiting = [(folder, deep)]  # no recursion: folders can be nested deeper than the stack
+        while waiting:
+            one, deep = waiting.pop()
+            new = self._look_at_entries(one, on_file, deep=deep)
+            waiting += [(one / name, True) for name in reversed(new)]
+
+    def _look_at_entries(
+        self, folder: Path, on_file: Callable[[], None], *, deep: bool
+    ) -> list[str]:
+        """See what changed in one folder; return the names of those inside to be looked into."""
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
         except OSError as exc:
@@ -152,7 +171,7 @@ class Arrivals:
                 self.reachable = False  # unmounted, say: nothing of what is known is forgotten
             elif isinstance(exc, (FileNotFoundError, NotADirectoryError)):
                 self._forget(folder)
-            return
+            return []
         if folder == self._root:
             self.reachable = True
         known = self._folders.setdefault(folder, _Folder())
@@ -164,25 +183,23 @@ class Arrivals:
                 if entry.is_dir(follow_symlinks=False):
                     inner.append(entry.name)
                     continue
-                status = entry.stat(follow_symlinks=False)
+                status = status_of(entry)
             except OSError:  # it went away since it was listed
                 continue
             files.add(entry.name)
             before = known.files.get(entry.name)
             if before is None or not before.is_still(status):
                 on_file()
-                regular = entry.is_file(follow_symlinks=False)
-                self._meet(known, folder / entry.name, status, regular=regular)
+                self._meet(known, folder / entry.name, status)
         for name in known.files.keys() - files:
             self._drop(folder / name, known.files.pop(name))
         for name in known.folders - set(inner):
             self._forget(folder / name)
         new = [name for name in inner if deep or name not in known.folders]
         known.folders = set(inner)
-        for name in new:
-            self._look_into(folder / name, on_file, deep=True)
+        return new
 
-    def _meet(self, folder: _Folder, path: Path, status: os.stat_result, *, regular: bool) -> None:
+    def _meet(self, folder: _Folder, path: Path, status: os.stat_result) -> None:
         """Take in a file that is new or has changed."""
         if before := folder.files.get(path.name):
             self._done.pop(before.uid, None)
@@ -195,7 +212,7 @@ class Arrivals:
             since = self._as_of - min(max(0.0, time.time() - changed), self._settle_s)
         found = (
             look_at(path, include_derived=self._include_derived)
-            if regular
+            if stat.S_ISREG(status.st_mode)
             else special_file(path, status.st_mode)
         )
         self._waiting[path] = _Waiting(found=found, since=since)
@@ -207,11 +224,13 @@ class Arrivals:
             del self._done[known.uid]
 
     def _forget(self, folder: Path) -> None:
-        known = self._folders.pop(folder, _Folder())
-        for name, file in known.files.items():
-            self._drop(folder / name, file)
-        for name in known.folders:
-            self._forget(folder / name)
+        waiting = [folder]
+        while waiting:
+            one = waiting.pop()
+            known = self._folders.pop(one, _Folder())
+            for name, file in known.files.items():
+                self._drop(one / name, file)
+            waiting += [one / name for name in known.folders]
 
     def ready(
         self,

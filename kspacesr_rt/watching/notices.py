@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
-from kspacesr_rt.errors import BackendUnavailableError, InputError
+from kspacesr_rt.errors import BackendUnavailableError, InputError, system_says
 
 LOOK_ANYWAY_S: Final = 600.0
 """How often everything is looked at although nothing was notified: queues overflow."""
@@ -132,8 +132,13 @@ class Notified:
             self._observer.start()
         except OSError as exc:
             raise InputError(
-                f"the system does not notify of changes: {exc.strerror}",
+                f"the system does not notify of changes: {system_says(exc)}",
                 hint="--poll 5 looks every five seconds; or raise fs.inotify.max_user_watches",
+            ) from exc
+        except RecursionError as exc:
+            raise InputError(
+                "its folders are nested too deeply to be notified of changes",
+                hint="--poll 5 looks every five seconds",
             ) from exc
         return self
 

@@ -21,6 +21,7 @@ from kspacesr_rt.errors import (
     NoMRImageError,
     OutputError,
     StrictRefusalError,
+    system_says,
 )
 from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.node.events import Log
@@ -279,7 +280,7 @@ class _Watcher:
         try:
             lock = (self._first.output / STATE_FOLDER / LOCK).stat()
         except OSError as exc:
-            raise OutputError(f"the output folder cannot be used: {exc.strerror}") from exc
+            raise OutputError(f"the output folder cannot be used: {system_says(exc)}") from exc
         if (lock.st_dev, lock.st_ino) != (self._lock.st_dev, self._lock.st_ino):
             gone = OSError(0, "another folder stands in its place")
             raise OutputError(f"the output folder cannot be used: {gone.strerror}") from gone

@@ -91,6 +91,7 @@ def is_of_the_place(error: Exception) -> bool:
     return (
         isinstance(error, OutputError)
         and isinstance(cause, OSError)
+        and cause.errno is not None  # without, it is of pydicom, about a value
         and not isinstance(cause, FileExistsError)
     )
 

@@ -12,7 +12,7 @@ from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, RLELossless
 from kspacesr_rt.dicom import compress, derive, output_path, write_atomically
 from kspacesr_rt.dicom.codestream import read_jpeg2000
 from kspacesr_rt.dicom.compress import SYNTAXES, syntax_of
-from kspacesr_rt.errors import BackendUnavailableError, InputError, OutputError
+from kspacesr_rt.errors import BackendUnavailableError, InputError, SliceFailed
 from kspacesr_rt.kspace import zero_fill_image
 from kspacesr_rt.pipeline import InferOptions, infer
 from kspacesr_rt.sample import sample_folder
@@ -79,8 +79,9 @@ def test_a_lossy_encoder_is_found_out(syntax, derived, tmp_path, monkeypatch):
         return honest(changed, header, uid)
 
     monkeypatch.setattr(compress, "compress_frame", wrong)
-    with pytest.raises(OutputError, match="does not survive"):
+    with pytest.raises(SliceFailed, match="does not survive") as caught:
         write_atomically(native, tmp_path / "out" / "a.dcm", syntax=syntax)
+    assert caught.value.reason == "encode"
     assert list((tmp_path / "out").iterdir()) == []
 
 

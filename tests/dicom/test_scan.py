@@ -107,7 +107,8 @@ def test_special_files_are_never_opened(mr, save, tmp_path, monkeypatch):
     os.mkfifo(folder / "fifo")
     (folder / "dangling").symlink_to(folder / "nothing")
     (folder / "loop").symlink_to(folder, target_is_directory=True)
-    (folder / "link").symlink_to(folder / "slice.dcm")
+    (folder / "circle").symlink_to("circle")
+    (folder / "to-fifo").symlink_to("fifo")
     monkeypatch.chdir(folder)  # a socket's path may be 107 bytes long
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
@@ -119,8 +120,52 @@ def test_special_files_are_never_opened(mr, save, tmp_path, monkeypatch):
         scan = scan_folder(folder)
     assert opened == ["slice.dcm"]
     expected = ("skipped", "special-file")
-    assert reasons(scan) == dict.fromkeys(["dangling", "fifo", "link", "loop", "socket"], expected)
+    assert reasons(scan) == dict.fromkeys(
+        ["circle", "dangling", "fifo", "loop", "socket", "to-fifo"], expected
+    )
     assert scan.n_slices == 1
+
+
+def test_links_to_files_are_read(mr, save, tmp_path):
+    """git-annex, DataLad, Nextflow and Snakemake stage every file of a study as a link."""
+    stored = save(mr(), folder=tmp_path / "store")
+    staged = tmp_path / "study" / "1.dcm"
+    staged.parent.mkdir()
+    staged.symlink_to(Path("..") / stored.relative_to(tmp_path))
+    scan = scan_folder(staged.parent)
+    assert [one.path for series in scan.series for one in series.slices] == [staged]
+    (staged.parent / "again.dcm").symlink_to(staged)  # a chain, to the same slice
+    assert reasons(scan_folder(staged.parent)) == {"again.dcm": ("skipped", "duplicate")}
+
+
+def test_links_to_folders_are_named_and_not_followed(mr, save, tmp_path):
+    """One could lead back to where it stands; the hint says what to do."""
+    folder = save(mr(), folder=tmp_path / "study").parent
+    other = save(mr(), folder=tmp_path / "other").parent
+    (folder / "more").symlink_to(other)
+    (left,) = scan_folder(folder).left_out
+    assert (left.path.name, left.reason) == ("more", "special-file")
+    assert left.message == "a link to a folder; not followed"
+    assert left.hint == "name the folder that it leads to as the input"
+
+
+def test_folders_may_be_nested_deeper_than_the_stack(mr, save, tmp_path, monkeypatch):
+    """A good slice beside them is found, and one at their very end."""
+    folder = save(mr(), folder=tmp_path / "study").parent
+    monkeypatch.chdir(folder)
+    for _ in range(1100):
+        Path("d").mkdir()
+        os.chdir("d")
+    try:
+        Path("deep.dcm").symlink_to(folder / "slice.dcm")
+        scan = scan_folder(folder)
+    finally:  # pytest removes folders with a function that calls itself
+        Path("deep.dcm").unlink()
+        for _ in range(1100):
+            os.chdir("..")
+            Path("d").rmdir()
+    assert scan.n_slices == 1
+    assert [one.reason for one in scan.left_out] == ["duplicate"]
 
 
 def test_a_fifo_as_root_is_left_out(tmp_path):
