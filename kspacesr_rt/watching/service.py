@@ -144,7 +144,7 @@ def watch(
                 options=watch_options,
                 log=log or Log(quiet=True),
                 report_file=report_file,
-                stop_asked=lambda: signalled() or stop_asked(),
+                stop_asked=lambda: bool(signalled()) or stop_asked(),
             )
             watcher.run()
 
