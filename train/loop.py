@@ -136,7 +136,7 @@ def train(
     with held_signals() as stop_asked:
         while run.step < options.steps:
             run.advance()
-            stopping = run.ranks.any(stop_asked())
+            stopping = run.ranks.any(bool(stop_asked()))
             due = run.step % options.validate_every == 0 or run.step == options.steps
             found = None
             if due and validation and run.ranks.first:
