@@ -175,7 +175,7 @@ def with_tables(readme: str, results: Path) -> str:
 
 def main(readme: Path, results: Path) -> None:
     """Rewrite a README in place."""
-    replace_file(readme, with_tables(readme.read_text(), results).encode())
+    replace_file(readme, with_tables(readme.read_text(encoding="utf-8"), results).encode())
 
 
 if __name__ == "__main__":

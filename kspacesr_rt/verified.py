@@ -103,17 +103,29 @@ class VerificationCache:
     Parameters
     ----------
     folder
-        Where; None for ``verified`` beside `kspacesr_rt.engines.cache.default_folder`.
+        Where; None for ``verified`` beside `kspacesr_rt.engines.cache.default_folder`. Where there
+        is none, nothing is found and nothing can be kept.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or default_folder().with_name("verified")
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """Where.
+
+        Raises
+        ------
+        OutputError
+            If there is no place for a cache.
+        """
+        return self._folder or default_folder().with_name("verified")
 
     def find(self, inputs: VerificationInputs, model: ModelFile) -> Verification | None:
         """Return what was measured under these inputs; None if nothing usable is kept."""
         try:
             stored = json.loads(self._path(inputs).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # an OutputError too, where there is no place for a cache
             return None
         if not isinstance(stored, dict):
             return None
@@ -134,10 +146,11 @@ class VerificationCache:
             "inputs": inputs.to_dict(),
             "verification": verification.to_dict(),
         }
+        folder = self.folder
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
-            raise OutputError(f"cannot make {self.folder}: {system_says(exc)}") from exc
+            raise OutputError(f"cannot make {folder}: {system_says(exc)}") from exc
         replace_file(self._path(inputs), (json.dumps(document, indent=1) + "\n").encode())
 
     def forget(self) -> int:
@@ -148,7 +161,11 @@ class VerificationCache:
         OutputError
             If one cannot be removed.
         """
-        kept = sorted(self.folder.glob("*.json"))
+        try:
+            folder = self.folder
+        except OutputError:
+            return 0
+        kept = sorted(folder.glob("*.json"))
         for path in kept:
             try:
                 path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 Run as a script it is `kspacesr-rt` with a backend that is slow, and that notes what it computed:
 ``FAULT_SLEEP`` is the seconds a batch takes longer, ``FAULT_LOG`` the file in which every computed
-slice becomes one byte, ``FAULT_READY`` a file that is there as soon as everything is loaded.
+slice becomes one byte, ``FAULT_READY`` a file that is there as soon as series are processed.
 """
 
 from __future__ import annotations
@@ -125,11 +125,11 @@ def wait_until(condition, process: subprocess.Popen[str] | None = None, *, timeo
 
 
 def _main() -> None:
-    from kspacesr_rt import pipeline
     from kspacesr_rt.cli import main
     from kspacesr_rt.pipeline import opened
+    from kspacesr_rt.pipeline.local import LocalEngine
 
-    real_infer = pipeline.infer
+    real_process = LocalEngine.process
     real, sleep_s = opened.open_backend, float(os.environ["FAULT_SLEEP"])
     log = os.environ["FAULT_LOG"]
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log else None
@@ -148,11 +148,11 @@ def _main() -> None:
         backend.run = run_slowly
         return backend
 
-    def infer_and_tell(*arguments, **options):
+    def process_and_tell(*arguments):
         Path(os.environ["FAULT_READY"]).touch()
-        return real_infer(*arguments, **options)
+        return real_process(*arguments)
 
-    opened.open_backend, pipeline.infer = open_slowly, infer_and_tell
+    opened.open_backend, LocalEngine.process = open_slowly, process_and_tell
     if limit := os.environ.get("FAULT_FILE_SIZE"):
         import resource
 

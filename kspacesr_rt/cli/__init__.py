@@ -5,19 +5,26 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from kspacesr_rt.cli import streams
+from kspacesr_rt.errors import OutputError
 from kspacesr_rt.interruption import TerminatedError, arrived, take_signals
 
 
 def main() -> None:
     """Run the command line, in a process that is its own."""
+    streams.make_usable()
     take_signals()
     try:
         from kspacesr_rt.cli.commands import app  # takes a while: signals are looked after by now
 
         app()
-    except SystemExit:
+    except SystemExit as exc:
         if (number := arrived()) is not None:
             sys.exit(128 + number)
+        if not exc.code and (reason := streams.refused()) is not None:
+            print(f"error: {reason}", file=sys.stderr)
+            print("hint: what the command did is done; only what it tells is lost", file=sys.stderr)
+            sys.exit(OutputError.exit_code)
         raise
     except (Exception, KeyboardInterrupt, TerminatedError):
         if (number := arrived()) is None:

@@ -77,6 +77,8 @@ def list_cache(as_json: AsJson = False) -> None:
     from kspacesr_rt.engines.cache import EngineCache
 
     cache = EngineCache()
+    if (reason := cache.why_none()) is not None:
+        typer.echo(f"warning: {reason}; {reason.hint}", err=True)
     if as_json:
         echo_json([entry.to_dict() for entry in cache.listing()])
     else:

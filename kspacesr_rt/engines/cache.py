@@ -36,7 +36,23 @@ _NAME_DIGITS = 12
 
 
 def default_folder() -> Path:
-    """Return where engines are kept: ``$KSPACESR_RT_CACHE``, or the platform's cache folder."""
+    """Return where engines are kept: ``$KSPACESR_RT_CACHE``, or the platform's cache folder.
+
+    Raises
+    ------
+    OutputError
+        If this user has no home folder: a container's, mostly, without an entry in ``passwd``.
+    """
+    try:
+        return _default_folder()
+    except RuntimeError as exc:  # of pathlib
+        raise OutputError(
+            "there is no cache: this user has no home folder",
+            hint=f"name a folder with {FOLDER_VARIABLE}",
+        ) from exc
+
+
+def _default_folder() -> Path:
     if named := os.environ.get(FOLDER_VARIABLE):
         return Path(named).expanduser() / "engines"
     if sys.platform == "win32":
@@ -56,11 +72,30 @@ class EngineCache:
     Parameters
     ----------
     folder
-        Where; None for `default_folder`.
+        Where; None for `default_folder`. Where there is none, nothing is found or can be kept.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or default_folder()
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """Where.
+
+        Raises
+        ------
+        OutputError
+            If there is no place for a cache.
+        """
+        return self._folder or default_folder()
+
+    def why_none(self) -> OutputError | None:
+        """Return why there is no place for a cache; None if there is one."""
+        try:
+            _ = self.folder
+        except OutputError as exc:
+            return exc
+        return None
 
     def get_or_build(
         self,
@@ -144,6 +179,8 @@ class EngineCache:
 
     def listing(self) -> tuple[CacheEntry, ...]:
         """Return every engine in the cache, the one used last first."""
+        if self.why_none() is not None:
+            return ()
         entries = [entry_of(path) for path in self.folder.glob("*.engine")]
         found = [entry for entry in entries if entry is not None]
         return tuple(sorted(found, key=lambda entry: entry.last_used, reverse=True))
@@ -152,7 +189,8 @@ class EngineCache:
         """Return the listing for people."""
         entries = self.listing()
         total = sum(entry.size_bytes for entry in entries)
-        last = f"{len(entries)} engines, {total / 1e6:.1f} MB in {self.folder}"
+        place = self.why_none() or f"{total / 1e6:.1f} MB in {self.folder}"
+        last = f"{len(entries)} engines, {place}"
         return "\n".join([*(entry.as_text() for entry in entries), last])
 
     def prune(
@@ -195,6 +233,8 @@ class EngineCache:
             ):
                 _remove(entry.path)
                 removed.append(entry)
+        if self.why_none() is not None:
+            return ()
         for leftover in (*self.folder.glob("*.timing"), *self.folder.glob(".*.part")):
             if everything or (leftover.suffix == ".part" and is_abandoned(leftover)):
                 leftover.unlink(missing_ok=True)
@@ -209,11 +249,12 @@ class EngineCache:
         return [one.with_suffix("") for one in sorted(self.folder.glob(f"{key}-*.engine.json"))]
 
     def _make_folder(self) -> None:
+        folder = self.folder
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
             raise OutputError(
-                f"cannot make {self.folder}: {system_says(exc)}",
+                f"cannot make {folder}: {system_says(exc)}",
                 hint=f"name another folder with {FOLDER_VARIABLE}",
             ) from exc
 

@@ -1,0 +1,69 @@
+"""Standard streams that a service may close, a pipe may leave and a full disk may refuse.
+
+What a command does comes first: no stream ends it. What could not be printed is told at its end.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import IO, Any
+
+
+class _Patient(io.FileIO):
+    """A file that takes what cannot be written as if it were, and remembers why it was not."""
+
+    refused: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        """Write, or remember why not."""
+        if self.refused is None:
+            try:
+                return super().write(data)
+            except OSError as exc:
+                self.refused = exc
+        return memoryview(data).nbytes
+
+
+def make_usable() -> None:
+    """Open what is closed, and let nothing that is printed raise: not the file, not the encoding.
+
+    A closed descriptor is dangerous: the next file that is opened gets its number, and a library's
+    warning goes into an output. Characters that the locale lacks are escaped.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = _patient(sys.stdout, 1)
+    sys.stderr = _patient(sys.stderr, 2)
+
+
+def refused() -> str | None:
+    """Say why standard output was not written; None if it was, or if its reader went away."""
+    try:
+        sys.stdout.flush()
+    except ValueError:  # closed by whoever printed
+        return None
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    error = getattr(raw, "refused", None)
+    if error is None or isinstance(error, BrokenPipeError):
+        return None
+    return f"standard output cannot be written: {error.strerror}"
+
+
+def _patient(stream: IO[str] | None, descriptor: int) -> io.TextIOWrapper:
+    if stream is not None:
+        stream.flush()
+    raw = _Patient(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=getattr(stream, "encoding", "utf-8"),
+        errors="backslashreplace",
+        line_buffering=descriptor == 2 or raw.isatty(),
+        write_through=getattr(stream, "write_through", False),
+    )
