@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +40,7 @@ from kspacesr_rt.model_file import (
     parse_model,
     weights_digest,
 )
+from kspacesr_rt.moments import moment
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.spec import METADATA_KEY, DataConsistency, Lowering, ModelSpec, Precision
 from kspacesr_rt.train.checkpoint import Checkpoint, load_checkpoint
@@ -220,12 +219,7 @@ def _stamped(loaded: Checkpoint, lowering: Lowering) -> ModelSpec:
     provenance = dataclasses.replace(
         loaded.spec.provenance,
         checkpoint_sha256=loaded.sha256,
-        created=_now().isoformat(timespec="seconds"),
+        created=moment().isoformat(timespec="seconds"),
         versions=versions,
     )
     return dataclasses.replace(loaded.spec, lowering=lowering, provenance=provenance)
-
-
-def _now() -> datetime:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)

@@ -22,6 +22,7 @@ RUNTIME_LAYERS = {
     "cores": 1,
     "kspace": 1,
     "files": 1,
+    "moments": 1,
     "spec": 2,
     "spectrum": 2,
     "metrics": 2,

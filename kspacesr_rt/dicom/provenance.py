@@ -5,7 +5,7 @@ Nothing here knows a path, a host, a user or a command line, so none can reach a
 
 from __future__ import annotations
 
-import os
+import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from pydicom.sequence import Sequence
 
 from kspacesr_rt.dicom.uids import TOOL_NAME, stable_uid
 from kspacesr_rt.kspace import SampleGrid
+from kspacesr_rt.moments import fixed_moment, in_local_time, moment
 
 SPATIAL_RESAMPLING: Final = ("113085", "DCM", "Spatial resampling")
 """PS3.16 CID 7203; it holds no code for super-resolution."""
@@ -210,16 +211,14 @@ def now_for(dataset: Dataset) -> datetime:
 
     ``SOURCE_DATE_EPOCH`` (seconds since 1970) stands in for the clock, for repeatable bytes.
     """
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    utc = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
-    zone = _zone(str(dataset.get("TimezoneOffsetFromUTC") or ""))
-    if zone is None and not epoch:
-        return utc.astimezone()
-    return utc.astimezone(zone or UTC)
+    told, zone = moment(), _zone(str(dataset.get("TimezoneOffsetFromUTC") or ""))
+    if zone is None and fixed_moment() is None:
+        return in_local_time(told)
+    return told.astimezone(zone or UTC)
 
 
 def _zone(offset: str) -> tzinfo | None:
-    if len(offset) != 5 or offset[0] not in "+-" or not offset[1:].isdigit():
+    if len(offset) != 5 or offset[0] not in "+-" or not re.fullmatch("[0-9]{4}", offset[1:]):
         return None
     minutes = int(offset[1:3]) * 60 + int(offset[3:])
     if minutes >= 24 * 60:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from kspacesr_rt.engines.adapter import Compiled, LayerCounts
 from kspacesr_rt.engines.inputs import EngineInputs
 from kspacesr_rt.errors import ModelFileError, ModelSpecError, system_says
 from kspacesr_rt.files import replace_file
+from kspacesr_rt.moments import moment
 from kspacesr_rt.spec import ModelSpec
 
 SCHEMA = 1
@@ -170,13 +169,8 @@ def describe(inputs: EngineInputs, spec: ModelSpec, compiled: Compiled) -> Engin
         layers=compiled.layers,
         size_bytes=len(compiled.plan),
         plan_sha256=hashlib.sha256(compiled.plan).hexdigest(),
-        created=_now().isoformat(timespec="seconds"),
+        created=moment().isoformat(timespec="seconds"),
     )
-
-
-def _now() -> datetime:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    return datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
 
 
 def sidecar_path(engine: Path) -> Path:

@@ -22,6 +22,7 @@ from kspacesr_rt.errors import (
     StrictRefusalError,
 )
 from kspacesr_rt.interruption import held_signals
+from kspacesr_rt.moments import fixed_moment, unusable_zone
 from kspacesr_rt.pipeline.clock import auto_workers
 from kspacesr_rt.pipeline.flow import Flow
 from kspacesr_rt.pipeline.folder import Journal, held_folder, require_mixable
@@ -140,10 +141,13 @@ def infer(
     if not source.exists():
         raise InputError("no such file or folder as the input")
     syntax_of(options.compress)  # before anything is read or opened
+    fixed_moment()
     source, output = source.absolute(), output.absolute()  # processes may have other folders
     with engine, engine.backends(options) as backends:
         report_file = prepare(source, output, report_file)
         run = RunState(source, output, options, backends, on_progress)
+        if told := unusable_zone():
+            backends.notes[told] = None
         require_mixable(output, run.parameters)
         scan = scanned(run)
         refuse_in_advance(run, scan)

@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import Derivation, Series
 from kspacesr_rt.errors import BackendUnavailableError, InputError, KspaceSRError, OutputError
+from kspacesr_rt.moments import EPOCH
 from kspacesr_rt.pipeline.flow import Flow
 from kspacesr_rt.pipeline.folder import Journal, Manifest
 from kspacesr_rt.pipeline.opened import OpenBackends
@@ -24,7 +25,6 @@ from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.state import RunState, StopAskedError
 from kspacesr_rt.report import SeriesRecord, SliceRecord
 
-EPOCH: Final = "SOURCE_DATE_EPOCH"
 SHARED_WITHIN_S: Final = 10.0
 """How long another node may take to see a file: NFS clients remember listings for some seconds."""
 

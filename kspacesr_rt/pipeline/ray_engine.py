@@ -16,11 +16,12 @@ from typing import Self
 from kspacesr_rt.backends import backend_info
 from kspacesr_rt.dicom import Scan
 from kspacesr_rt.errors import InputError
+from kspacesr_rt.moments import EPOCH
 from kspacesr_rt.pipeline.clock import auto_streams
 from kspacesr_rt.pipeline.local import Engine, LocalEngine
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions
-from kspacesr_rt.pipeline.ray_actor import EPOCH, ActorJob
+from kspacesr_rt.pipeline.ray_actor import ActorJob
 from kspacesr_rt.pipeline.ray_cluster import Placement, connected, nodes_of
 from kspacesr_rt.pipeline.ray_crew import Crew
 from kspacesr_rt.pipeline.state import RunState

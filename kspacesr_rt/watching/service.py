@@ -24,6 +24,7 @@ from kspacesr_rt.errors import (
     system_says,
 )
 from kspacesr_rt.interruption import held_signals
+from kspacesr_rt.moments import fixed_moment
 from kspacesr_rt.node.events import Log
 from kspacesr_rt.pipeline.flow import Flow
 from kspacesr_rt.pipeline.folder import LOCK, Journal, Manifest, held_folder, require_mixable
@@ -124,6 +125,7 @@ def watch(
     if not source.is_dir():
         raise InputError("no such folder to watch")
     syntax_of(options.compress)
+    fixed_moment()
     source, output = source.absolute(), output.absolute()
     notices: Notices = (
         Notified(source) if watch_options.poll_s is None else Polled(watch_options.poll_s)
