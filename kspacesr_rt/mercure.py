@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from kspacesr_rt.dicom.quiet import discreet_threads
 from kspacesr_rt.errors import InputError, KspaceSRError, PartialFailureError
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.pipeline import InferOptions, infer
@@ -106,7 +108,9 @@ def run_task(task: MercureTask) -> int:
     """
     work = task.output / WORK
     try:
-        report = infer(task.source, work, task.options)
+        # Its output is kept in mercure's log.
+        with discreet_threads(lambda kind: print(f"error: {kind} in a thread", file=sys.stderr)):
+            report = infer(task.source, work, task.options)
         _deliver(work, task.output)
     except KspaceSRError as exc:
         told = {"error": str(exc), "hint": exc.hint, "exit_code": exc.exit_code}

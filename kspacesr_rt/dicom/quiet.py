@@ -6,33 +6,40 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Final
 
-_LOGGER = logging.getLogger("pydicom")
+_LOGGERS: Final = tuple(logging.getLogger(name) for name in ("pydicom", "pynetdicom"))
+_OFF: Final = logging.CRITICAL + 1
+"""A level, not `Logger.disabled`: loggers below, such as ``pydicom.pixels``, inherit it."""
 _lock = threading.Lock()
 _depth = 0
 _filters: warnings.catch_warnings[None] | None = None
+_levels: tuple[int, ...] = ()
 
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Silence pydicom while the block runs, in every thread that is inside one.
+    """Silence pydicom, and pynetdicom, while the block runs, in every thread that is inside one.
 
     Notes
     -----
     `warnings.catch_warnings` alone is not thread-safe: two overlapping blocks of a pipeline could
     restore each other's filters. The first thread in silences, the last one out restores.
     """
-    global _depth, _filters
+    global _depth, _filters, _levels
     with _lock:
         if _depth == 0:
             _filters = warnings.catch_warnings()
             _filters.__enter__()
             warnings.simplefilter("ignore")
-            _LOGGER.disabled = True
+            _levels = tuple(logger.level for logger in _LOGGERS)
+            for logger in _LOGGERS:
+                logger.setLevel(_OFF)
         _depth += 1
     try:
         yield
@@ -42,4 +49,29 @@ def quiet_pydicom() -> Iterator[None]:
             if _depth == 0 and _filters is not None:
                 _filters.__exit__(None, None, None)
                 _filters = None
-                _LOGGER.disabled = False
+                for logger, level in zip(_LOGGERS, _levels, strict=True):
+                    logger.setLevel(level)
+
+
+@contextmanager
+def discreet_threads(tell: Callable[[str], None]) -> Iterator[None]:
+    """Silence pydicom, and have accidents of threads told by their kind, without their text.
+
+    A thread of a library that ends in an exception prints it, and with it the values in it.
+
+    Parameters
+    ----------
+    tell
+        Given the name of the exception's type.
+    """
+
+    def accident(told: Any) -> None:
+        tell(getattr(told.exc_type, "__name__", "unknown"))
+
+    before = threading.excepthook, sys.unraisablehook
+    threading.excepthook = sys.unraisablehook = accident
+    try:
+        with quiet_pydicom():
+            yield
+    finally:
+        threading.excepthook, sys.unraisablehook = before

@@ -6,6 +6,7 @@ new file is on the disk before its folder is synced (rename(2), fsync(2)).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Final
 PRIVATE_FOLDER: Final = 0o700
 PRIVATE_FILE: Final = 0o600
 """A spool holds patients' images: nobody but its owner reads it."""
+FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FILE_LIMITS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What the system answers when it gives no further file or connection."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,6 +61,21 @@ def write_new(path: Path, *content: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_new(path: Path) -> int:
+    """Open a file whose name was free, to be extended; return its descriptor."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+
+
+def extend(descriptor: int, content: bytes) -> None:
+    """Add to an open file."""
+    _write_all(descriptor, content)
+
+
+def sync_file(descriptor: int) -> None:
+    """Put the content of an open file on the disk; its name is not yet."""
+    os.fsync(descriptor)
 
 
 def append(path: Path, content: bytes) -> None:

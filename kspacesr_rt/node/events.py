@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Final, TextIO
+
+SELDOM_S: Final = 60.0
+"""Shortest time between two lines of the same kind, where others decide how often it happens."""
 
 
 class Log:
@@ -40,6 +45,46 @@ class Log:
             line = f"{now} event={event} {told}".rstrip()
         with self._lock:
             print(line, file=self._stream or sys.stderr, flush=True)
+
+
+class Seldom:
+    """Writes a kind of line at once, and what follows of it as a count, once a minute.
+
+    Parameters
+    ----------
+    log
+        Where to.
+    clock
+        A monotonic clock, in seconds.
+    """
+
+    def __init__(self, log: Log, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._clock = log, clock
+        self._lock = threading.Lock()
+        self._due: dict[tuple[str, str], float] = {}
+        self._kept: dict[tuple[str, str], tuple[int, dict[str, object]]] = {}
+
+    def write(self, event: str, **values: object) -> None:
+        """Write a line, or count it to the next of its event and reason."""
+        key = (event, str(values.get("reason", values.get("where", ""))))
+        with self._lock:
+            if self._clock() < self._due.get(key, -float("inf")):
+                n, _ = self._kept.get(key, (0, {}))
+                self._kept[key] = (n + 1, values)
+                return
+            n, _ = self._kept.pop(key, (0, {}))
+            self._due[key] = self._clock() + SELDOM_S
+        self._log.write(event, **values, **({"times": n + 1} if n else {}))
+
+    def flush(self) -> None:
+        """Write the counts that are due."""
+        with self._lock:
+            due = [key for key in self._kept if self._clock() >= self._due[key]]
+            told = [(key[0], *self._kept.pop(key)) for key in due]
+            for key in due:
+                self._due[key] = self._clock() + SELDOM_S
+        for event, n, values in told:
+            self._log.write(event, **values, times=n)
 
 
 def _quoted(text: str) -> str:

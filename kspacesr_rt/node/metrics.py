@@ -12,6 +12,8 @@ Gauge = Callable[[], Mapping[Labels, float]]
 
 COUNTERS: Final = {
     "associations_rejected_total": "Associations refused, by reason.",
+    "associations_aborted_total": "Associations that the node ended, by reason.",
+    "file_limit_total": "Times that the system gave no further file or connection, by where.",
     "instances_received_total": "Instances stored in the spool and answered with Success.",
     "instances_repeated_total": "Instances that an open series held already.",
     "instances_refused_total": "Instances answered with a failure, by reason.",

@@ -81,6 +81,7 @@ def load_pynetdicom() -> ModuleType:
     _config.STORE_SEND_CHUNKED_DATASET = True
     logger = logging.getLogger("pynetdicom")
     logger.propagate = False
+    logger.setLevel(logging.CRITICAL + 1)
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
     return pynetdicom

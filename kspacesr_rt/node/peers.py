@@ -29,11 +29,14 @@ class Peer:
     networks: tuple[Network, ...]
     """Where it may come from."""
 
+    def is_at(self, address: str) -> bool:
+        """Return whether this peer may come from an address, under whatever title."""
+        found = _normal(ipaddress.ip_address(address.partition("%")[0]))
+        return any(found in network for network in self.networks)
+
     def is_from(self, ae_title: str, address: str) -> bool:
         """Return whether an association is this peer's."""
-        found = _normal(ipaddress.ip_address(address.partition("%")[0]))
-        here = any(found in network for network in self.networks)
-        return here and self.ae_title in (None, ae_title.strip())
+        return self.is_at(address) and self.ae_title in (None, ae_title.strip())
 
 
 ANY_ON_THIS_MACHINE: Final = Peer(ae_title=None, networks=LOOPBACK)

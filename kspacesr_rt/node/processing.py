@@ -13,10 +13,11 @@ from typing import Final, Literal
 from kspacesr_rt.dicom import scan_folder
 from kspacesr_rt.errors import NoMRImageError, ResultError, RunMismatchError
 from kspacesr_rt.node import durable
+from kspacesr_rt.node.durable import FULL_DISK
 from kspacesr_rt.node.events import Log
 from kspacesr_rt.node.metrics import Metrics
 from kspacesr_rt.node.part import Part
-from kspacesr_rt.node.spool import FULL_DISK, INCOMING, MAX_ATTEMPTS, Spool
+from kspacesr_rt.node.spool import INCOMING, MAX_ATTEMPTS, Spool
 from kspacesr_rt.pipeline import InferOptions, RunProgress, infer
 from kspacesr_rt.report import RunReport
 

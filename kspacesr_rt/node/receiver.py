@@ -3,13 +3,15 @@
 =========================================== ==================================================
 met                                         answered
 =========================================== ==================================================
+an address that nobody may send from        the connection is closed, see `door`
 another called AE title                     A-ASSOCIATE-RJ permanent, called AE not recognised
 a sender that was not named                 A-ASSOCIATE-RJ permanent, calling AE not recognised
 only C-STORE wanted while the spool is full A-ASSOCIATE-RJ transient, temporary congestion
 too many associations at a time             A-ASSOCIATE-RJ transient, local limit exceeded
 another SOP class, an undecodable syntax    that presentation context refused
 a new series while the spool is full        C-STORE 0xA700 Out of resources
-a full disk                                 C-STORE 0xA700 Out of resources
+a full disk, or no file descriptor left     C-STORE 0xA700 Out of resources
+a data set that has no room in the spool    C-STORE 0xA700, read to its end and thrown away
 a data set that is not what it is said to be C-STORE 0xA900 Data set does not match SOP class
 a data set that cannot be parsed            C-STORE 0xC000 Cannot understand
 =========================================== ==================================================
@@ -17,7 +19,7 @@ a data set that cannot be parsed            C-STORE 0xC000 Cannot understand
 
 from __future__ import annotations
 
-import time
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +32,17 @@ from kspacesr_rt.dicom.header import PARSE_ERRORS, read_header
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from kspacesr_rt.errors import OutputError, SliceError
-from kspacesr_rt.node.events import Log
+from kspacesr_rt.node.acceptor import (
+    ACSE_TIMEOUT_S,
+    MAX_PDU_BYTES,
+    NETWORK_TIMEOUT_S,
+    Acceptor,
+)
+from kspacesr_rt.node.arrival import Arrival
+from kspacesr_rt.node.connection import INVALID_PARAMETER, abort_pdu, reject_pdu
+from kspacesr_rt.node.door import Door
+from kspacesr_rt.node.durable import FILE_LIMITS
+from kspacesr_rt.node.events import Log, Seldom
 from kspacesr_rt.node.metrics import Metrics
 from kspacesr_rt.node.network import STORED_CLASSES, accepted_syntaxes, load_pynetdicom
 from kspacesr_rt.node.part import SpoolFullError
@@ -48,15 +60,14 @@ DOES_NOT_MATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 """PS3.4 B.2.3, Table B.2-1."""
 REJECTED_PERMANENT, REJECTED_TRANSIENT = 1, 2
-BY_USER, BY_PROVIDER = 1, 3
+BY_USER, BY_ACSE_PROVIDER, BY_PROVIDER = 1, 2, 3
 CALLING_UNKNOWN: Final = (REJECTED_PERMANENT, BY_USER, 3)
 CALLED_UNKNOWN: Final = (REJECTED_PERMANENT, BY_USER, 7)
+VERSION_UNKNOWN: Final = (REJECTED_PERMANENT, BY_ACSE_PROVIDER, 2)
 CONGESTION: Final = (REJECTED_TRANSIENT, BY_PROVIDER, 1)
+TOO_MANY: Final = (REJECTED_TRANSIENT, BY_PROVIDER, 2)
 """PS3.8 9.3.4, Table 9-21: result, source, reason."""
-MAX_ASSOCIATIONS: Final = 16
-ACSE_TIMEOUT_S, NETWORK_TIMEOUT_S = 30, 60
-MAX_PDU_BYTES: Final = 1 << 18
-"""Larger than pynetdicom's 16 KiB: its cost is by PDU."""
+PROTOCOL_VERSION: Final = 1
 VERIFICATION: Final = "1.2.840.10008.1.1"
 NUMBER_OF_SERIES_INSTANCES: Final = "NumberOfSeriesRelatedInstances"
 """(0020,1209), which some archives add. Images in Acquisition says less than a series."""
@@ -64,7 +75,9 @@ NUMBER_OF_SERIES_INSTANCES: Final = "NumberOfSeriesRelatedInstances"
 _REASONS: Final = {
     CALLING_UNKNOWN: "calling-ae",
     CALLED_UNKNOWN: "called-ae",
+    VERSION_UNKNOWN: "protocol-version",
     CONGESTION: "congested",
+    TOO_MANY: "too-many",
 }
 
 
@@ -87,10 +100,10 @@ class Receiver:
         self, ae_title: str, peers: Sequence[Peer], spool: Spool, metrics: Metrics, log: Log
     ) -> None:
         self._title, self._peers, self._spool = ae_title, tuple(peers), spool
-        self._metrics, self._log = metrics, log
+        self._metrics, self._log, self._seldom = metrics, log, Seldom(log)
         self._closing = False
-        self._ae: Any = None
-        self._server: Any = None
+        self._acceptor: Acceptor | None = None
+        self._door: Door | None = None
 
     def start(self, address: str, port: int) -> int:
         """Listen; return the port (that of port 0 is chosen by the system).
@@ -104,60 +117,83 @@ class Receiver:
         ae = pynetdicom.AE(ae_title=self._title)
         ae.acse_timeout, ae.network_timeout = ACSE_TIMEOUT_S, NETWORK_TIMEOUT_S
         ae.dimse_timeout = NETWORK_TIMEOUT_S
-        ae.maximum_associations, ae.maximum_pdu_size = MAX_ASSOCIATIONS, MAX_PDU_BYTES
+        # Counted here: pynetdicom counts the threads of those that have gone, too.
+        ae.maximum_associations, ae.maximum_pdu_size = 1 << 30, MAX_PDU_BYTES
         ae.add_supported_context(VERIFICATION)
         for sop_class in STORED_CLASSES:
             ae.add_supported_context(sop_class, accepted_syntaxes())
-        events = pynetdicom.evt
-        handlers = [
-            (events.EVT_REQUESTED, self._on_requested),
-            (events.EVT_REJECTED, self._on_rejected),
-            (events.EVT_C_STORE, self._on_store),
-        ]
-        try:
-            server = ae.start_server((address, port), block=False, evt_handlers=handlers)
-        except OSError as exc:
-            raise OutputError(
-                f"cannot listen on port {port}: {exc.strerror or exc}",
-                hint="choose another with --port, above 1023 without special rights",
-            ) from exc
-        self._ae, self._server = ae, server
-        return int(server.server_address[1])
+        self._acceptor = Acceptor(ae, self._begin, self._on_store, self._on_violation)
+        self._door = Door(
+            lambda place: any(peer.is_at(place) for peer in self._peers),
+            self._answer,
+            self._tend,
+            self._metrics,
+            self._log,
+        )
+        return self._door.open(address, port)
+
+    @property
+    def n_associations(self) -> int:
+        """Associations that are established, or about to be."""
+        return self._acceptor.n_associations if self._acceptor else 0
+
+    @property
+    def n_waiting(self) -> int:
+        """Connections that have not told yet what they want."""
+        return self._door.n_waiting if self._door else 0
+
+    def is_open(self) -> bool:
+        """Return whether somebody can come in."""
+        return self._door is not None and self._door.is_open()
 
     def stop(self, patience_s: float) -> None:
         """Accept nobody any more, let the associations end, abort those that do not."""
-        if self._server is None:
+        if self._door is None or self._acceptor is None:
             return
         self._closing = True
-        self._server.shutdown()
-        deadline = time.monotonic() + patience_s
-        while self._ae.active_associations and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for association in self._ae.active_associations:
-            association.abort()
-        self._server = None
+        self._door.close()
+        self._acceptor.stop(patience_s)
+        self._door = None
 
     # Associations -----------------------------------------------------------------------------
 
-    def _on_requested(self, event: Event) -> None:
-        association = event.assoc
+    def _tend(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.tend()
+        self._seldom.flush()
+
+    def _answer(self, connection: socket.socket, content: bytes, address: str) -> bytes | None:
+        """Begin an association, or return what refuses it."""
+        from pynetdicom.pdu import A_ASSOCIATE_RQ
+
+        assert self._acceptor is not None
+        assert self._door is not None
+        request = A_ASSOCIATE_RQ()
         try:
-            refusal = self._refusal(association)
+            with quiet_pydicom():
+                request.decode(content)
+                primitive = request.to_primitive()
+        except Exception:  # whatever a parser meets in what anybody may send
+            self._door.refused("malformed", address)
+            return abort_pdu(INVALID_PARAMETER)
+        try:
+            refusal = self._refusal(request.protocol_version, primitive, address)
+            if refusal is None:
+                self._acceptor.begin(connection, request, address)
+                return None
         except Exception as exc:  # an accident must not let anybody in, nor turn them away for good
             self._accident(exc)
             refusal = CONGESTION
-        if refusal is None:
-            return
-        self._metrics.count("associations_rejected_total", reason=_REASONS[refusal])
-        self._log.write("association-rejected", reason=_REASONS[refusal])
-        association.acse.send_reject(*refusal)
-        association.kill()
+        self._door.refused(_REASONS[refusal], address)
+        return reject_pdu(*refusal)
 
-    def _refusal(self, association: Any) -> tuple[int, int, int] | None:
-        request = association.requestor.primitive
+    def _refusal(self, version: int, request: Any, address: str) -> tuple[int, int, int] | None:
+        assert self._acceptor is not None
+        if version != PROTOCOL_VERSION:
+            return VERSION_UNKNOWN
         if request.called_ae_title.strip() != self._title:
             return CALLED_UNKNOWN
-        calling, address = request.calling_ae_title, association.requestor.address
+        calling = request.calling_ae_title
         if not any(peer.is_from(calling, address) for peer in self._peers):
             return CALLING_UNKNOWN
         wanted = {
@@ -165,11 +201,11 @@ class Receiver:
         }
         if self._closing or (VERIFICATION not in wanted and self._spool.takes_nothing()):
             return CONGESTION
-        return None
+        return None if self._acceptor.has_place(address) else TOO_MANY
 
-    def _on_rejected(self, event: Event) -> None:
-        # Only pynetdicom's own refusals come here: too many associations.
-        self._metrics.count("associations_rejected_total", reason="too-many")
+    def _on_violation(self, reason: str) -> None:
+        self._metrics.count("associations_aborted_total", reason=reason)
+        self._seldom.write("association-aborted", reason=reason)
 
     # Instances ----------------------------------------------------------------------------------
 
@@ -178,20 +214,32 @@ class Receiver:
             return self._store(event)
         except SpoolFullError as exc:
             return self._refuse(OUT_OF_RESOURCES, f"full-{exc.reason}")
-        except (OSError, OutputError):
+        except OSError as exc:
+            out_of_files = exc.errno in FILE_LIMITS
+            return self._refuse(OUT_OF_RESOURCES, "file-limit" if out_of_files else "spool-error")
+        except OutputError:
             return self._refuse(OUT_OF_RESOURCES, "spool-error")
         except Exception as exc:  # pynetdicom would log it, with values of the data set
             self._accident(exc)
             return self._refuse(CANNOT_UNDERSTAND, "internal-error")
 
+    def _begin(self, sop_class: str, sop_instance: str, syntax: str) -> Arrival:
+        return self._spool.arrival(_file_start(sop_class, sop_instance, syntax))
+
     def _store(self, event: Event) -> int:
         request: Any = event.request
-        body = event.encoded_dataset(include_meta=False)
-        syntax = event.context.transfer_syntax
         told_class = str(request.AffectedSOPClassUID)
         told_instance = str(request.AffectedSOPInstanceUID)
-        incoming = self._spool.incoming(_file_start(told_class, told_instance, syntax), body)
+        assert self._acceptor is not None
+        arrivals = self._acceptor.arrivals_of(event.assoc)
+        arrival = arrivals.take(request.MessageID) if arrivals else None
+        if arrival is None:
+            return self._refuse(CANNOT_UNDERSTAND, "no-data-set")
         try:
+            arrival.finish()
+            if arrival.refusal is not None:
+                return self._refuse(OUT_OF_RESOURCES, arrival.refusal)
+            incoming = arrival.path
             found = _identity(incoming)
             if found is None:
                 return self._refuse(CANNOT_UNDERSTAND, "unreadable")
@@ -202,7 +250,7 @@ class Receiver:
                 return self._refuse(DOES_NOT_MATCH, "no-series")
             outcome = self._spool.store((study, series), sop_instance, incoming, expected=expected)
         finally:
-            self._spool.discard(incoming)
+            arrival.discard()
         self._metrics.count(
             "instances_received_total" if outcome == "stored" else "instances_repeated_total"
         )
@@ -211,10 +259,13 @@ class Receiver:
     def _accident(self, exc: Exception) -> None:
         kind = type(exc).__name__
         self._metrics.count("internal_errors_total", where="receive", kind=kind)
-        self._log.write("internal-error", where="receive", kind=kind)
+        self._seldom.write("internal-error", where="receive", kind=kind)
 
     def _refuse(self, status: int, reason: str) -> int:
         self._metrics.count("instances_refused_total", reason=reason)
+        if reason == "file-limit":
+            self._metrics.count("file_limit_total", where="receive")
+        self._seldom.write("instance-refused", reason=reason, status=f"{status:04x}")
         return status
 
 

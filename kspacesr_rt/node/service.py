@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kspacesr_rt.dicom.quiet import discreet_threads
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.node import durable
 from kspacesr_rt.node.events import Log
@@ -120,12 +121,13 @@ class Node:
         """
         load_pynetdicom()
         options = self._options
-        spool = Spool(options.spool)
-        try:
-            self._run(spool)
-        finally:
-            if not any(thread.is_alive() for thread in self._threads):
-                spool.close_all()
+        with discreet_threads(lambda kind: self._tell_accident("thread", kind)):
+            spool = Spool(options.spool)
+            try:
+                self._run(spool)
+            finally:
+                if not any(thread.is_alive() for thread in self._threads):
+                    spool.close_all()
 
     def _run(self, spool: Spool) -> None:
         options = self._options
@@ -154,12 +156,12 @@ class Node:
             self._stop.is_set,
         )
         receiver = Receiver(title, options.peers, spool, self.metrics, self._log)
-        self._register_gauges(spool, forwarder)
+        self._register_gauges(spool, forwarder, receiver)
         status = StatusServer(
             f"kspacesr-rt node {title}",
             self.metrics.as_text,
             lambda: self._rows(spool, forwarder),
-            lambda: processor.able and self._is_running(),
+            lambda: processor.able and self._is_running() and receiver.is_open(),
         )
         try:
             http_port = None if options.http_port is None else status.start(options.http_port)
@@ -228,17 +230,29 @@ class Node:
 
     def _accident(self, where: str, exc: Exception) -> None:
         """Note what nobody foresaw, without its text: that may quote a patient's values."""
-        kind = type(exc).__name__
+        self._tell_accident(where, type(exc).__name__)
+        self._stop.wait(PROCESSING_RETRY_S)
+
+    def _tell_accident(self, where: str, kind: str) -> None:
         self.metrics.count("internal_errors_total", where=where, kind=kind)
         self._log.write("internal-error", where=where, kind=kind)
-        self._stop.wait(PROCESSING_RETRY_S)
 
     # What it tells -------------------------------------------------------------------------
 
     def _is_running(self) -> bool:
         return not self._stop.is_set() and all(thread.is_alive() for thread in self._threads)
 
-    def _register_gauges(self, spool: Spool, forwarder: Forwarder) -> None:
+    def _register_gauges(self, spool: Spool, forwarder: Forwarder, receiver: Receiver) -> None:
+        self.metrics.gauge(
+            "associations",
+            "Associations that are established.",
+            lambda: {(): float(receiver.n_associations)},
+        )
+        self.metrics.gauge(
+            "connections_waiting",
+            "Connections that have not told yet what they want.",
+            lambda: {(): float(receiver.n_waiting)},
+        )
         self.metrics.gauge(
             "parts",
             "Parts of series in the spool, by state.",
@@ -269,6 +283,7 @@ class Node:
         rows["spool"] = f"{spool.n_bytes() / 1e9:.2f} of {spool.limits.n_bytes / 1e9:.0f} GB"
         rows["instances received"] = int(self.metrics.value("instances_received_total"))
         rows["instances refused"] = int(self.metrics.value("instances_refused_total"))
+        rows["associations refused"] = int(self.metrics.value("associations_rejected_total"))
         for labels, wait in forwarder.waits().items():
             target = dict(labels)["target"]
             sent = int(self.metrics.value("instances_forwarded_total", target=target))

@@ -22,7 +22,6 @@ both are emptied when the spool is opened. Everything else is taken up where it 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import secrets
@@ -37,6 +36,8 @@ from typing import IO, Final, Literal
 
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.node import durable
+from kspacesr_rt.node.arrival import Arrival
+from kspacesr_rt.node.durable import FULL_DISK
 from kspacesr_rt.node.part import WAITING, Limits, Part, SpoolFullError, State
 
 MARKER: Final = "kspacesr-spool"
@@ -45,7 +46,6 @@ LAYOUT: Final = b"1\n"
 INCOMING, TRASH, SENT = "incoming", "trash", "sent"
 MAX_ATTEMPTS: Final = 5
 """Times that a part may end the process (or raise what nobody foresaw) before it is set aside."""
-FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,6 +96,7 @@ class Spool:
         self._lock = threading.RLock()
         self._open: dict[str, _Open] = {}
         self._bytes: dict[str, int] = {}
+        self._claims: dict[Path, int] = {}
         with _told("cannot be used"):
             self._held = self._claim()
             try:
@@ -127,6 +128,21 @@ class Spool:
                 raise SpoolFullError("disk") from exc
             raise
         return path
+
+    def arrival(self, start: bytes) -> Arrival:
+        """Return a file without a place yet, for what streams in behind `start`."""
+        path = self.root / INCOMING / secrets.token_hex(8)
+        return Arrival(path, start, lambda n_bytes: self._claim_room(path, n_bytes))
+
+    def _claim_room(self, arriving: Path, n_bytes: int) -> None:
+        with self._lock:
+            if not n_bytes:
+                self._claims.pop(arriving, None)
+                return
+            claimed = sum({**self._claims, arriving: n_bytes}.values())
+            if self._reserved() + claimed * (1 + self.limits.growth) > self.limits.n_bytes:
+                raise SpoolFullError("disk")
+            self._claims[arriving] = n_bytes
 
     def discard(self, incoming: Path) -> None:
         """Remove an instance that was refused."""

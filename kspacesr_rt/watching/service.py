@@ -14,6 +14,7 @@ from typing import Final
 from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import Scan, Series, SourceSlice
 from kspacesr_rt.dicom.compress import syntax_of
+from kspacesr_rt.dicom.quiet import discreet_threads
 from kspacesr_rt.dicom.store import STATE_FOLDER
 from kspacesr_rt.errors import (
     InputError,
@@ -130,7 +131,11 @@ def watch(
     notices: Notices = (
         Notified(source) if watch_options.poll_s is None else Polled(watch_options.poll_s)
     )
-    with OpenBackends(options) as backends:
+    log = log or Log(quiet=True)
+    with (
+        discreet_threads(lambda kind: log.write("internal-error", where="thread", kind=kind)),
+        OpenBackends(options) as backends,
+    ):
         report_file = prepare(source, output, report_file)
         run = RunState(source, output, options, backends)
         require_mixable(output, run.parameters)
@@ -144,7 +149,7 @@ def watch(
                 manifest=manifest,
                 notices=notices,
                 options=watch_options,
-                log=log or Log(quiet=True),
+                log=log,
                 report_file=report_file,
                 stop_asked=lambda: bool(signalled()) or stop_asked(),
             )
