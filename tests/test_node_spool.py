@@ -13,7 +13,7 @@ from power_cut import Disk
 
 from kspacesr_rt.errors import InputError, OutputError
 from kspacesr_rt.files import replace_file
-from kspacesr_rt.node.forwarder import Backoff
+from kspacesr_rt.node.lane import Backoff
 from kspacesr_rt.node.metrics import Metrics
 from kspacesr_rt.node.part import Limits, SpoolFullError, State
 from kspacesr_rt.node.peers import (

@@ -86,6 +86,13 @@ class Bench:
         return {state: n for state, n in self.spool.counts().items() if n}
 
 
+def step(forwarder):
+    """Do once, one after the other, what the node's threads do again and again."""
+    for lane in forwarder.lanes:
+        lane.step()
+    forwarder.settle()
+
+
 @pytest.fixture
 def paths(tmp_path):
     return make_series(tmp_path / "source", 1)
@@ -255,7 +262,7 @@ def test_what_is_left_out_of_a_series_is_kept_as_asked(tmp_path, make_bench, pat
     assert bench.processor.process(bench.only(State.closed))
     with TargetServer() as target:
         forwarder = bench.forwarder(target)
-        wait_until(lambda: forwarder.step() or not bench.spool.parts(State.processed), "a step")
+        wait_until(lambda: step(forwarder) or not bench.spool.parts(State.processed), "a step")
         assert len(target.received) == 1
     assert bench.states() == ({State.quarantined: 1} if kept else {})
     if kept:
@@ -264,7 +271,7 @@ def test_what_is_left_out_of_a_series_is_kept_as_asked(tmp_path, make_bench, pat
 
 
 def test_one_refused_instance_holds_back_neither_the_others_nor_the_other_target(make_bench):
-    """It is offered again for ever; each target has the rest long since, once."""
+    """It is offered again; each target has the rest long since, once."""
     bench = make_bench()
     bench.processor.process(bench.only(State.closed))
     with TargetServer() as moody, TargetServer() as easy:
@@ -276,10 +283,10 @@ def test_one_refused_instance_holds_back_neither_the_others_nor_the_other_target
 
         moody.answer = refuse_the_first
         forwarder = bench.forwarder(moody, easy)
-        forwarder.step()
+        step(forwarder)
         assert (len(moody.received), len(easy.received)) == (2, 3)
         assert bench.states() == {State.processed: 1}
-        wait_until(lambda: forwarder.step() or not bench.states(), "the last one")
+        wait_until(lambda: step(forwarder) or not bench.states(), "the last one")
         assert Counter(moody.received) == Counter(easy.received)
         assert set(Counter(easy.received).values()) == {1}
     assert bench.metrics.value("forward_failures_total", reason="status-c000") == 1
@@ -303,11 +310,11 @@ def test_a_part_that_a_target_chokes_on_does_not_stand_in_the_way(tmp_path, make
     with TargetServer() as target:
         forwarder = bench.forwarder(target)
         target.fall_over = lambda uid: uid in poison
-        wait_until(lambda: forwarder.step() or len(target.received) == 3, "the third part")
+        wait_until(lambda: step(forwarder) or len(target.received) == 3, "the third part")
         assert bench.metrics.value("forward_failures_total", reason="no-context") >= 1
         assert bench.metrics.value("forward_failures_total", reason="connection-lost") >= 1
         target.fall_over = lambda uid: False
-        wait_until(lambda: forwarder.step() or len(target.received) == 6, "the second part")
+        wait_until(lambda: step(forwarder) or len(target.received) == 6, "the second part")
     assert [part.name for part in bench.spool.parts(State.processed)] == [first.name]
 
 
@@ -321,7 +328,7 @@ def test_a_target_without_an_address_is_tried_again(make_bench, monkeypatch):
 
     with TargetServer() as target, monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", unknown)
-        bench.forwarder(target).step()
+        step(bench.forwarder(target))
     assert bench.metrics.value("forward_failures_total", reason="unknown-host") == 1
     assert bench.states() == {State.processed: 1}
 
@@ -331,7 +338,7 @@ def test_a_target_that_knows_only_implicit_vr_gets_that(make_bench):
     bench = make_bench()
     bench.processor.process(bench.only(State.closed))
     with TargetServer(syntaxes=[ImplicitVRLittleEndian]) as target:
-        bench.forwarder(target).step()
+        step(bench.forwarder(target))
         assert len(target.received) == 3
     for uid, content in target.datasets.items():
         ds = read_dataset(io.BytesIO(content), is_implicit_VR=True, is_little_endian=True)

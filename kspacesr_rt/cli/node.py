@@ -42,6 +42,9 @@ def serve(
     retry_max: Annotated[
         float, typer.Option(help="Longest time between two attempts to forward, in seconds.")
     ] = 300.0,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Offer again what targets have refused for good.")
+    ] = False,
     quarantine: Annotated[
         str, typer.Option(help="What to keep of files left out: all, failed or none.")
     ] = "all",
@@ -99,6 +102,7 @@ def serve(
             spool_gb=spool_gb,
             series_timeout_s=series_timeout,
             retry_max_s=retry_max,
+            retry=retry,
             quarantine=Keep(quarantine),
             remember_days=remember_days,
             grace_s=grace,

@@ -24,6 +24,7 @@ COUNTERS: Final = {
     "processing_errors_total": "Attempts at processing that ended in an error, by its kind.",
     "internal_errors_total": "Accidents, by where and their kind.",
     "instances_forwarded_total": "Derived instances that a target has acknowledged.",
+    "instances_undelivered_total": "Derived instances that a target refused for good.",
     "forward_failures_total": "Failed attempts to forward, by target and reason.",
 }
 """What is counted since the start, and what it means."""

@@ -17,6 +17,7 @@ class State(StrEnum):
     processed = "processed"
     forwarded = "forwarded"
     quarantined = "quarantined"
+    undelivered = "undelivered"
 
 
 WAITING: Final = (State.received, State.closed, State.processed)

@@ -70,6 +70,8 @@ class NodeOptions:
     """What is kept of the files that were not processed."""
     remember_days: float = 90.0
     """How long an instance is remembered as sent."""
+    retry: bool = False
+    """Whether to offer again, at the start, what targets have refused for good."""
     grace_s: float = 20.0
     """How long running associations may go on after SIGTERM."""
 
@@ -139,6 +141,8 @@ class Node:
             n_bytes=int(options.spool_gb * 1e9),
             growth=float(proof.upscale**2),
         )
+        if options.retry:
+            self._log.write("offered-again", parts=spool.offer_again())
         journal = SentJournal(options.spool / SENT)
         title = require_title(options.ae_title)
         processor = Processor(
@@ -166,7 +170,9 @@ class Node:
         try:
             http_port = None if options.http_port is None else status.start(options.http_port)
             self._start("process", lambda: self._process(spool, processor))
-            self._start("forward", forwarder.step)
+            for number, lane in enumerate(forwarder.lanes, start=1):
+                self._start(f"forward-{number}", lane.step)
+            self._start("settle", forwarder.settle)
             address = options.bind or bind_address(options.peers)
             port = receiver.start(address, options.port)
             self._log.write(
@@ -288,7 +294,8 @@ class Node:
             target = dict(labels)["target"]
             sent = int(self.metrics.value("instances_forwarded_total", target=target))
             failures = int(self.metrics.value("forward_failures_total", target=target))
-            told = f"{sent} sent, {failures} failures"
+            refused = int(self.metrics.value("instances_undelivered_total", target=target))
+            told = f"{sent} sent, {failures} failures, {refused} refused for good"
             rows[f"target {target}"] = f"{told}, next attempt in {wait:.0f} s" if wait else told
         return rows
 

@@ -11,9 +11,13 @@ closed      ``in/``, ``out/`` so far        `finish_processing`: every slice has
             ``attempts``                    -> processed; `set_aside`: nothing can be
                                             processed -> quarantined, or gone
 processed   ``in/``, ``out/``               `finish_forwarding`: every target has acknowledged
-                                            all of ``out/`` (journal `sent`) -> forwarded
+                                            all of ``out/`` (journal `sent`) -> forwarded;
+                                            `keep_undelivered`: a target refuses some of it for
+                                            good -> undelivered
 forwarded   the same                        `tidy`: what was left out -> quarantined; else gone
 quarantined ``in/``, ``reasons.json``       a person
+undelivered as processed, ``refused.json``  `offer_again` (``serve --retry``) -> processed;
+                                            a person
 =========== =============================== ==================================================
 
 Beside these: ``incoming/`` holds files that have no Success yet, ``trash/`` what is being removed;
@@ -44,6 +48,7 @@ MARKER: Final = "kspacesr-spool"
 """A file of this name says that a folder is a spool, and of which layout."""
 LAYOUT: Final = b"1\n"
 INCOMING, TRASH, SENT = "incoming", "trash", "sent"
+REFUSED: Final = "refused.json"
 MAX_ATTEMPTS: Final = 5
 """Times that a part may end the process (or raise what nobody foresaw) before it is set aside."""
 
@@ -277,6 +282,30 @@ class Spool:
     def finish_forwarding(self, part: Part) -> Part:
         """Move a part on that every target has acknowledged."""
         return self._move(part, State.forwarded)
+
+    def keep_undelivered(self, part: Part, refused: Mapping[str, Mapping[str, str]]) -> None:
+        """Take a part out of the way of which a target refuses something for good.
+
+        Parameters
+        ----------
+        part
+            A processed one; all that is not refused was acknowledged.
+        refused
+            For each target, SOP Instance UIDs of ``out/`` and why they were refused.
+        """
+        told = part.folder / REFUSED
+        if not told.exists():
+            draft = self.incoming((json.dumps(refused, indent=1) + "\n").encode())
+            durable.move(draft, told)
+        self._move(part, State.undelivered)
+
+    def offer_again(self) -> int:
+        """Have what was refused for good offered once more; return the number of parts."""
+        parts = self.parts(State.undelivered)
+        for part in parts:
+            durable.remove_file(part.folder / REFUSED)
+            self._move(part, State.processed)
+        return len(parts)
 
     def set_aside(self, part: Part, reasons: Mapping[str, str], *, keep: bool) -> None:
         """Take a part out of the way that holds nothing to process.
