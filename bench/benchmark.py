@@ -34,9 +34,10 @@ from kspacesr_rt.bench.stages import stage_split
 from kspacesr_rt.bench.variants import SEED_SHAPE, Variants
 from kspacesr_rt.bench.worker import GEMM, GEMM_CUDA, PEAKS, TRIAD
 from kspacesr_rt.errors import InputError, KspaceSRError
-from kspacesr_rt.kspace import FloatArray, degrade, divisible_crop
+from kspacesr_rt.kspace import FloatArray, divisible_crop
 from kspacesr_rt.metrics import tissue_slices
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.train.degradation import DEGRADATIONS, degradation_for
 from kspacesr_rt.train.volumes import read_volumes
 
 GEMM_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -330,12 +331,14 @@ def prepare_slices(
     white = float(np.percentile(scaled, WINDOW_PERCENTILE))
     made: dict[str, JudgedSlices] = {}
     for model in options.models:
-        upscale = variants.original(model).spec.upscale
+        spec = variants.original(model).spec
+        upscale = spec.upscale
         hr = kept[places]
         if model == SEED_SHAPE:
             hr = _tiled(hr, SEED_HR)
         hr = np.ascontiguousarray(divisible_crop(hr, upscale))
-        lr = degrade(hr, upscale).astype(np.float32)
+        made_lr = DEGRADATIONS[degradation_for(spec.output_grid)]
+        lr = made_lr(hr, upscale).astype(np.float32)
         file = folder / f"lr-{len(made)}.npy"
         np.save(file, lr)
         made[model] = JudgedSlices(hr=hr, lr=lr, file=file, labels=labels, white=white)

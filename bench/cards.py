@@ -20,6 +20,7 @@ from kspacesr_rt.errors import InputError
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.model_file import ModelFile, load_model
 from kspacesr_rt.spec import METADATA_KEY, ModelSpec
+from kspacesr_rt.train.degradation import degradation_for
 
 LIMITS = """\
 - Research use only. Detail outside the measured k-space is predicted from how other heads look;
@@ -75,8 +76,9 @@ def stamp(path: Path, rows: list[QualityRow], invention: Invention | None = None
 
 def _quality(spec: ModelSpec, rows: list[QualityRow]) -> dict[str, dict[str, float]]:
     quality: dict[str, dict[str, float]] = {}
+    made = degradation_for(spec.output_grid)
     for row in means([row for row in rows if row.convention == CONVENTION]):
-        if row.upscale != spec.upscale:
+        if (row.upscale, row.degradation) != (spec.upscale, made):
             continue
         values = quality.setdefault(row.data, {})
         if row.method == spec.name:
@@ -84,6 +86,13 @@ def _quality(spec: ModelSpec, rows: list[QualityRow]) -> dict[str, dict[str, flo
         elif row.method == "zero-fill":
             values |= {f"zero_fill_{k}": v for k, v in dataclasses.asdict(row.quality).items()}
     return quality
+
+
+LR_IS = {
+    "kspace": "LR is the magnitude of the inverse FFT of the k-space centre.",
+    "pixel-centre": "LR is the image resized, and SR samples lie on pixel centres.",
+}
+"""How LR was made, by output grid."""
 
 
 def card(model: ModelFile) -> str:
@@ -111,9 +120,8 @@ def card(model: ModelFile) -> str:
         "## Measured quality",
         "",
         f"Convention `{CONVENTION}`: HR scaled by its series' maximum, data range 1, mean over "
-        "slices with tissue, results clipped at 0. LR is the magnitude of the inverse FFT of the "
-        "k-space centre. No series here was trained on; `validation` steered the choice of "
-        "settings, `evaluation` did not.",
+        f"slices with tissue, results clipped at 0. {LR_IS[spec.output_grid]} No series here was "
+        "trained on; `validation` steered the choice of settings, `evaluation` did not.",
         "",
         "| data | slices | method | MAE | PSNR dB | SSIM |",
         "| --- | --: | --- | --: | --: | --: |",

@@ -32,6 +32,7 @@ from kspacesr_rt.added_energy import added_energy, intensity_drift
 from kspacesr_rt.backends import Backend, BackendOptions, open_backend
 from kspacesr_rt.bench.head_phantom import CONTRASTS, head_kspace, lesion_free
 from kspacesr_rt.binding import bind
+from kspacesr_rt.errors import InputError
 from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import (
     ComplexArray,
@@ -418,7 +419,18 @@ def measure(
         Folders or files of HR images that it was not trained on.
     backend, threads
         What runs it.
+
+    Raises
+    ------
+    InputError
+        If the model answers on another grid than that of k-space.
     """
+    if model.spec.sample_grid != "kspace":
+        raise InputError(
+            f"model '{model.spec.name}' does not answer on the grid of k-space, where lesions are "
+            "planted and measured samples compared",
+            hint="kspacesr-rt evaluate without --cards judges it",
+        )
     options = BackendOptions(threads=threads)
     settled = settle_backend(backend, model, options).backend
 

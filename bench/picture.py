@@ -11,11 +11,12 @@ from kspacesr_rt.backends import BackendOptions, open_backend
 from kspacesr_rt.binding import bind
 from kspacesr_rt.errors import NoMRImageError
 from kspacesr_rt.interpolation import zero_fill
-from kspacesr_rt.kspace import degrade, divisible_crop
+from kspacesr_rt.kspace import divisible_crop, nearest_sample
 from kspacesr_rt.metrics import tissue_slices
 from kspacesr_rt.model_file import ModelFile
 from kspacesr_rt.preview import WINDOW_PERCENTILE, sheet, to_grey
 from kspacesr_rt.selection import settle_backend
+from kspacesr_rt.train.degradation import DEGRADATIONS, degradation_for
 from kspacesr_rt.train.volumes import read_volumes
 
 ERROR_GAIN = 5.0
@@ -51,14 +52,16 @@ def comparison(
         raise NoMRImageError(f"{volume.name}: no slice holds tissue")
     upscale = model.spec.upscale
     hr = divisible_crop(volume.slices[kept[len(kept) // 2]], upscale)
-    lr = degrade(hr, upscale).astype(np.float32)
+    grid = model.spec.sample_grid
+    made = DEGRADATIONS[degradation_for(model.spec.output_grid)]
+    lr = made(hr[None], upscale)[0].astype(np.float32)
     bound = bind(model, (lr.shape[0], lr.shape[1]))
     options = BackendOptions(threads=threads)
     with open_backend(settle_backend(backend, model, options).backend, bound, options) as opened:
         sr = np.maximum(opened.run(lr[None, None])[0, 0], 0.0)
-    interpolated = np.maximum(zero_fill(lr, upscale), 0.0)
+    interpolated = np.maximum(zero_fill(lr, upscale, grid), 0.0)
     top = float(np.percentile(hr, WINDOW_PERCENTILE))
-    nearest = np.repeat(np.repeat(lr, upscale, axis=0), upscale, axis=1)
+    nearest = lr[np.ix_(*(nearest_sample(n, upscale, grid) for n in lr.shape))]
     images = [
         [
             (f"LR {lr.shape[0]} x {lr.shape[1]}", nearest),

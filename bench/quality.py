@@ -2,7 +2,9 @@
 
 What it measures: HR slices are scaled by their series' maximum, degraded as a shorter scan would
 have (centre crop of k-space, magnitude), super-resolved on a backend, clipped at zero as DICOM
-clips them, and compared with HR under named conventions, over the slices that hold tissue.
+clips them, and compared with HR under named conventions, over the slices that hold tissue. A model
+that answers on pixel centres is given LR that was resized, as its training was, in a table of its
+own whose baselines answer there too: on LR of the other kind its score would be that of a shift.
 What it leaves out: everything a radiologist would see and a mean cannot show.
 How to read it: only differences between rows of one table mean something.
 """
@@ -17,11 +19,12 @@ import numpy as np
 
 from kspacesr_rt.backends import BACKENDS, Backend, BackendOptions, baseline_spec, open_backend
 from kspacesr_rt.binding import bind
-from kspacesr_rt.kspace import FloatArray, divisible_crop
+from kspacesr_rt.interpolation import bicubic, zero_fill
+from kspacesr_rt.kspace import FloatArray, SampleGrid, divisible_crop
 from kspacesr_rt.metrics import CONVENTIONS, Quality, evaluate, tissue_slices
 from kspacesr_rt.model_file import ModelFile
 from kspacesr_rt.selection import settle_backend
-from kspacesr_rt.train.degradation import DEGRADATIONS
+from kspacesr_rt.train.degradation import DEGRADATIONS, GRID_OF, degradation_for
 from kspacesr_rt.train.volumes import read_volumes
 
 CONVENTION = "slice-range1"
@@ -64,9 +67,9 @@ def judge(
     backend: str = "ort-cpu",
     threads: int = 0,
     conventions: Sequence[str] = (CONVENTION,),
-    degradation: str = "kspace-crop",
+    degradation: str | None = None,
 ) -> list[QualityRow]:
-    """Judge models and, for each of their upscales, the baselines.
+    """Judge models and, for each of their upscales and kinds of LR, the baselines.
 
     Parameters
     ----------
@@ -79,30 +82,28 @@ def judge(
     conventions
         Names of metric conventions; each gives its own rows.
     degradation
-        How LR is made, a key of `kspacesr_rt.train.degradation.DEGRADATIONS`.
+        How LR is made, a key of `kspacesr_rt.train.degradation.DEGRADATIONS`; None for what each
+        model's output grid calls for.
     """
     options = BackendOptions(threads=threads)
+    groups: dict[tuple[int, str], list[ModelFile]] = {}
+    for model in models:
+        made = degradation or degradation_for(model.spec.output_grid)
+        groups.setdefault((model.spec.upscale, made), []).append(model)
     rows = []
     for root in data:
         for volume in read_volumes(root):
             kept = volume.slices[tissue_slices(volume.slices)]
             scaled = kept / volume.slices.max()
-            for upscale in sorted({model.spec.upscale for model in models}):
+            for (upscale, made), group in sorted(groups.items(), key=lambda item: item[0]):
                 hr = divisible_crop(scaled.astype(np.float32), upscale)
-                lr = DEGRADATIONS[degradation](hr, upscale).astype(np.float32)
+                lr = DEGRADATIONS[made](hr, upscale).astype(np.float32)
                 matrix = (lr.shape[1], lr.shape[2])
-                results = {
-                    name: _run(
-                        lr, open_backend(name, baseline_spec(name, upscale, matrix), options)
-                    )
-                    for name, info in BACKENDS.items()
-                    if not info.model
-                }
-                for model in models:
-                    if model.spec.upscale == upscale:
-                        name = settle_backend(backend, model, options).backend
-                        opened = open_backend(name, bind(model, matrix), options)
-                        results[model.spec.name] = _run(lr, opened)
+                results = _baselines(lr, upscale, GRID_OF[made], options)
+                for model in group:
+                    name = settle_backend(backend, model, options).backend
+                    opened = open_backend(name, bind(model, matrix), options)
+                    results[model.spec.name] = _run(lr, opened)
                 rows += [
                     QualityRow(
                         data=root.name,
@@ -112,12 +113,29 @@ def judge(
                         n_slices=len(hr),
                         quality=evaluate(np.maximum(sr, 0.0), hr, convention),
                         convention=convention,
-                        degradation=degradation,
+                        degradation=made,
                     )
                     for convention in conventions
                     for method, sr in results.items()
                 ]
     return rows
+
+
+def _baselines(
+    lr: FloatArray, upscale: int, grid: SampleGrid, options: BackendOptions
+) -> dict[str, FloatArray]:
+    """Interpolate, where HR lies for this kind of LR."""
+    if grid != "kspace":  # no backend: a scan is not on such a grid
+        return {
+            "zero-fill": zero_fill(lr, upscale, grid),
+            "bicubic": bicubic(lr, upscale, grid),
+        }
+    matrix = (lr.shape[1], lr.shape[2])
+    return {
+        name: _run(lr, open_backend(name, baseline_spec(name, upscale, matrix), options))
+        for name, info in BACKENDS.items()
+        if not info.model
+    }
 
 
 def _run(lr: FloatArray, backend: Backend) -> FloatArray:
@@ -126,10 +144,11 @@ def _run(lr: FloatArray, backend: Backend) -> FloatArray:
 
 
 def means(rows: list[QualityRow]) -> list[QualityRow]:
-    """Average over the slices of each data set: one row a data set, upscale, method, convention."""
-    groups: dict[tuple[str, int, str, str], list[QualityRow]] = {}
+    """Average over each data set: one row a data set, kind of LR, upscale, method, convention."""
+    groups: dict[tuple[str, int, str, str, str], list[QualityRow]] = {}
     for row in rows:
-        groups.setdefault((row.data, row.upscale, row.method, row.convention), []).append(row)
+        own = (row.data, row.upscale, row.method, row.convention, row.degradation)
+        groups.setdefault(own, []).append(row)
     return [
         QualityRow(
             data=data,
@@ -138,7 +157,7 @@ def means(rows: list[QualityRow]) -> list[QualityRow]:
             upscale=upscale,
             n_slices=sum(row.n_slices for row in group),
             convention=convention,
-            degradation=group[0].degradation,
+            degradation=degradation,
             quality=Quality(
                 **{
                     name: float(
@@ -151,12 +170,12 @@ def means(rows: list[QualityRow]) -> list[QualityRow]:
                 }
             ),
         )
-        for (data, upscale, method, convention), group in groups.items()
+        for (data, upscale, method, convention, degradation), group in groups.items()
     ]
 
 
 def as_text(rows: list[QualityRow], *, series: bool = True) -> str:
-    """Return Markdown tables, one a convention: series and means, with the gain over zero-fill.
+    """Return Markdown tables, one a convention and kind of LR, with the gains over zero-fill.
 
     Parameters
     ----------
@@ -166,8 +185,8 @@ def as_text(rows: list[QualityRow], *, series: bool = True) -> str:
         Whether each series has its own rows; the means are always there.
     """
     tables = []
-    for convention in dict.fromkeys(row.convention for row in rows):
-        own = [row for row in rows if row.convention == convention]
+    for convention, made in dict.fromkeys((row.convention, row.degradation) for row in rows):
+        own = [row for row in rows if (row.convention, row.degradation) == (convention, made)]
         tables.append(_table([*(own if series else []), *means(own)], convention))
     return "\n\n".join(tables)
 

@@ -28,6 +28,7 @@ from kspacesr_rt.export.parity import (
     gate_cases,
     require_parity,
 )
+from kspacesr_rt.export.placement import find_placement, require_placed
 from kspacesr_rt.export.precision import narrowed, opset_of
 from kspacesr_rt.export.quantisation import QUANTISED_TYPES
 from kspacesr_rt.files import replace_file
@@ -43,7 +44,7 @@ from kspacesr_rt.model_file import (
 from kspacesr_rt.moments import moment
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.spec import METADATA_KEY, DataConsistency, Lowering, ModelSpec, Precision
-from kspacesr_rt.train.checkpoint import Checkpoint, load_checkpoint
+from kspacesr_rt.train.checkpoint import Checkpoint, Stated, load_checkpoint
 
 KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
 """LR matrix of the stored self-test: small, one axis odd, not square."""
@@ -100,6 +101,7 @@ def export_model(
     backend: str = "ort-cpu",
     name: str | None = None,
     data_consistency: DataConsistency | None = None,
+    stated: Stated | None = None,
     force: bool = False,
     report_file: Path | None = None,
 ) -> Exported:
@@ -121,7 +123,7 @@ def export_model(
         What the model is made for; decides which values an int8 model rounds.
     backend
         Which backend the gate runs the model on.
-    name, data_consistency
+    name, data_consistency, stated
         Override what the checkpoint says.
     force
         Replace an existing file (only by a model that passed).
@@ -133,19 +135,21 @@ def export_model(
     CheckpointError, ExportError
         If the checkpoint cannot be read or lowered.
     ParityError
-        If the gate says no; no file is left.
+        If the gate says no, or the model answers elsewhere than it says; no file is left.
     OutputError
         If the file exists, or cannot be written.
     """
     if output.exists() and not force:
         raise OutputError(f"{output} exists", hint="replace it with --force")
-    loaded = load_checkpoint(checkpoint, name=name, data_consistency=data_consistency)
+    loaded = load_checkpoint(
+        checkpoint, name=name, data_consistency=data_consistency, stated=stated
+    )
     reference = torch_runner(loaded.generator)
     proto = lower(loaded.generator, loaded.spec, lowering)
     spec = dataclasses.replace(_stamped(loaded, lowering), precision=precision)
     candidate = ModelFile(name=output.name, proto=proto, spec=spec, size_bytes=0)
     notes: dict[str, Any] = {}
-    remarks: tuple[str, ...] = ()
+    remarks = (f"weights from {loaded.source}",) if loaded.source else ()
     if precision in QUANTISED_TYPES:
         made = quantise_model(
             candidate,
@@ -156,22 +160,27 @@ def export_model(
             runtime=runtime,
         )
         proto, notes = made.proto, {"quantisation": made.notes}
-        remarks = (made.as_text(),)
+        remarks += (made.as_text(),)
     else:
         proto = narrowed(proto, precision)
     spec = dataclasses.replace(spec, opset=opset_of(proto))
     candidate = dataclasses.replace(candidate, proto=proto, spec=spec)
+    exported = backend_runner(candidate, backend)
     report = check(
         gate_cases(spec.upscale, spec.matrix),
         reference,
-        backend_runner(candidate, backend),
+        exported,
         backend=backend,
         tier=TIER_OF[precision],
         lowering=lowering,
     )
+    placement = find_placement(spec, exported)
+    notes |= {"placement": placement.to_dict()}
+    remarks += (placement.as_text(),)
     if report_file is not None:
         replace_file(report_file, json.dumps(report.to_dict() | notes, indent=1).encode())
     require_parity(report)
+    require_placed(placement)
     spec = dataclasses.replace(spec, parity=report.to_dict() | notes)
     content = finished(proto, spec, known_answer(reference, spec.upscale))
     replace_file(output, content)

@@ -111,24 +111,26 @@ def _transform(
         if lowering == "conv":  # weights of a 1x1 convolution: (out, in, 1, 1)
             return {"left": left[..., None, None], "right": right.T[..., None, None]}
         return {"left": left, "right": right}
-    return _dft_constants(grids, inverse=inverse, corner=corner)
+    return _corner_dft_constants(grids, inverse) if corner else _dft_constants(grids, inverse)
 
 
-def _dft_constants(grids: _Grids, *, inverse: bool, corner: bool) -> Constants:
-    """Index vectors that shift (and crop), pads that fill, and the orthonormal factor.
+def _corner_dft_constants(grids: _Grids, inverse: bool) -> Constants:
+    """Return the same for an image whose origin is in its corner: only k-space is shifted."""
+    unmoved, length = ("unshift", grids.target) if inverse else ("shift", grids.source)
+    images = {f"{unmoved}_{axis}": np.arange(n) for axis, n in zip("yx", length, strict=True)}
+    return _dft_constants(grids, inverse) | images
 
-    An image whose origin is in its corner is not shifted, k-space always is.
-    """
+
+def _dft_constants(grids: _Grids, inverse: bool) -> Constants:
+    """Index vectors that shift (and crop), pads that fill, and the orthonormal factor."""
     constants: Constants = {}
     length = grids.target if inverse else grids.source
     if inverse:
         constants["pads"] = _pads(grids, trailing_channels=True)
     for axis, n in zip("yx", length, strict=True):
-        origin = 0 if corner and not inverse else n // 2
-        constants[f"shift_{axis}"] = (np.arange(n) + origin) % n
+        constants[f"shift_{axis}"] = (np.arange(n) + n // 2) % n
     for axis, n, target in zip("yx", length, grids.target, strict=True):
-        origin = 0 if corner and inverse else target // 2
-        constants[f"unshift_{axis}"] = (np.arange(target) - origin) % n
+        constants[f"unshift_{axis}"] = (np.arange(target) - target // 2) % n
     constants = {name: value.astype(np.int64) for name, value in constants.items()}
     samples = float(length[0] * length[1])
     # The DFT operator divides an inverse by its length; orthonormal is the root of that.

@@ -17,7 +17,6 @@ from kspacesr_rt.errors import ShapeError
 from kspacesr_rt.kspace import (
     FloatArray,
     SampleGrid,
-    grid_origin,
     origin_ramp,
     sample_origin,
     upscaled,
@@ -103,7 +102,7 @@ def _zero_filled(image: FloatArray, upscale: int, grid: SampleGrid) -> FloatArra
     return np.fft.irfft2(filled, s=matrix)
 
 
-def bicubic(image: FloatArray, upscale: int) -> FloatArray:
+def bicubic(image: FloatArray, upscale: int, grid: SampleGrid = "kspace") -> FloatArray:
     """Interpolate real slices by cubic convolution, edge samples replicated.
 
     Parameters
@@ -112,6 +111,8 @@ def bicubic(image: FloatArray, upscale: int) -> FloatArray:
         Shape ``(..., y, x)``, real; leading axes are independent slices.
     upscale
         SR samples per LR sample and axis.
+    grid
+        Where SR samples lie.
 
     Returns
     -------
@@ -132,7 +133,7 @@ def bicubic(image: FloatArray, upscale: int) -> FloatArray:
        ASSP 29(6), 1981, doi:10.1109/TASSP.1981.1163711
     """
     _require_slices(image)
-    rows, columns = (_weights(n, upscale) for n in image.shape[-2:])
+    rows, columns = (_weights(n, upscale, grid) for n in image.shape[-2:])
     # float64: the sums must not depend on the size of a batch or the order of a BLAS.
     return (rows @ image.astype(np.float64) @ columns.T).astype(np.float32)
 
@@ -146,9 +147,9 @@ def keys_kernel(distance: FloatArray) -> npt.NDArray[np.float64]:
 
 
 @lru_cache(maxsize=32)
-def _weights(n: int, upscale: int) -> npt.NDArray[np.float64]:
+def _weights(n: int, upscale: int, grid: SampleGrid) -> npt.NDArray[np.float64]:
     """Return the interpolation along an axis of `n` samples, shape ``(upscale * n, n)``."""
-    position = grid_origin(n, upscale) + np.arange(upscale * n) / upscale
+    position = sample_origin(n, upscale, grid) + np.arange(upscale * n) / upscale
     first = np.floor(position).astype(np.intp) - 1
     matrix = np.zeros((upscale * n, n))
     for tap in range(4):

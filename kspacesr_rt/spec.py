@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from kspacesr_rt.errors import ModelSpecError
 from kspacesr_rt.kspace import Matrix, SampleGrid, sample_origin
+from kspacesr_rt.plain_text import printable_values
 
 SCHEMA = 2
 """Written by this version, which reads every earlier one."""
@@ -240,6 +241,20 @@ class ModelSpec:
             return cls(**values)
         except (TypeError, ValueError) as exc:
             raise ModelSpecError(f"{origin}: {exc}") from exc
+
+    def with_printable_texts(self) -> ModelSpec:
+        """Return a specification whose texts a terminal and a log can take as they are."""
+        changes: dict[str, Any] = {
+            item.name: printable_values(getattr(self, item.name))
+            for item in dataclasses.fields(self)
+            if item.name not in ("provenance", "matrix")
+        }
+        origin = {
+            item.name: printable_values(getattr(self.provenance, item.name))
+            for item in dataclasses.fields(Provenance)
+        }
+        changes["name"] = changes["name"][:LONGEST_NAME]  # written out, it may be longer
+        return dataclasses.replace(self, **changes, provenance=Provenance(**origin))
 
     def sr_matrix(self, matrix: Matrix) -> Matrix:
         """Return the SR matrix for a LR matrix."""

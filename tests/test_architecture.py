@@ -30,6 +30,7 @@ RUNTIME_LAYERS = {
     "interpolation": 2,
     "interruption": 1,
     "telemetry": 1,
+    "plain_text": 1,
     "support": 2,
     "interpolated": 3,
     "half_spectra": 3,

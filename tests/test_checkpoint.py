@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
+import json
 import pickle
+import tarfile
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,12 +20,14 @@ from kspacesr_rt.errors import CheckpointError, InputError
 from kspacesr_rt.train.checkpoint import (
     FORMAT,
     SCHEMA,
+    Stated,
     infer_seed_spec,
     load_checkpoint,
-    read_document,
     save_checkpoint,
 )
-from kspacesr_rt.train.generators import SeedNetwork
+from kspacesr_rt.train.generators import SeedNetwork, build_generator
+from kspacesr_rt.train.options import TrainingOptions
+from kspacesr_rt.train.untrusted import read_document
 
 HINT = "a checkpoint must hold weights only: save generator.state_dict()"
 
@@ -138,6 +145,216 @@ def test_half_precision_weights_are_widened(tmp_path):
     assert torch.equal(state["block1.0.weight"], half["block1.0.weight"].float())
 
 
+# --- how trainers wrap weights --------------------------------------------------------------------
+
+
+def with_prefix(prefix: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in weights.items()}
+
+
+WRAPPINGS = {
+    "data parallel": lambda w: with_prefix("module.", w),
+    "compiled": lambda w: with_prefix("_orig_mod.", w),
+    "compiled, then parallel": lambda w: with_prefix("_orig_mod.module.", w),
+    "parallel, then compiled": lambda w: with_prefix("module._orig_mod.", w),
+    "wrapped twice": lambda w: with_prefix("module._orig_mod.module.", w),
+    "layers compiled": lambda w: {k.replace("block8.", "block8._orig_mod."): w[k] for k in w},
+    "tutorial": lambda w: {
+        "epoch": 3,
+        "model_state_dict": w,
+        "optimizer_state_dict": {"state": {}},
+    },
+    "model": lambda w: {"model": w, "args": {"lr": 1e-4}},
+    "generator": lambda w: {"generator": w, "discriminator": {"net.0.weight": torch.ones(2)}},
+    "netG": lambda w: {"netG": with_prefix("module.", w)},
+    "net_g in lightning": lambda w: {"state_dict": with_prefix("net_g.", w)},
+    "lightning": lambda w: {
+        "epoch": 1,
+        "pytorch-lightning_version": "2.5",
+        "state_dict": with_prefix("generator.", w) | {"discriminator.net.0.weight": torch.ones(1)},
+    },
+    "lightning, compiled": lambda w: {"state_dict": with_prefix("model._orig_mod.", w)},
+    "ema of basicsr": lambda w: {"params_ema": w},
+    "params": lambda w: {"params": w},
+    "state_dict": lambda w: {"state_dict": w},
+    "twice": lambda w: {"model": {"state_dict": with_prefix("module.", w)}},
+    "an unusual name": lambda w: {"saved_at_noon": w},
+}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_weights_load_however_a_trainer_wrapped_them(tmp_path, wrapping, suffix):
+    """The same network, whatever stood around it; safetensors hold prefixes only."""
+    weights = seed_weights()
+    document = WRAPPINGS[wrapping](weights)
+    path = tmp_path / f"run{suffix}"
+    if suffix == ".safetensors":
+        if not all(isinstance(value, torch.Tensor) for value in document.values()):
+            document = with_prefix("generator.module.", weights)
+        save_file(document, path)
+    else:
+        torch.save(document, path)
+    loaded = load_checkpoint(path)
+    state = loaded.generator.network.state_dict()
+    assert state.keys() == weights.keys()
+    assert all(torch.equal(state[key], value) for key, value in weights.items())
+    assert not any("not taken" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(
+    ("document", "taken"),
+    [
+        (lambda a, b: {"params": b, "params_ema": a}, "'params_ema'"),
+        (lambda a, b: {"generator": b, "ema": a, "discriminator": {}}, "'ema'"),
+        (lambda a, b: {"model": b, "model_ema": {"module": a}}, "'model_ema' / 'module'"),
+        (lambda a, b: {"state_dict": with_prefix("net.", b) | with_prefix("ema_net.", a)},
+         "'state_dict', keys 'ema_net.*'"),
+        (lambda a, b: {"state_dict": a, "best": b}, "'state_dict'"),
+    ],
+    ids=["basicsr", "ema", "timm", "lightning", "usual name"],
+)  # fmt: skip
+def test_of_several_the_average_is_taken_and_that_is_said(tmp_path, document, taken):
+    """EMA weights are what was validated; which were taken must not be left to find out."""
+    average, last = seed_weights(seed=1), seed_weights(seed=2)
+    torch.save(document(average, last), tmp_path / "run.pt")
+    loaded = load_checkpoint(tmp_path / "run.pt")
+    assert loaded.source == taken
+    assert loaded.notes[0].startswith(f"weights are taken from {taken}; also there, not taken: ")
+    state = loaded.generator.network.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in average.items())
+
+
+def test_of_several_alike_none_is_guessed(tmp_path):
+    """Two networks of a cycle: which one is meant is not for us to say."""
+    both = {"netG_A": seed_weights(seed=1), "netG_B": seed_weights(seed=2)}
+    torch.save(both, tmp_path / "cycle.pt")
+    with pytest.raises(CheckpointError, match="several networks that fit: 'netG_A'; 'netG_B'") as e:
+        load_checkpoint(tmp_path / "cycle.pt")
+    assert "torch.save(torch.load('cycle.pt')['KEY']" in e.value.hint
+    torch.save({"a": both["netG_A"], "b": both["netG_A"]}, tmp_path / "twice.pt")
+    assert load_checkpoint(tmp_path / "twice.pt").source == "'a'"  # the same, so no question
+
+
+@pytest.mark.parametrize(
+    ("document", "keys"),
+    [
+        ({"epoch": 3, "weights": {"conv1.weight": torch.ones(2)}}, "keys found in weights: conv1"),
+        ({"net": {"a": {"b": torch.ones(2)}}}, "keys found in net / a: b"),
+        ({f"k{n}": torch.ones(1) for n in range(20)}, "k5, k6, k7 and 12 more"),
+    ],
+    ids=["nested", "deeper", "many"],
+)  # fmt: skip
+def test_a_wrapping_that_is_not_ours_is_named_with_its_keys(tmp_path, document, keys):
+    """'Holds no tensors' would be untrue; the keys say what the file is."""
+    torch.save(document, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "w.pt")
+    assert keys in str(caught.value)
+    assert "block1.0.weight" in caught.value.hint
+
+
+def test_spectra_are_found_beside_wrapped_weights(tmp_path):
+    """h_LR and h_HR may lie outside the container that holds the network."""
+    h_lr, h_hr = torch.rand(48, 48) + 0.5, torch.rand(96, 96) + 0.5
+    torch.save({"generator": seed_weights(), "h_LR": h_lr, "h_HR": h_hr}, tmp_path / "a.pth")
+    loaded = load_checkpoint(tmp_path / "a.pth")
+    assert torch.equal(loaded.generator.h_lr.spectrum, h_lr)
+    assert loaded.spec.matrix == (48, 48)
+
+
+# --- where its samples lie, and what its k-space is -----------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_domain_weights_of_the_seed_lie_on_pixel_centres(tmp_path, channels):
+    """They were trained on resized images: Image Position would be off by 1.5 samples at x4."""
+    torch.save(seed_weights(channels, 4), tmp_path / "w.pth")
+    loaded = load_checkpoint(tmp_path / "w.pth")
+    assert loaded.spec.output_grid == "pixel-centre"
+    assert any("pixel centres" in note for note in loaded.notes)
+    stated = load_checkpoint(tmp_path / "w.pth", stated=Stated(grid="kspace"))
+    assert (stated.spec.output_grid, stated.notes) == ("kspace", ())
+
+
+@pytest.mark.parametrize(
+    ("degradation", "grid"), [("seed-resize", "pixel-centre"), ("kspace-crop", "kspace")]
+)
+def test_a_checkpoint_that_names_its_degradation_lies_where_that_says(tmp_path, degradation, grid):
+    """Foreign or ours, of this schema or of one before grids were stated."""
+    torch.save({"model": seed_weights(1), "degradation": degradation}, tmp_path / "w.pth")
+    assert load_checkpoint(tmp_path / "w.pth").spec.output_grid == grid
+    options = TrainingOptions(architecture="seed-image", degradation=degradation, width=6)
+    spec = dataclasses.replace(options.spec(), name="w")
+    assert spec.output_grid == grid
+    generator = build_generator(spec)
+    training = {"options": options.identity()}
+    save_checkpoint(tmp_path / "ours.pt", spec, generator.state_dict(), training)
+    assert load_checkpoint(tmp_path / "ours.pt").spec.output_grid == grid
+    old = json.loads(spec.to_json()) | {"schema": 1}
+    del old["output_grid"]
+    document = read_document(tmp_path / "ours.pt") | {"spec": json.dumps(old)}
+    torch.save(document, tmp_path / "old.pt")
+    assert load_checkpoint(tmp_path / "old.pt").spec.output_grid == grid
+
+
+def spectrum_file(path: Path, n: int, **changes: object) -> Path:
+    values = np.random.default_rng(n).random((n, n)) + 0.1
+    np.save(path, changes.get("values", values))
+    return path
+
+
+def test_spectra_and_convention_are_given_beside_the_weights(tmp_path):
+    """SR_kspace keeps them as ``.npy`` files and its transforms in notebooks."""
+    torch.save(seed_weights(), tmp_path / "w.pth")
+    h_lr, h_hr = (spectrum_file(tmp_path / f"{n}.npy", n) for n in (48, 96))
+    told = Stated(fft_convention="seed", h_lr=h_lr, h_hr=h_hr)
+    loaded = load_checkpoint(tmp_path / "w.pth", stated=told)
+    spec = loaded.spec
+    assert (spec.fft_convention, spec.normaliser) == ("seed", "kspace-peak")
+    assert (spec.matrix, spec.output_grid) == ((48, 48), "kspace")
+    np.testing.assert_allclose(loaded.generator.h_lr.spectrum, np.load(h_lr).astype("f4"))
+    np.testing.assert_allclose(loaded.generator.h_hr.spectrum, np.load(h_hr).astype("f4"))
+    assert not any("no mean spectra" in note for note in loaded.notes)
+    torch.save({**seed_weights(), "h_LR": torch.ones(8, 8), "h_HR": torch.ones(16, 16)},
+               tmp_path / "both.pth")  # fmt: skip
+    both = load_checkpoint(tmp_path / "both.pth", stated=told)
+    assert "--h-lr and --h-hr replace the mean spectra of the checkpoint" in both.notes
+    assert both.generator.h_lr.spectrum.shape == (48, 48)
+
+
+@pytest.mark.parametrize(
+    ("lr", "hr", "reason"),
+    [
+        (np.ones((8, 8)), None, "belong together"),
+        (np.ones((8, 8)), np.ones((15, 15)), "15 samples per axis, expected 2 times the 8"),
+        (np.ones((8, 9)), np.ones((16, 16)), "expected a square spectrum"),
+        (np.ones(8), np.ones((16, 16)), "expected a square spectrum"),
+        (np.zeros((8, 8)), np.ones((16, 16)), "positive and finite everywhere"),
+        (np.full((8, 8), np.nan), np.ones((16, 16)), "positive and finite everywhere"),
+        (np.ones((8, 8), complex), np.ones((16, 16)), "an array of real numbers"),
+        (np.array([{}], object), np.ones((16, 16)), "not a readable .npy file"),
+    ],
+)
+def test_spectra_that_fit_no_network_are_refused(tmp_path, lr, hr, reason):
+    """Zeros would divide, a transposed pair would blur: better a sentence."""
+    torch.save(seed_weights(), tmp_path / "w.pth")
+    paths = {}
+    for name, values in (("h_lr", lr), ("h_hr", hr)):
+        if values is not None:
+            np.save(tmp_path / f"{name}.npy", values, allow_pickle=True)
+            paths[name] = tmp_path / f"{name}.npy"
+    with pytest.raises(CheckpointError, match=reason):
+        load_checkpoint(tmp_path / "w.pth", stated=Stated(**paths))
+
+
+def test_kspace_options_are_refused_for_an_image_domain_network(tmp_path):
+    """They would be without effect, and whoever gave them would not know."""
+    torch.save(seed_weights(1), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="are for a seed-kspace network, this is seed-image"):
+        load_checkpoint(tmp_path / "w.pth", stated=Stated(fft_convention="seed"))
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -237,7 +454,9 @@ def test_weights_of_another_network_are_refused_with_the_keys_we_know(tmp_path):
     torch.save({"conv1.weight": torch.ones(4, 2, 3, 3)}, tmp_path / "unet.pth")
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "unet.pth")
-    assert str(caught.value) == "unet: these weights are neither ours nor the seed network's"
+    assert str(caught.value) == (
+        "unet: these weights are neither ours nor the seed network's; keys found: conv1.weight"
+    )
     assert caught.value.hint == (
         "expected keys such as 'block1.0.weight' and 'block8.0.conv.weight'"
     )
@@ -317,6 +536,103 @@ def test_a_damaged_document_of_ours_is_refused(make_generator, tmp_path, changes
     path = ours(tmp_path / "w.pt", make_generator, **changes)
     with pytest.raises(InputError, match=r"w\.pt"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("style", ["torch", "torch-legacy", "pickle", "script", "tar"])
+def test_nobody_is_advised_to_load_code(tmp_path, style, recwarn):
+    """Torch recommends weights_only=False in its messages: the one thing not to do."""
+    path = tmp_path / "evil.pt"
+    payload = _Payload(tmp_path / "it-ran")
+    if style == "script":
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+    elif style == "tar":
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(tarfile.TarInfo("storages"), io.BytesIO())
+    elif style == "pickle":
+        path.write_bytes(pickle.dumps(payload, protocol=2))
+    else:
+        torch.save({"w": payload}, path, _use_new_zipfile_serialization=style == "torch")
+    recwarn.clear()
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    said = f"{caught.value} {caught.value.hint} {[str(one.message) for one in recwarn]}"
+    assert "weights_only" not in said
+    assert "trust" not in said.lower()
+    assert len(said) < 500
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
+    """A kilobyte that would become gigabytes is recognised by its table of contents."""
+    torch.save({"block1.0.weight": torch.zeros(1 << 16)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for member in plain.infolist():
+            bomb.writestr(member.filename, plain.read(member))
+    with pytest.raises(CheckpointError, match="compressed or overlapping parts"):
+        load_checkpoint(tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(1).expand(1 << 34), torch.ones(4).to_sparse(), torch.ones(4, dtype=torch.cfloat)],
+    ids=["expanded", "sparse", "complex"],
+)  # fmt: skip
+def test_a_tensor_that_claims_more_than_was_stored_is_refused(tmp_path, tensor):
+    """One stored zero may claim to be sixteen gigabytes; copying it would ask for them."""
+    torch.save(seed_weights() | {"block1.0.bias": tensor}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"not stored as it is|not a readable checkpoint"):
+        load_checkpoint(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"blocks": 100_000}, {"width": 10**9}, {"width": -4}, {"matrix": [10**6, 10**6]},
+     {"name": "A" * 10**6}],
+    ids=str,
+)  # fmt: skip
+def test_a_specification_that_would_exhaust_memory_is_refused(make_generator, tmp_path, changes):
+    """Refused by its numbers, before a layer is built."""
+    _, spec = make_generator()
+    claimed = json.dumps(json.loads(spec.to_json()) | changes)
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(ours(tmp_path / "w.pt", make_generator, spec=claimed))
+    assert caught.value.exit_code == 2
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_large_network_is_compared_before_it_is_built(make_generator, tmp_path, monkeypatch):
+    """Within the limits a specification may still claim terabytes that its weights do not have."""
+    _, spec = make_generator()
+    claimed = json.dumps(json.loads(spec.to_json()) | {"width": 4096, "blocks": 64})
+    path = ours(tmp_path / "w.pt", make_generator, spec=claimed)
+    built = []
+
+    def watched(wanted):
+        generator = build_generator(wanted)
+        built.append({value.device.type for value in generator.state_dict().values()})
+        return generator
+
+    monkeypatch.setattr("kspacesr_rt.train.checkpoint.build_generator", watched)
+    with pytest.raises(CheckpointError, match="weights do not fit 'dc-residual'"):
+        load_checkpoint(path)
+    assert built == [{"meta"}]
+
+
+def test_messages_about_hostile_keys_stay_short_and_plain(tmp_path):
+    """Names of megabytes, and names that a terminal would obey."""
+    torch.save({"\x1b[2J" + "A" * 10**6: torch.ones(1)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "w.pt")
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    torch.save(seed_weights() | {"\x1b[2J" + "A" * 10**6: torch.ones(1)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="unexpected") as caught:
+        load_checkpoint(tmp_path / "w.pt")
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 def test_saving_replaces_a_checkpoint_and_leaves_no_half_file(make_generator, tmp_path):

@@ -132,7 +132,7 @@ def damaged(kind, tmp_path):
         ("text", "not an ONNX file, or a truncated one"),
         ("truncated", "truncated"),
         ("foreign", "carries no 'kspacesr_rt.model_spec' metadata"),
-        ("newer", "specification schema 99 is newer than 1"),
+        ("newer", "specification schema 99 is newer than 2"),
         ("edited", "its weights or its graph differ from the digest stored at export"),
     ],
 )

@@ -16,7 +16,8 @@ import torch
 
 from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.phantoms import brain_phantom
-from kspacesr_rt.train.checkpoint import load_checkpoint, read_document
+from kspacesr_rt.train.checkpoint import load_checkpoint
+from kspacesr_rt.train.untrusted import read_document
 
 STEPS = 400
 """More than a test wants to wait for: a run that ignores its signal fails by its step count."""

@@ -24,7 +24,7 @@ from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.train import loop
 from kspacesr_rt.train.balance import Balance
-from kspacesr_rt.train.checkpoint import load_checkpoint, read_document, save_checkpoint
+from kspacesr_rt.train.checkpoint import load_checkpoint, save_checkpoint
 from kspacesr_rt.train.generators import build_generator
 from kspacesr_rt.train.loop import COLUMNS, train
 from kspacesr_rt.train.options import TrainingOptions
@@ -38,6 +38,7 @@ from kspacesr_rt.train.pairs import (
 from kspacesr_rt.train.recipe import read_recipe
 from kspacesr_rt.train.run import RunSettings, train_from_folders
 from kspacesr_rt.train.spectra import measure_spectrum
+from kspacesr_rt.train.untrusted import read_document
 from kspacesr_rt.train.validation import (
     Judgement,
     pairs_of,

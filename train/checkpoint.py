@@ -1,28 +1,40 @@
 """Checkpoints: weights with their ModelSpec, and the seed's bare state dicts.
 
 Ours is a plain ``torch.save`` of tensors, strings and numbers, read with ``weights_only=True``.
-A bare state dict with the seed's keys (``block1.0.weight`` ...), as ``.pth`` or safetensors, is
-recognised by its keys and shapes.
+A state dict with the seed's keys (``block1.0.weight`` ...), as ``.pth`` or safetensors, bare or
+wrapped as trainers do, is recognised by its keys and shapes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
-import pickle
-import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kspacesr_rt.errors import CheckpointError
-from kspacesr_rt.spec import DataConsistency, ModelSpec
+from kspacesr_rt.plain_text import shortened
+from kspacesr_rt.spec import (
+    LARGEST,
+    LONGEST_NAME,
+    DataConsistency,
+    FFTConvention,
+    ModelSpec,
+    OutputGrid,
+)
+from kspacesr_rt.train.degradation import GRID_OF, grid_after
 from kspacesr_rt.train.generators import build_generator
+from kspacesr_rt.train.spectrum_files import read_spectra
+from kspacesr_rt.train.untrusted import read_document, require_stored
+from kspacesr_rt.train.unwrapping import StateDict, find_network, tensors_of
 
 FORMAT = "kspacesr_rt.checkpoint"
 SCHEMA = 1
@@ -33,16 +45,11 @@ SPECTRUM_KEYS = {"h_LR": "h_lr.spectrum", "h_HR": "h_hr.spectrum"}
 """Mean spectra in a bare state dict, square and two-dimensional, to our names."""
 NEUTRAL_SPECTRA = (
     "the checkpoint holds no mean spectra (tensors 'h_LR' and 'h_HR'): taken as 1 everywhere, "
-    "which is wrong for a network that was trained on normalised k-space"
+    "which is wrong for a network that was trained on normalised k-space (--h-lr, --h-hr)"
 )
 
-StateDict = dict[str, Tensor]
-
-UNREADABLE = (
-    *(OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, struct.error),
-    *(LookupError, AttributeError, TypeError, AssertionError),
-)
-"""What `torch.load` raises on files of other kinds and on truncated ones, format by format."""
+SEED_ANCHOR = "block1.0.weight"
+"""The key that tells the seed network from whatever else a trainer saved."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +64,8 @@ class Checkpoint:
     """Of the checkpoint file."""
     notes: tuple[str, ...] = ()
     """What the file did not say and was taken as stated here; shown to whoever exports it."""
+    source: str = ""
+    """Where in the file the weights were, in words; empty if they were the file itself."""
 
 
 def save_checkpoint(
@@ -91,33 +100,31 @@ def save_checkpoint(
     partial.replace(path)
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """Read a checkpoint file to its raw content, never running code from it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stated:
+    """What whoever exports a checkpoint says of it; None leaves it to the file."""
 
-    Raises
-    ------
-    CheckpointError
-        If the file is missing, truncated, needs unpickling of objects, or is no mapping.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
+    name: str | None = None
+    """Name of the model; else the stored one, or the file's stem."""
+    data_consistency: DataConsistency | None = None
+    """What a seed k-space network does with the measured centre; else its ``additive`` skip."""
+    grid: OutputGrid | None = None
+    """Where its SR samples lie: a matter of how LR was made for its training."""
+    fft_convention: FFTConvention | None = None
+    """Transforms and amplitudes of a seed k-space network."""
+    h_lr: Path | None = None
+    """``.npy`` file of its mean LR spectrum, square, DC in the middle."""
+    h_hr: Path | None = None
+    """``.npy`` file of its mean HR spectrum, `upscale` times as large."""
 
-            try:
-                return dict(load_file(path))
-            except SafetensorError as exc:
-                raise CheckpointError(f"{path}: not a readable safetensors file: {exc}") from exc
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as exc:
-        reason = str(exc).split("\n", 1)[0]
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint: {reason}",
-            hint="a checkpoint must hold weights only: save generator.state_dict()",
-        ) from exc
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: expected a mapping, found {type(document).__name__}")
-    return document
+
+RESIZED = (
+    "taken as trained on resized images, as SR_kspace's image-domain weights were: SR samples lie "
+    "on pixel centres (--grid kspace if LR was the centre of k-space)"
+)
+CROPPED = (
+    "SR samples are taken to lie on the grid of k-space (--grid pixel-centre if LR was resized)"
+)
 
 
 def load_checkpoint(
@@ -125,92 +132,186 @@ def load_checkpoint(
     *,
     name: str | None = None,
     data_consistency: DataConsistency | None = None,
+    stated: Stated | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint of ours or a bare state dict of the seed's network.
+    """Load a checkpoint of ours, or the seed's network from what a trainer saved.
 
     Parameters
     ----------
     path
         ``.pt``/``.pth`` or ``.safetensors``.
-    name
-        Name of the model; default: the stored one, or the file's stem.
-    data_consistency
-        Overrides what a seed k-space network does with the measured centre; a bare state dict
-        of one gets the seed's ``additive`` skip otherwise.
+    name, data_consistency
+        Short for the fields of `stated`.
+    stated
+        Overrides what the file says.
 
     Raises
     ------
     CheckpointError
         If the file cannot be read, is newer than this version, or fits no generator.
     """
+    told = stated or Stated()
+    told = dataclasses.replace(
+        told,
+        name=name if name is not None else told.name,
+        data_consistency=data_consistency or told.data_consistency,
+    )
     document = read_document(path)
     if document.get("format") == FORMAT:
-        if not isinstance(document.get("schema"), int) or document["schema"] > SCHEMA:
-            raise CheckpointError(
-                f"{path}: checkpoint schema {document.get('schema')} is newer than {SCHEMA}",
-                hint="pip install --upgrade kspacesr-rt",
-            )
-        spec = ModelSpec.from_json(str(document.get("spec")), origin=path.name)
-        weights = _tensors(document.get("state_dict"), path)
-        notes: tuple[str, ...] = ()
+        spec, weights, notes = _ours(document, path)
+        source = ""
     else:
-        bare = _tensors(document.get("state_dict", document), path)
+        found, choice = find_network(document, SEED_ANCHOR, path)
+        bare, source = found.weights, found.where
+        for outer in (document, document.get(found.path[0]) if found.path else None):
+            beside = tensors_of(outer) if isinstance(outer, Mapping) else {}
+            bare |= {key: beside[key] for key in SPECTRUM_KEYS if key in beside}
         spectra = {key: bare.pop(name) for name, key in SPECTRUM_KEYS.items() if name in bare}
-        spec = infer_seed_spec(bare, name=path.stem)
+        spec = infer_seed_spec(bare, name=path.stem[:LONGEST_NAME])
+        spec, notes = _with_grid(document, spec, told)
+        notes = (choice, *notes) if choice else notes
         weights = {f"network.{key}": value for key, value in bare.items()}
-        weights, spec, notes = _with_spectra(weights, spectra, spec)
-    if data_consistency is not None:
-        spec = dataclasses.replace(spec, data_consistency=data_consistency)
-    if name is not None:
-        spec = dataclasses.replace(spec, name=name)
-    generator = build_generator(spec)
-    try:
-        problems = generator.load_state_dict(weights, strict=False)
-    except RuntimeError as exc:
-        reason = str(exc).split("\n\t", 1)[-1].split("\n", 1)[0]
-        raise CheckpointError(
-            f"{path}: weights do not fit '{spec.architecture}': {reason}"
-        ) from exc
-    if problems.missing_keys or problems.unexpected_keys:
-        raise CheckpointError(
-            f"{path}: weights do not fit '{spec.architecture}': "
-            f"missing {problems.missing_keys[:3]}, unexpected {problems.unexpected_keys[:3]}"
-        )
+        weights, spec, missing = _with_spectra(weights, spectra, spec, neutral=told.h_lr is None)
+        notes += missing
+    require_stored(weights, path)
+    spec, weights, said = _as_told(spec, weights, told, path)
+    generator = _filled(spec, weights, path)
     if not all(bool(torch.isfinite(value).all()) for value in generator.state_dict().values()):
         raise CheckpointError(f"{path}: holds weights that are NaN or infinite")
     return Checkpoint(
         spec=spec,
         generator=generator.eval().float(),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        notes=notes,
+        notes=notes + said,
+        source=source,
     )
 
 
-def _tensors(stored: object, path: Path) -> StateDict:
-    """Return the tensors of a mapping, without the prefix that DataParallel adds."""
-    mapping = stored if isinstance(stored, Mapping) else {}
-    weights = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+def _ours(document: dict[str, Any], path: Path) -> tuple[ModelSpec, StateDict, tuple[str, ...]]:
+    schema = document.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise CheckpointError(
+            f"{path}: checkpoint schema {shortened(schema, 40)} is newer than {SCHEMA}",
+            hint="pip install --upgrade kspacesr-rt",
+        )
+    spec = ModelSpec.from_json(str(document.get("spec")), origin=path.name)
+    spec = spec.with_printable_texts()
+    stored = document.get("state_dict")
+    weights = tensors_of(stored) if isinstance(stored, Mapping) else {}
     if not weights:
         raise CheckpointError(f"{path}: holds no tensors")
-    return weights
+    named = _degradation(document)
+    if named in GRID_OF:
+        grid = grid_after(named, spec.data_consistency)
+        spec = dataclasses.replace(spec, output_grid=grid)
+    return spec, weights, ()
+
+
+def _degradation(document: Mapping[str, object]) -> str | None:
+    """Return how LR was made for the training, if a checkpoint says so."""
+    named: object = document.get("degradation")
+    training = document.get("training")
+    options = training.get("options") if isinstance(training, Mapping) else None
+    if isinstance(options, str):
+        with suppress(ValueError, RecursionError):
+            read = json.loads(options)
+            named = read.get("degradation", named) if isinstance(read, dict) else named
+    return named if isinstance(named, str) else None
+
+
+def _with_grid(
+    document: Mapping[str, object], spec: ModelSpec, told: Stated
+) -> tuple[ModelSpec, tuple[str, ...]]:
+    """Say where the samples of foreign weights lie: by what they name, or by what they are."""
+    named = GRID_OF.get(_degradation(document) or "")
+    if told.grid is not None or named is not None:
+        return dataclasses.replace(spec, output_grid=told.grid or named or "kspace"), ()
+    if spec.architecture == "seed-image":
+        return dataclasses.replace(spec, output_grid="pixel-centre"), (RESIZED,)
+    return spec, (CROPPED,) if told.fft_convention == "seed" else ()
+
+
+def _as_told(
+    spec: ModelSpec, weights: StateDict, told: Stated, path: Path
+) -> tuple[ModelSpec, StateDict, tuple[str, ...]]:
+    """Apply what whoever exports says, and say what it replaced."""
+    changes: dict[str, Any] = {}
+    if told.name is not None:
+        changes["name"] = told.name
+    if told.data_consistency is not None:
+        changes["data_consistency"] = told.data_consistency
+    if told.grid is not None:
+        changes["output_grid"] = told.grid
+    kspace_only = (told.fft_convention, told.h_lr, told.h_hr)
+    if any(value is not None for value in kspace_only) and spec.architecture != "seed-kspace":
+        raise CheckpointError(
+            f"{path}: --fft-convention, --h-lr and --h-hr are for a seed-kspace network, "
+            f"this is {spec.architecture}"
+        )
+    if told.fft_convention is not None:
+        changes["fft_convention"] = told.fft_convention
+        changes["normaliser"] = "kspace-peak" if told.fft_convention == "seed" else "slice-max"
+    notes: tuple[str, ...] = ()
+    if told.h_lr is not None or told.h_hr is not None:
+        spectra = read_spectra(told.h_lr, told.h_hr, spec.upscale)
+        if spectra.keys() <= weights.keys():
+            notes = ("--h-lr and --h-hr replace the mean spectra of the checkpoint",)
+        weights = weights | spectra
+        size = int(spectra["h_lr.spectrum"].shape[0])
+        changes["matrix"] = (size, size)
+    return dataclasses.replace(spec, **changes), weights, notes
+
+
+def _filled(spec: ModelSpec, weights: StateDict, path: Path) -> nn.Module:
+    """Build the generator and give it its weights, which are first compared with its shapes.
+
+    Compared without memory: what a specification claims is not asked for before it is there.
+    """
+    with torch.device("meta"):
+        wanted = {key: value.shape for key, value in build_generator(spec).state_dict().items()}
+    missing = [shortened(key, 80) for key in wanted if key not in weights]
+    unexpected = [shortened(key, 80) for key in weights if key not in wanted]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path}: weights do not fit '{spec.architecture}': "
+            f"missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )
+    for key, shape in wanted.items():
+        if weights[key].shape != shape:
+            raise CheckpointError(
+                f"{path}: weights do not fit '{spec.architecture}': {key} has shape "
+                f"{shortened(tuple(weights[key].shape), 80)}, expected {tuple(shape)}"
+            )
+    generator = build_generator(spec)
+    try:
+        generator.load_state_dict(weights)
+    except (RuntimeError, TypeError) as exc:  # a type that no float can be copied from
+        raise CheckpointError(
+            f"{path}: weights do not fit '{spec.architecture}': {shortened(exc)}"
+        ) from exc
+    return generator
 
 
 def _with_spectra(
-    weights: StateDict, spectra: StateDict, spec: ModelSpec
+    weights: StateDict, spectra: StateDict, spec: ModelSpec, *, neutral: bool
 ) -> tuple[StateDict, ModelSpec, tuple[str, ...]]:
     """Add the spectra a bare k-space checkpoint brings, or neutral ones and a note that says so."""
     if spec.architecture != "seed-kspace":
         return weights, spec, ()
     if len(spectra) == len(SPECTRUM_KEYS):
-        size = int(spectra["h_lr.spectrum"].shape[0])
+        lr = spectra["h_lr.spectrum"]
+        size = int(lr.shape[0]) if lr.ndim == 2 else 0
+        if not 0 < size <= LARGEST["matrix"]:
+            raise CheckpointError(f"h_LR has shape {tuple(lr.shape)}, expected a square")
         return {**weights, **spectra}, dataclasses.replace(spec, matrix=(size, size)), ()
+    if not neutral:
+        return weights, spec, ()
     size = spec.matrix[0]
-    neutral = {
+    ones = {
         "h_lr.spectrum": torch.ones(size, size),
         "h_hr.spectrum": torch.ones(size * spec.upscale, size * spec.upscale),
     }
-    return {**weights, **neutral}, spec, (NEUTRAL_SPECTRA,)
+    return {**weights, **ones}, spec, (NEUTRAL_SPECTRA,)
 
 
 def infer_seed_spec(weights: StateDict, *, name: str) -> ModelSpec:
@@ -221,7 +322,7 @@ def infer_seed_spec(weights: StateDict, *, name: str) -> ModelSpec:
     CheckpointError
         If the keys are not those of the seed network.
     """
-    first = weights.get("block1.0.weight")
+    first = weights.get(SEED_ANCHOR)
     steps = sum(f"block8.{step}.conv.weight" in weights for step in range(4))
     if first is None or first.ndim != 4 or steps == 0:
         raise CheckpointError(

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from kspacesr_rt.kspace import FloatArray, degrade, divisible_crop
+from kspacesr_rt.spec import DataConsistency, OutputGrid
 
 Degradation = Callable[[FloatArray, int], FloatArray]
 """HR ``(n, y, x)`` and an upscale to LR ``(n, y // upscale, x // upscale)``, float32."""
@@ -51,3 +52,19 @@ def seed_resize(hr: FloatArray, upscale: int) -> FloatArray:
 
 DEGRADATIONS: dict[str, Degradation] = {"kspace-crop": kspace_crop, "seed-resize": seed_resize}
 """Names that a recipe may use."""
+GRID_OF: dict[str, OutputGrid] = {"kspace-crop": "kspace", "seed-resize": "pixel-centre"}
+"""Where the samples of a network lie that was trained with each: it learns to answer there."""
+
+
+def grid_after(degradation: str, consistency: DataConsistency) -> OutputGrid:
+    """Return where the samples of a network lie, by how it was trained.
+
+    Where measured samples are kept, they hold the image on the grid of k-space, whatever its LR
+    images were.
+    """
+    return "kspace" if consistency in ("hard", "magnitude") else GRID_OF[degradation]
+
+
+def degradation_for(grid: OutputGrid) -> str:
+    """Return the degradation whose LR slices a network that answers on a grid was made for."""
+    return next(name for name, own in GRID_OF.items() if own == grid)

@@ -22,7 +22,7 @@ from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.metrics import Quality
 from kspacesr_rt.spec import ModelSpec
-from kspacesr_rt.train.checkpoint import read_document, save_checkpoint
+from kspacesr_rt.train.checkpoint import save_checkpoint
 from kspacesr_rt.train.discriminator import Discriminator, discriminator_loss
 from kspacesr_rt.train.distributed import Ranks
 from kspacesr_rt.train.generators import build_generator
@@ -31,6 +31,7 @@ from kspacesr_rt.train.optimisers import build_optimiser
 from kspacesr_rt.train.options import TrainingOptions
 from kspacesr_rt.train.pairs import PairSampler, TrainingSeries
 from kspacesr_rt.train.spectra import fill_spectra
+from kspacesr_rt.train.untrusted import read_document
 from kspacesr_rt.train.validation import Judgement, triptych, validation_quality
 
 GRADIENT_NORM = 1.0

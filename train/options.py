@@ -15,7 +15,7 @@ from kspacesr_rt.errors import InputError
 from kspacesr_rt.spec import Architecture, DataConsistency, ModelSpec, Provenance
 from kspacesr_rt.train.augmentation import Augmentation
 from kspacesr_rt.train.balance import Balance
-from kspacesr_rt.train.degradation import DEGRADATIONS
+from kspacesr_rt.train.degradation import DEGRADATIONS, grid_after
 from kspacesr_rt.train.losses import LOSSES, LossWeights
 from kspacesr_rt.train.pairs import SMALLEST_MATRIX, Rim
 
@@ -246,6 +246,7 @@ class TrainingOptions:
             data_consistency=consistency,
             output="magnitude" if self.architecture == "seed-kspace" else "real",
             adversarial=self.adversarial > 0.0,
+            output_grid=grid_after(self.degradation, consistency),
             provenance=Provenance(
                 training=self.training,
                 licence=self.licence,

@@ -40,6 +40,20 @@ class NumberFormat(StrEnum):
     fp8 = "fp8"
 
 
+class Grid(StrEnum):
+    """Where a network's samples lie, by how LR was made for its training."""
+
+    kspace = "kspace"
+    pixel_centre = "pixel-centre"
+
+
+class Convention(StrEnum):
+    """Transforms and amplitudes of a k-space network."""
+
+    centred = "centred"
+    seed = "seed"
+
+
 @app.command()
 def export(
     checkpoint: Annotated[
@@ -69,6 +83,21 @@ def export(
     data_consistency: Annotated[
         Consistency | None, typer.Option(help="Override what a k-space network does.")
     ] = None,
+    grid: Annotated[
+        Grid | None,
+        typer.Option(help="Where SR samples lie: pixel-centre if LR was made by resizing."),
+    ] = None,
+    fft_convention: Annotated[
+        Convention | None,
+        typer.Option(help="Of a k-space network: seed for SR_kspace's own fftshift(fft2(x))."),
+    ] = None,
+    h_lr: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Its mean LR spectrum, .npy; with --h-hr."),
+    ] = None,
+    h_hr: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Its mean HR spectrum, .npy.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
     backend: BackendName = "ort-cpu",
     report: Annotated[Path | None, typer.Option(help="Keep what the gate measured.")] = None,
@@ -81,6 +110,7 @@ def export(
     from kspacesr_rt.export.exporter import export_model
     from kspacesr_rt.export.flatten import flatten_model
     from kspacesr_rt.model_file import load_model
+    from kspacesr_rt.train.checkpoint import Stated
 
     choice = choose_lowering(fft.value, runtime, gpu)
     exported = export_model(
@@ -91,8 +121,14 @@ def export(
         calibration=calibration or (),
         runtime=runtime,
         backend=backend,
-        name=name,
-        data_consistency=data_consistency.value if data_consistency else None,
+        stated=Stated(
+            name=name,
+            data_consistency=data_consistency.value if data_consistency else None,
+            grid=grid.value if grid else None,
+            fft_convention=fft_convention.value if fft_convention else None,
+            h_lr=h_lr,
+            h_hr=h_hr,
+        ),
         force=force,
         report_file=report,
     )
