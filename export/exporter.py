@@ -149,7 +149,7 @@ def export_model(
     spec = dataclasses.replace(_stamped(loaded, lowering), precision=precision)
     candidate = ModelFile(name=output.name, proto=proto, spec=spec, size_bytes=0)
     notes: dict[str, Any] = {}
-    remarks = (f"weights from {loaded.source}",) if loaded.source else ()
+    remarks: tuple[str, ...] = (f"weights from {loaded.source}",) if loaded.source else ()
     if precision in QUANTISED_TYPES:
         made = quantise_model(
             candidate,
