@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from pydicom.multival import MultiValue
 
+from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS
+
 
 class Attributes(Protocol):
     """What is asked of a data set here and in `triage`: a `pydicom.Dataset`, or a part of one."""
@@ -22,9 +24,17 @@ class Attributes(Protocol):
         """Return a private block, or raise KeyError."""
 
 
+def value_of(dataset: Attributes, keyword: str, default: Any = None) -> Any:
+    """Return the value of an attribute; `default` if it is absent or its bytes are no value."""
+    try:
+        return dataset.get(keyword, default)
+    except PARSE_ERRORS:
+        return default
+
+
 def numbers(dataset: Attributes, keyword: str) -> tuple[float, ...]:
     """Return the values of a numeric attribute; empty if it is absent or not numeric."""
-    value = dataset.get(keyword)
+    value = value_of(dataset, keyword)
     values = value if isinstance(value, (MultiValue, list, tuple)) else (value,)
     try:
         return tuple(float(item) for item in values)
@@ -34,7 +44,7 @@ def numbers(dataset: Attributes, keyword: str) -> tuple[float, ...]:
 
 def image_type(dataset: Attributes) -> list[str]:
     """Return the values of Image Type in capitals, underscores as blanks."""
-    value = dataset.get("ImageType")
+    value = value_of(dataset, "ImageType")
     values = value if isinstance(value, (MultiValue, list)) else (value or "",)
     return [str(item).upper().replace("_", " ").strip() for item in values if item]
 
@@ -67,7 +77,7 @@ def acquired_matrix(dataset: Attributes) -> tuple[int | None, int | None]:
     Matrix, Siemens' text ``phase*frequency`` is read.
     """
     values = numbers(dataset, "AcquisitionMatrix")
-    direction = dataset.get("InPlanePhaseEncodingDirection")
+    direction = str(value_of(dataset, "InPlanePhaseEncodingDirection") or "").strip()
     if len(values) == 4:
         frequency, phase = int(max(values[:2])), int(max(values[2:]))
         if direction not in ("ROW", "COL"):
@@ -106,7 +116,7 @@ def private_value(dataset: Attributes, group: int, creator: str, offset: int) ->
     """Return a private element by its creator, or None without one."""
     try:
         value: object = dataset.private_block(group, creator)[offset].value
-    except KeyError:
+    except PARSE_ERRORS:  # KeyError: it is not there
         return None
     return value
 

@@ -19,10 +19,18 @@ from pydicom.sequence import Sequence
 from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.attributes import numbers
-from kspacesr_rt.dicom.derive import US_MAX, append_item, name_series, new_file_meta, qualify
+from kspacesr_rt.dicom.carried import shallow
+from kspacesr_rt.dicom.derive import (
+    US_MAX,
+    append_item,
+    describe_pixels,
+    name_series,
+    new_file_meta,
+    qualify,
+)
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups
 from kspacesr_rt.dicom.header import PIXEL_DATA
-from kspacesr_rt.dicom.identity import forget_lengths, whose
+from kspacesr_rt.dicom.identity import whose
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.stale import drop_stale
@@ -74,9 +82,7 @@ def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
         source = _root(header)
         drop_stale(header, keep_private=derivation.keep_private)
         # What sorts behind the pixels would stand behind them, where the writer has nothing.
-        derived = Dataset({element.tag: element for element in header if element.tag < PIXEL_DATA})
-        derived.set_original_encoding(False, True, header.original_character_set)
-        forget_lengths(derived)
+        derived = shallow(header, lambda tag: tag < PIXEL_DATA)
         for keyword in _OF_THE_OLD_PIXELS:
             derived.pop(keyword, None)
         groups = FunctionalGroups(derived)
@@ -90,7 +96,7 @@ def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
         _tell_where_it_comes_from(derived, source, derivation, moment)
         _tell_frames_where_they_come_from(groups, source, derivation)
         derived.Rows, derived.Columns = sr_matrix
-        derived.HighBit = int(source.BitsStored) - 1  # PS3.5 8.1.1; the values were shifted down
+        describe_pixels(derived, source)
         derived.file_meta = new_file_meta(derived)
         derived.preamble = bytes(128)  # PS3.10 7.1; the source's may hold anything
     return derived
@@ -98,7 +104,7 @@ def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
 
 def _root(header: Dataset) -> Dataset:
     """Return the elements of the source outside of sequences, and its file meta."""
-    root = Dataset({element.tag: copy.copy(element) for element in header if element.VR != "SQ"})
+    root = shallow(header, lambda tag: header.get_item(tag).VR != "SQ")
     root.file_meta = header.file_meta
     return root
 
@@ -227,7 +233,7 @@ def _step(source: Dataset, number: int, derivation: Derivation) -> Dataset:
     reference = provenance.source_image_item(source)
     reference.ReferencedFrameNumber = number
     step = Dataset()
-    step.DerivationDescription = provenance.derivation_text("", derivation)
+    step.DerivationDescription = provenance.derivation_text(derivation)
     step.DerivationCodeSequence = Sequence([provenance.code_item(provenance.SPATIAL_RESAMPLING)])
     step.SourceImageSequence = Sequence([reference])
     return step

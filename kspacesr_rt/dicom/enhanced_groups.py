@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from pydicom.dataset import Dataset, PrivateBlock
 
+from kspacesr_rt.dicom.attributes import value_of
 from kspacesr_rt.errors import SliceError
 
 _OF_ALL_FRAMES: Final = (
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("PatientID", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("ImageType", "ComplexImageComponent", "VolumeBasedCalculationTechnique"),
 )
 _OF_A_FRAME: Final = {
@@ -29,6 +30,7 @@ _OF_A_FRAME: Final = {
         *("ComplexImageComponent", "VolumeBasedCalculationTechnique", "FrameType"),
     ),
 }
+_ABSENT: Final = object()
 
 
 class FrameAttributes:
@@ -87,24 +89,20 @@ class FunctionalGroups:
         """
         header = Dataset()
         for keyword in _OF_ALL_FRAMES:
-            if keyword in self._root:
-                header.add(copy.copy(self._root[keyword]))
+            _add(header, self._root, keyword)
         for macro, keywords in _OF_A_FRAME.items():
             item = self.macro(frame, macro) or Dataset()
             for keyword in keywords:
-                if keyword in item and keyword != "FrameType":
-                    header.add(copy.copy(item[keyword]))
-        if words := (self.macro(frame, "MRImageFrameTypeSequence") or Dataset()).get("FrameType"):
+                if keyword != "FrameType":
+                    _add(header, item, keyword)
+        frame_type = self.macro(frame, "MRImageFrameTypeSequence") or Dataset()
+        if words := value_of(frame_type, "FrameType"):
             header.ImageType = words
         return header
 
     def attributes(self) -> Iterator[FrameAttributes]:
         """Yield for every frame what its `classic_header` holds, in a fraction of the time."""
-        root = {
-            keyword: self._root[keyword].value
-            for keyword in _OF_ALL_FRAMES
-            if keyword in self._root
-        }
+        root = _values(self._root, _OF_ALL_FRAMES)
         shared: dict[str, dict[str, Any]] = {}
         for groups in self.frames:
             values = dict(root)
@@ -122,7 +120,14 @@ class FunctionalGroups:
 
 
 def _values(item: Dataset, keywords: Sequence[str]) -> dict[str, Any]:
-    return {keyword: item[keyword].value for keyword in keywords if keyword in item}
+    found = {keyword: value_of(item, keyword, _ABSENT) for keyword in keywords}
+    return {keyword: value for keyword, value in found.items() if value is not _ABSENT}
+
+
+def _add(header: Dataset, source: Dataset, keyword: str) -> None:
+    """Add an element of a source, if it is there and has a value."""
+    if value_of(source, keyword, _ABSENT) is not _ABSENT:
+        header.add(copy.copy(source[keyword]))
 
 
 def _first(items: Sequence[Dataset]) -> Dataset:

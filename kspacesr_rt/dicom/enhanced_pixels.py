@@ -10,32 +10,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels.utils import as_pixel_options
-from pydicom.uid import UID, ExplicitVRBigEndian
+from pydicom.uid import UID
 
+from kspacesr_rt.dicom.carried import carried
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups, told_by_frame
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import Header, read_header
 from kspacesr_rt.dicom.pixels import (
     DecodedSlice,
-    guessed_meta,
     limit_padding,
+    pixel_options,
     read_slice,
     real_world_values,
     rescale,
     stored_integers,
-    swap_words,
 )
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.triage import SourceSlice
 from kspacesr_rt.errors import SliceFailed
+
+_OFFSET_TABLES: Final = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
 
 def read_slices(source: SourceSlice) -> Iterator[DecodedSlice]:
@@ -70,27 +71,22 @@ class FrameReader:
         header = read_header(source.path)
         self._path = source.path
         self._offset = header.pixel_offset
-        self._header: Dataset | None = header.dataset
+        self._header: Dataset | None = None
         with failing_the_file(), quiet_pydicom():
             self._prepare(header)
 
     def _prepare(self, header: Header) -> None:
-        dataset = header.dataset
-        if not dataset.file_meta.get("TransferSyntaxUID"):
-            dataset.file_meta = guessed_meta(dataset)
+        dataset = carried(header.dataset)
+        self._header = dataset
         self._syntax = UID(dataset.file_meta.TransferSyntaxUID)
-        for element in dataset.iterall():  # converts every value, while errors can be told
-            if self._syntax == ExplicitVRBigEndian:
-                swap_words(element)
         self._decoder = find_decoder(self._syntax)
         groups = FunctionalGroups(dataset)
         self._frames = [groups.classic_header(n + 1) for n in range(len(groups.frames))]
-        self._options: dict[str, Any] = as_pixel_options(
-            dataset,
-            number_of_frames=len(self._frames),
-            pixel_keyword="PixelData",
-            transfer_syntax_uid=self._syntax,
-        )
+        n_frames = len(self._frames)
+        self._options = pixel_options(dataset, self._syntax, n_frames=n_frames, vr="OW")
+        tables = [dataset.get(keyword) for keyword in _OFFSET_TABLES]
+        if all(tables):  # an empty one says nothing
+            self._options["extended_offsets"] = tuple(tables)
         for number, classic in enumerate(self._frames, start=1):
             with told_by_frame(number):
                 rescale(classic)
@@ -135,8 +131,7 @@ class FrameReader:
             decoded = self._decoder.iter_array(
                 pixels,
                 raw=True,
-                # Unused bits are ours to correct: pydicom takes High Bit to be Bits Stored - 1.
-                **(self._options | {"correct_unused_bits": False}),
+                **self._options,
             )
             number = 0
             for number, classic in enumerate(self._frames, start=1):

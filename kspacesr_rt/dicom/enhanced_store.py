@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from kspacesr_rt.dicom import provenance
+from kspacesr_rt.dicom.carried import shallow
 from kspacesr_rt.dicom.compress import packed_frames
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import read_header
@@ -244,8 +245,7 @@ class EnhancedWriter:
 def _before_pixels(derived: Dataset, n_pixel_bytes: int) -> bytes:
     """Return the bytes of a file up to the value of its pixel data, which stands last."""
     with quiet_pydicom():  # a copied UID is validated once more
-        header = Dataset({element.tag: element for element in derived})
-        header.set_original_encoding(False, True, derived.original_character_set)
+        header = shallow(derived)
         header.file_meta, header.preamble = copy.deepcopy(derived.file_meta), derived.preamble
         header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = UID(_STAND_IN)
         header.add_new(0x7FE00010, "OW" if header.BitsAllocated == 16 else "OB", b"")

@@ -11,31 +11,24 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
+from kspacesr_rt.dicom.carried import Carried, found_encoding, viewed
+from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS as PARSE_ERRORS
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
 
 PIXEL_DATA: Final = 0x7FE00010
 FLOAT_PIXEL_TAGS: Final = (0x7FE00008, 0x7FE00009)
-
-PARSE_ERRORS: Final = (
-    ArithmeticError,
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    MemoryError,
-    RuntimeError,  # also RecursionError and NotImplementedError
-    TypeError,
-    ValueError,
-    struct.error,
-)
-"""What pydicom raises on junk: whatever its parser stumbles over, or a value when it is asked."""
 
 MAX_INFLATED: Final = 1 << 30
 """Bytes that a deflated data set may inflate to: 1 GiB, as much as 8192 slices of 256 squared."""
@@ -45,8 +38,8 @@ META_BYTES: Final = 4096
 
 _FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """How a data set without preamble can begin: group 0002 or 0008, little or big endian."""
-_LONG_VRS: Final = (b"OB", b"OW", b"OF", b"OD", b"UN")
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+_SEQUENCE_END_BYTES: Final = 8
 _ITEM: Final = 0xFFFEE000
 _SEQUENCE_END: Final = 0xFFFEE0DD
 
@@ -73,8 +66,8 @@ class PixelFacts:
 class Header(PixelFacts):
     """What a file says before its pixels."""
 
-    dataset: FileDataset
-    """The data set without pixel data; `file_meta` may be empty."""
+    dataset: Carried
+    """The data set without pixel data; `file_meta` tells or guesses the transfer syntax."""
 
 
 def read_header(path: Path) -> Header:
@@ -113,6 +106,52 @@ def parse_header(file: BinaryIO) -> Header:
     OSError
         If it cannot be read.
     """
+    return _parse(file)[0]
+
+
+def parse_file(file: BinaryIO) -> tuple[Header, DataElement | None, Dataset]:
+    """Read an open file whole, which stands at its beginning; see `parse_header`.
+
+    Returns
+    -------
+        The header; the pixel data, still encoded, None if they are not there or end early; and what
+        follows them, as far as it can be read.
+    """
+    header, body, pixels, after = _parse(file)
+    if pixels is None or not pixels.complete:
+        return header, None, Dataset()
+    body.seek(pixels.offset)
+    element = DataElement(pixels.tag, pixels.vr, body.read(pixels.value_bytes))
+    element.is_undefined_length = pixels.encapsulated
+    if after is None:
+        body.seek(_SEQUENCE_END_BYTES if pixels.encapsulated else 0, os.SEEK_CUR)
+        try:
+            with quiet_pydicom():
+                after = read_dataset(body, *found_encoding(header.dataset))
+        except (OSError, *PARSE_ERRORS):
+            after = Dataset()  # rubbish behind the pixels harms nobody
+    return header, element, after
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pixels:
+    """Where the pixel data element is in a stream."""
+
+    tag: int
+    vr: str
+    """OB or OW: bytes, or words whose order a big-endian file turns round."""
+    offset: int
+    """Of its value."""
+    value_bytes: int
+    """Of its value in the stream, items and all, without the delimiter."""
+    n_bytes: int
+    """Of its value, or of all its fragments."""
+    encapsulated: bool
+    complete: bool
+
+
+def _parse(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | None]:
+    """Return the header, the stream that holds the pixels, where, and what follows if known."""
     start = file.read(132)
     has_preamble = start[128:] == b"DICM"
     if not has_preamble and start[:2] not in _FIRST_GROUPS:
@@ -125,8 +164,11 @@ def parse_header(file: BinaryIO) -> Header:
             dataset = dcmread(file, stop_before_pixels=True, force=not has_preamble)
             plausible = len(dataset) > 0 and (has_preamble or "SOPClassUID" in dataset)
             plausible |= bool(dataset.file_meta.get("MediaStorageSOPClassUID"))
-            body = _body(file, dataset)
-            tag, n_bytes, offset, encapsulated, complete = _pixel_element(body, dataset)
+            body, after = _body(file, dataset)
+            view = viewed(dataset)
+            if not view.file_meta.get("TransferSyntaxUID"):
+                view.file_meta.TransferSyntaxUID = _guessed_syntax(view)
+            pixels = _pixels(body, little=found_encoding(view)[1])
     except zlib.error as exc:
         raise SliceFailed("truncated", "the deflated data set ends early") from exc
     except (OSError, *PARSE_ERRORS) as exc:
@@ -137,15 +179,23 @@ def parse_header(file: BinaryIO) -> Header:
         raise SliceFailed("unreadable", "the header cannot be parsed") from exc
     if not plausible:
         raise SliceSkipped("not-dicom", "holds no DICOM data set")
-    return Header(
-        dataset=dataset,
+    header = Header(
+        dataset=view,
         has_preamble=has_preamble,
-        pixel_tag=tag,
-        pixel_bytes=n_bytes,
-        pixel_offset=offset if body is file else None,
-        encapsulated=encapsulated,
-        complete=complete,
+        pixel_tag=pixels.tag if pixels else None,
+        pixel_bytes=pixels.n_bytes if pixels else 0,
+        pixel_offset=pixels.offset if pixels and body is file else None,
+        encapsulated=pixels is not None and pixels.encapsulated,
+        complete=pixels is None or pixels.complete,
     )
+    return header, body, pixels, after
+
+
+def _guessed_syntax(dataset: Dataset) -> UID:
+    """Return the transfer syntax that a file which names none must have."""
+    implicit, little = found_encoding(dataset)
+    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    return ImplicitVRLittleEndian if implicit else explicit
 
 
 def _require_inflatable(file: BinaryIO) -> None:
@@ -164,45 +214,66 @@ def _require_inflatable(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def _body(file: BinaryIO, dataset: FileDataset) -> BinaryIO:
-    """Return the stream that stands at the pixel data element."""
+def _body(file: BinaryIO, dataset: FileDataset) -> tuple[BinaryIO, Dataset | None]:
+    """Return the stream that stands at the pixel data element, and what follows it if known."""
     if dataset.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return file
+        return file, None
     # pydicom inflates into memory and leaves `file` at its end, so take the element from there.
     file.seek(0)
-    with quiet_pydicom():
-        whole = dcmread(file, force=True)
+    whole = dcmread(file, force=True)
+    after = Dataset({e: whole.get_item(e) for e in list(whole.keys()) if e > PIXEL_DATA})
     for tag in (PIXEL_DATA, *FLOAT_PIXEL_TAGS):
         if tag in whole:
             value = whole.get_item(tag).value or b""
             start = struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, b"OW", 0, len(value))
-            return io.BytesIO(start + value)
-    return io.BytesIO()
+            return io.BytesIO(start + value), after
+    return io.BytesIO(), after
 
 
-def _pixel_element(
-    file: BinaryIO, dataset: FileDataset
-) -> tuple[int | None, int, int | None, bool, bool]:
-    """Return the tag, the bytes present, where, and whether in fragments and whether complete."""
-    implicit, little = dataset.original_encoding
+def _pixels(file: BinaryIO, *, little: bool) -> _Pixels | None:
+    """Return where the pixel data is, at whose element a stream stands; None if it does not."""
     order = "<" if little else ">"
     start = file.read(8)
     if len(start) < 8:
-        return None, 0, None, False, True
+        return None
     group, element = struct.unpack(f"{order}HH", start[:4])
     tag = group << 16 | element
     if tag not in (PIXEL_DATA, *FLOAT_PIXEL_TAGS):
-        return None, 0, None, False, True
-    if implicit or start[4:6] not in _LONG_VRS:
-        (length,) = struct.unpack(f"{order}L", start[4:])
-    else:
-        (length,) = struct.unpack(f"{order}L", file.read(4))
+        return None
+    length = _pixel_length(file, start, order)
     here = file.tell()
     if length == _UNDEFINED_LENGTH:
         n_bytes, complete = fragments(file)
-        return tag, n_bytes, here, True, complete
-    present = file.seek(0, os.SEEK_END) - here
-    return tag, min(length, present), here, False, length <= present
+        value_bytes = file.tell() - here - (_SEQUENCE_END_BYTES if complete else 0)
+    else:
+        present = file.seek(0, os.SEEK_END) - here
+        n_bytes, complete = min(length, present), length <= present
+        value_bytes = n_bytes
+    return _Pixels(
+        tag=tag,
+        vr="OB" if start[4:6] == b"OB" else "OW",
+        offset=here,
+        value_bytes=value_bytes,
+        n_bytes=n_bytes,
+        encapsulated=length == _UNDEFINED_LENGTH,
+        complete=complete,
+    )
+
+
+def _pixel_length(file: BinaryIO, start: bytes, order: str) -> int:
+    """Return the length of pixel data, of which the first eight bytes were read.
+
+    Whether they are explicit is told by themselves: scanners and converters have written the one
+    in files that say the other, and value representations of their own (``OX``). Capitals cannot
+    begin an implicit length: with ``O`` or ``U`` first it would be odd.
+    """
+    vr, reserved = start[4:6], start[6:8]
+    length: int
+    if vr.isalpha() and vr.isupper() and reserved == b"\0\0" and vr[0] % 2:
+        (length,) = struct.unpack(f"{order}L", file.read(4))
+    else:
+        (length,) = struct.unpack(f"{order}L", start[4:])
+    return length
 
 
 def fragments(file: BinaryIO) -> tuple[int, bool]:

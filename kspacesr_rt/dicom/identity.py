@@ -20,9 +20,10 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.sequence import Sequence
 
+from kspacesr_rt.dicom.carried import shallow, write_elements
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA
-from kspacesr_rt.dicom.plain_elements import write_elements
 from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.texts import told
 from kspacesr_rt.errors import SliceFailed
 
 _SOP_INSTANCE_UID: Final = 0x00080018
@@ -62,9 +63,7 @@ def told_digest(output: Dataset) -> str:
 
 
 def _without(dataset: Dataset, tags: Collection[int]) -> Dataset:
-    twin = Dataset({tag: dataset.get_item(tag) for tag in sorted(dataset.keys() - set(tags))})
-    twin.set_original_encoding(False, True, dataset.original_character_set)
-    return twin
+    return shallow(dataset, lambda tag: tag not in tags)
 
 
 def header_digest(dataset: Dataset) -> str:
@@ -87,15 +86,5 @@ def header_digest(dataset: Dataset) -> str:
 
 def whose(source: Dataset) -> tuple[str, ...]:
     """Return what must be equal in all slices of a derived series, beside the source series."""
-    return tuple(str(source.get(keyword) or "").strip(" ^\0") for keyword in _WHOSE)
-
-
-def forget_lengths(dataset: Dataset) -> None:
-    """Have sequences written with their lengths, as none of ours depends on how they came."""
-    for tag in list(dataset.keys()):
-        if dataset.get_item(tag).VR == "SQ":
-            element = dataset[tag]
-            element.is_undefined_length = False
-            for item in element.value:
-                item.is_undefined_length_sequence_item = False
-                forget_lengths(item)
+    with quiet_pydicom():
+        return tuple(told(source, keyword).strip(" ^") for keyword in _WHOSE)

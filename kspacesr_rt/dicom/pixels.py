@@ -8,27 +8,24 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import dcmread
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import (
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_fragments
+from pydicom.uid import UID, RLELossless
 
 from kspacesr_rt.dicom.attributes import numbers
+from kspacesr_rt.dicom.carried import Carried, carried
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.failures import failing_the_file
-from kspacesr_rt.dicom.header import PIXEL_DATA
-from kspacesr_rt.dicom.plain_elements import convert_values
+from kspacesr_rt.dicom.header import PIXEL_DATA, parse_file
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.triage import SourceSlice
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
 from kspacesr_rt.kspace import FloatArray
 
-IntArray = npt.NDArray[np.integer[Any]]
+_STREAM_STARTS: Final = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
+"""Of JPEG and JPEG-LS, of JPEG 2000, and of JPEG 2000 in a box."""
+_RLE_START: Final = bytes((0, 0, 0, 64, 0, 0, 0))
+"""Behind the number of segments: the first of them follows the header (PS3.5 G.5)."""
 
 VALUES: Final = (1e-15, 1e15)
 """Largest real-world value of a slice, at least and at most: energies, squares summed over k-space,
@@ -37,8 +34,7 @@ STEPS_MAX: Final = 1 << 18
 """Largest real-world value in steps of one stored value, four times what 16 bits count. Rounding of
 a transform, some 2e-7 of the largest value, must stay well below half a step; at 3e6 it did not."""
 
-_WORD_BYTES: Final = {"OW": 2, "OL": 4, "OF": 4, "OD": 8, "OV": 8}
-"""Bytes per word of the VRs that pydicom hands over as they lie in the file."""
+IntArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,12 +66,12 @@ def read_slice(source: SourceSlice) -> DecodedSlice:
     return decode_slice(load_slice(source))
 
 
-def load_slice(source: SourceSlice) -> FileDataset:
+def load_slice(source: SourceSlice) -> Dataset:
     """Read the file of one slice, pixel data still encoded; see `read_slice`."""
     return _read(source)
 
 
-def decode_slice(dataset: FileDataset) -> DecodedSlice:
+def decode_slice(dataset: Dataset) -> DecodedSlice:
     """Decode what `load_slice` has read, which is used up; see `read_slice`."""
     stored = _stored_values(dataset)
     values = real_world_values(stored, dataset)
@@ -177,52 +173,75 @@ def _dtype(dataset: Dataset) -> np.dtype[Any]:
     return np.dtype(f"<{kind}{int(dataset.BitsAllocated) // 8}")
 
 
-def _read(source: SourceSlice) -> FileDataset:
-    with failing_the_file(), quiet_pydicom():
-        dataset = dcmread(source.path, force=True)
-        if not dataset.file_meta.get("TransferSyntaxUID"):
-            dataset.file_meta = guessed_meta(dataset)
-        convert_values(dataset)  # while errors can be told
-        if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
-            for element in dataset.iterall():
-                swap_words(element)
-    if not dataset.get("PixelData"):  # pydicom drops encapsulated pixel data that ends early
+def _read(source: SourceSlice) -> Carried:
+    with failing_the_file(), source.path.open("rb") as file, quiet_pydicom():
+        header, pixels, after = parse_file(file)
+        dataset = carried(header.dataset)
+        dataset.update(carried(after))
+    if pixels is None or pixels.tag != PIXEL_DATA or not pixels.value:
         raise SliceFailed("truncated", "holds no complete pixel data")
+    dataset[PIXEL_DATA] = pixels
     return dataset
 
 
-def guessed_meta(dataset: FileDataset) -> FileMetaDataset:
-    """Return the file meta that a data set without any must have had."""
-    implicit, little = dataset.original_encoding
-    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return meta
-
-
-def swap_words(element: Any) -> None:
-    """Bring a raw payload (LUT Data, say) of a big-endian file into little-endian order."""
-    width = _WORD_BYTES.get(element.VR)
-    if width and isinstance(element.value, bytes) and element.tag != PIXEL_DATA:
-        words = np.frombuffer(element.value, dtype=f">u{width}")
-        element.value = words.astype(f"<u{width}").tobytes()
-
-
-def _stored_values(dataset: FileDataset) -> npt.NDArray[np.int32]:
+def _stored_values(dataset: Dataset) -> npt.NDArray[np.int32]:
     """Return the stored integers, ``(y, x)``, unused bits removed."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     decoder = find_decoder(syntax)
+    pixels = dataset[PIXEL_DATA]
+    value = pixels.value
     try:
         with quiet_pydicom():
-            # Unused bits are ours to correct: pydicom takes High Bit to be Bits Stored - 1.
-            array, _ = decoder.as_array(
-                dataset,
-                raw=True,
-                correct_unused_bits=False,  # type: ignore[arg-type]  # pydicom types the dict of all
-            )
+            if syntax.is_encapsulated:
+                value = _of_one_frame(value)
+            options = pixel_options(dataset, syntax, n_frames=1, vr=pixels.VR)
+            array, _ = decoder.as_array(value, raw=True, **options)
+    except SliceFailed:
+        raise
     except Exception as exc:  # a decoder's error can be anything, and quotes what it likes
         raise decode_failure(exc, syntax) from exc
     return stored_integers(array, dataset, syntax)
+
+
+def pixel_options(dataset: Dataset, syntax: UID, *, n_frames: int, vr: str) -> dict[str, Any]:
+    """Return what a decoder of pydicom has to know of a data set that triage has passed."""
+    return {
+        "transfer_syntax_uid": syntax,
+        "number_of_frames": n_frames,
+        "rows": int(dataset.Rows),
+        "columns": int(dataset.Columns),
+        "samples_per_pixel": 1,
+        "photometric_interpretation": str(dataset.PhotometricInterpretation).strip(),
+        "bits_allocated": int(dataset.BitsAllocated),
+        "bits_stored": int(dataset.BitsStored),
+        "pixel_representation": int(dataset.PixelRepresentation),
+        "pixel_keyword": "PixelData",
+        "pixel_vr": vr,
+        # Unused bits are ours to correct: pydicom takes High Bit to be Bits Stored - 1.
+        "correct_unused_bits": False,
+    }
+
+
+def _of_one_frame(value: bytes) -> bytes:
+    """Return encapsulated pixel data without its offsets: a single frame takes all fragments.
+
+    Some writers tell an offset for each fragment, or leave a frame's offset wrong.
+
+    Raises
+    ------
+    SliceFailed
+        ``decode``: a fragment begins another frame.
+    """
+    n_bytes = int.from_bytes(value[4:8], "little")
+    _, *others = generate_fragments(value[8 + n_bytes :])
+    if any(_is_another_frame(fragment) for fragment in others):
+        raise SliceFailed("decode", "holds several frames and announces one")
+    return value[:4] + bytes(4) + value[8 + n_bytes :]
+
+
+def _is_another_frame(fragment: bytes) -> bool:
+    """Return whether a fragment begins as frames do: with a code stream, or with RLE's header."""
+    return fragment.startswith(_STREAM_STARTS) or fragment[1:8] == _RLE_START
 
 
 def stored_integers(

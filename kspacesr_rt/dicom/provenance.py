@@ -168,15 +168,13 @@ def _instance_item(source: Dataset) -> Dataset:
     return item
 
 
-def derivation_text(earlier: str, derivation: Derivation) -> str:
-    """Return Derivation Description: what it said before, then this step, in ASCII."""
+def derivation_text(derivation: Derivation) -> str:
+    """Return what Derivation Description says of this step, in ASCII."""
     ours = f"{_step(derivation)}, {TOOL_NAME} {derivation.tool_version}"
     if weights := derivation.weights_sha256:
         ours += f", weights sha256:{weights[:12]}; detail is predicted, not measured"
     ours += "; research use only"
-    ours = ours.encode("ascii", "replace").decode()[:ST_MAX]
-    kept = earlier.strip()[: max(ST_MAX - len(ours) - 2, 0)]
-    return f"{kept}; {ours}" if kept else ours
+    return ours.encode("ascii", "replace").decode()[:ST_MAX]
 
 
 def equipment_item(derivation: Derivation, moment: datetime) -> Dataset:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
@@ -82,9 +83,16 @@ def drop_stale(dataset: Dataset, *, keep_private: bool) -> dict[str, int]:
         if kind is not None:
             dropped[kind] += 1
             del dataset[tag]
-        elif dataset.get_item(tag).VR == "SQ":
-            for item in dataset[tag].value:
-                dropped.update(drop_stale(item, keep_private=keep_private))
+            continue
+        element = dataset.get_item(tag)
+        if element.VR != "SQ":
+            continue
+        if isinstance(element, RawDataElement):  # nobody can tell what stands in it
+            dropped["unreadable sequence"] += 1
+            del dataset[tag]
+            continue
+        for item in element.value:
+            dropped.update(drop_stale(item, keep_private=keep_private))
     return dict(dropped)
 
 

@@ -19,10 +19,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
+from kspacesr_rt.dicom.carried import shallow, write_elements
 from kspacesr_rt.dicom.compress import compress, native_samples, require_lossless
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA, read_header
-from kspacesr_rt.dicom.plain_elements import write_elements
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID
 from kspacesr_rt.errors import OutputError, SliceError, SliceFailed, system_says
@@ -230,9 +230,7 @@ def writing_outputs() -> Iterator[None]:
 
 def _compressed(native: Dataset, syntax: UID) -> Dataset:
     """Return a copy whose pixels are compressed; all else is shared."""
-    tags = sorted(native.keys())
-    packed = Dataset({tag: native.get_item(tag) for tag in tags if tag != PIXEL_DATA})
-    packed.set_original_encoding(False, True, native.original_character_set)
+    packed = shallow(native, lambda tag: tag != PIXEL_DATA)
     packed.file_meta, packed.preamble = copy.deepcopy(native.file_meta), native.preamble
     packed.PixelData = native.PixelData
     compress(packed, syntax)

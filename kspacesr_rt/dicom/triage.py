@@ -61,6 +61,7 @@ from kspacesr_rt.dicom.attributes import (
     mosaic_tiles,
     numbers,
     sort_numbers,
+    value_of,
 )
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import FLOAT_PIXEL_TAGS, PIXEL_DATA, Header
@@ -202,14 +203,14 @@ def _refuse_other_classes(header: Header | SkimmedHeader) -> None:
         if header.pixel_tag is None and "Rows" not in dataset:
             raise SliceSkipped("not-an-image", f"{name} holds no image")
         raise SliceSkipped("not-mr", f"{name} is not MR Image Storage")
-    if numbers(dataset, "NumberOfFrames") not in ((), (1.0,)):
+    if numbers(dataset, "NumberOfFrames") not in ((), (0.0,), (1.0,)):
         raise SliceSkipped("enhanced-unsupported", "a classic MR object with several frames")
 
 
 def refuse_own_output(dataset: Attributes) -> None:
     """Skip what this tool wrote."""
-    for item in dataset.get("ContributingEquipmentSequence") or ():
-        if item.get("ManufacturerModelName") == TOOL_NAME:
+    for item in value_of(dataset, "ContributingEquipmentSequence") or ():
+        if value_of(item, "ManufacturerModelName") == TOOL_NAME:
             raise SliceSkipped("already-derived", f"was written by {TOOL_NAME}")
 
 
@@ -218,7 +219,7 @@ def refuse_other_pixels(header: Header | SkimmedHeader) -> None:
     dataset = header.dataset
     if header.pixel_tag in FLOAT_PIXEL_TAGS:
         raise SliceSkipped("float-pixels", "stores floating-point pixels")
-    photometric = dataset.get("PhotometricInterpretation")
+    photometric = _term(dataset, "PhotometricInterpretation")
     if photometric and photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise SliceSkipped("not-grayscale", "a colour image")
     for keyword in ("SamplesPerPixel", "PhotometricInterpretation"):
@@ -237,7 +238,7 @@ def refuse_other_contents(dataset: Attributes, *, include_derived: bool) -> None
     if (
         flavours & _PHASE_WORDS
         or any(_PHILIPS_COMPONENT.match(word) for word in flavours)
-        or dataset.get("ComplexImageComponent") in ("PHASE", "REAL", "IMAGINARY", "MIXED")
+        or _term(dataset, "ComplexImageComponent") in ("PHASE", "REAL", "IMAGINARY", "MIXED")
         or ge_component(dataset) not in (0, None)
     ):
         raise SliceSkipped("phase", "a phase, velocity, real or imaginary image")
@@ -252,10 +253,15 @@ def refuse_other_contents(dataset: Attributes, *, include_derived: bool) -> None
         )
 
 
+def _term(dataset: Attributes, keyword: str) -> str:
+    """Return a code string; blanks around it mean nothing (PS3.5 6.2)."""
+    return str(value_of(dataset, keyword) or "").strip()
+
+
 def require(dataset: Attributes, *keywords: str) -> None:
     """Fail for the first attribute that is absent or empty."""
     for keyword in keywords:
-        value = dataset.get(keyword)
+        value = getattr(dataset, keyword) if keyword in dataset else None
         if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
             raise missing(keyword)
         # Letters in a UID have been names of patients; the report carries UIDs.

@@ -1,0 +1,345 @@
+"""Carry a header from the source's file to the output's: as the bytes it came as.
+
+Most of a header is of no concern to a super-resolution, and what nobody asks for must neither
+change nor cost the slice: a name whose bytes do not fit its character set, a private number of the
+wrong length, a value representation that is newer than this program. So elements stay bytes, in
+the one encoding that outputs have; they become values only for whoever asks, and only for him.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from io import BytesIO
+from struct import pack, unpack_from
+from typing import Any, Final
+
+import numpy as np
+from pydicom.charset import default_encoding
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_sequence
+from pydicom.filewriter import correct_ambiguous_vr_element, write_data_element
+from pydicom.hooks import raw_element_vr
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag, Tag
+
+from kspacesr_rt.dicom.element_steps import DEPTH_MAX, LONG_VRS, UNDEFINED_LENGTH, VRS
+from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+
+CHARACTER_SET: Final = BaseTag(0x00080005)
+PIXEL_DATA: Final = 0x7FE00010
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_ITEM_END: Final = b"\xfe\xff\x0d\xe0\x00\x00\x00\x00"
+_SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+_WORD_BYTES: Final = {
+    **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
+    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
+"""Bytes whose order a big-endian file turns round."""
+TEXT_VRS: Final = frozenset(
+    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"}
+)
+"""Hold text; padded to an even length with a blank, others with a zero (PS3.5 6.2)."""
+_SHORT_MAX: Final = 0xFFFE
+"""Bytes of a value whose length has 16 bits; a longer one is written as UN (PS3.5 6.2.2)."""
+
+
+class Carried(Dataset):
+    """A data set whose elements stay bytes, whoever asks for their values.
+
+    A value that is asked for by `get` and cannot be made of the bytes counts as absent; by
+    attribute, it raises. Setting an attribute replaces the element, whatever it came as.
+    """
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return an element; see `pydicom.Dataset`."""
+        if isinstance(key, slice):
+            return super().__getitem__(key)
+        element = self._dict[Tag(key)]
+        if not isinstance(element, RawDataElement):
+            return element
+        known = element.tag != CHARACTER_SET and self.original_character_set
+        with quiet_pydicom():
+            found = convert_raw_data_element(element, encoding=known or default_encoding, ds=self)
+            if " or " in found.VR:
+                return correct_ambiguous_vr_element(found, self, element.is_little_endian)
+        return found
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return a value (of a keyword) or an element; `default` if it is absent or impossible."""
+        try:
+            return super().get(key, default)
+        except PARSE_ERRORS:
+            return default
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Replace an element, or set an attribute of Python's."""
+        tag = tag_for_keyword(name) if name[:1].isupper() else None
+        if tag is None:
+            super().__setattr__(name, value)
+        else:
+            self[tag] = DataElement(tag, dictionary_VR(tag), value)
+
+
+def viewed(source: Dataset) -> Carried:
+    """Return a data set of the same elements, in whatever encoding they are, to be asked."""
+    view = Carried(source)
+    implicit, little = found_encoding(source)
+    view.set_original_encoding(implicit, little, source.original_character_set)
+    view.file_meta = source.file_meta
+    return view
+
+
+def found_encoding(source: Dataset) -> tuple[bool, bool]:
+    """Return whether the elements are implicit and little-endian, whatever the file says."""
+    for tag in list(source.keys()):
+        element = source.get_item(tag, keep_deferred=True)  # else an empty one is converted
+        if isinstance(element, RawDataElement):
+            return bool(element.is_implicit_VR), bool(element.is_little_endian)
+    implicit, little = source.original_encoding
+    return bool(implicit), bool(little)
+
+
+def carried(source: Dataset) -> Carried:
+    """Return a data set with the same elements, as Explicit VR Little Endian has them.
+
+    Parameters
+    ----------
+    source
+        As pydicom has read it, from any transfer syntax. Its pixel data stay as they are.
+
+    Returns
+    -------
+        Elements are bytes, or sequences of items that are `Carried`. A sequence that cannot be
+        read, or is nested too deeply, stays a `RawDataElement`. `file_meta` is shared.
+    """
+    twin = _carried(source, signed=None, depth=0)
+    if hasattr(source, "file_meta"):
+        twin.file_meta = source.file_meta
+    return twin
+
+
+def copied(source: Dataset) -> Carried:
+    """Return a copy of what `carried` returned, without what it remembers of a file.
+
+    Its elements and the items of its sequences are its own; their values are shared, and are to be
+    replaced, not changed.
+    """
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    for tag in sorted(source.keys()):
+        element = source.get_item(tag)
+        if not isinstance(element, RawDataElement):  # those nobody can change
+            element = copy.copy(element)  # copy.deepcopy took a third of the time of a slice
+            if element.VR == "SQ":
+                element.value = Sequence([copied(item) for item in element.value])
+        elements[tag] = element
+    twin = Carried(elements)
+    twin.set_original_encoding(False, True, source.original_character_set)
+    return twin
+
+
+def strip_padding(dataset: Dataset) -> None:
+    """Take off what only fills values up, in place, so that what is equal reads alike."""
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag)
+        if element.VR == "SQ" and not isinstance(element, RawDataElement):
+            for item in element.value:
+                strip_padding(item)
+        elif isinstance(element, RawDataElement) and element.VR in {*TEXT_VRS, "UI"}:
+            dataset[tag] = element._replace(value=(element.value or b"").rstrip(b" \0"))
+
+
+def shallow(source: Dataset, keep: Callable[[BaseTag], bool] = bool) -> Carried:
+    """Return a data set with some elements of another, by default all, as they are."""
+    elements: dict[BaseTag, DataElement | RawDataElement] = {
+        tag: source.get_item(tag) for tag in sorted(source.keys()) if keep(tag)
+    }
+    twin = Carried(elements)
+    twin.set_original_encoding(False, True, source.original_character_set)
+    return twin
+
+
+def _carried(source: Dataset, *, signed: int | None, depth: int) -> Carried:
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    signed = _signed(source, signed)
+    for tag in sorted(source.keys()):
+        element = source.get_item(tag, keep_deferred=True)
+        if tag == PIXEL_DATA and depth == 0:
+            elements[tag] = element
+        elif isinstance(element, RawDataElement):
+            elements[tag] = _carried_bytes(element, source, signed=signed, depth=depth)
+        elif element.VR == "SQ":
+            elements[tag] = _carried_items(element, element.value, signed=signed, depth=depth)
+        else:
+            elements[tag] = copy.copy(element)
+    twin = Carried(elements)
+    twin.set_original_encoding(False, True, source.original_character_set)
+    return twin
+
+
+def _signed(source: Dataset, around: int | None) -> int | None:
+    """Return Pixel Representation, which decides the VR of some values, or that of around."""
+    if "PixelRepresentation" not in source:
+        return around
+    raw = source.get_item("PixelRepresentation")
+    value = raw.value
+    return value[0] | value[-1] if isinstance(value, bytes) and value else around
+
+
+def _carried_items(
+    element: DataElement, items: Sequence, *, signed: int | None, depth: int
+) -> DataElement | RawDataElement:
+    if depth >= DEPTH_MAX:
+        return RawDataElement(element.tag, "SQ", 0, b"", 0, False, True)
+    inner = [_carried(item, signed=signed, depth=depth + 1) for item in items]
+    return DataElement(element.tag, "SQ", Sequence(inner))  # of defined length, however it came
+
+
+def _carried_bytes(
+    raw: RawDataElement, source: Dataset, *, signed: int | None, depth: int
+) -> DataElement | RawDataElement:
+    vr = _vr(raw, source, signed)
+    value = raw.value or b""
+    if vr == "SQ":
+        try:
+            items = _items(raw, value, source)
+        except (OSError, *PARSE_ERRORS):
+            return raw._replace(VR="SQ", value=value)
+        element = DataElement(raw.tag, "SQ", Sequence())
+        return _carried_items(element, items, signed=signed, depth=depth)
+    if not raw.is_little_endian:
+        value = _swapped(vr, value)
+    if len(value) % 2:
+        value += b" " if vr in TEXT_VRS else b"\0"
+    return RawDataElement(raw.tag, vr, len(value), value, raw.value_tell, False, True)
+
+
+def _vr(raw: RawDataElement, source: Dataset, signed: int | None) -> str:
+    """Return the VR that an explicit file says, or the one that an implicit file means."""
+    if raw.VR is not None and raw.VR != "UN":
+        said = str(raw.VR)
+        return said if said.encode() in VRS else "UN"
+    found: dict[str, Any] = {}
+    raw_element_vr(raw, found, ds=source)
+    vr = str(found["VR"])
+    if " or " in vr:
+        vr = _one_of(vr, raw, source, signed)
+    word = _WORD_BYTES.get(vr, 1)
+    if raw.VR == "UN" and len(raw.value or b"") % word:
+        return "UN"
+    return vr
+
+
+def _one_of(vr: str, raw: RawDataElement, source: Dataset, signed: int | None) -> str:
+    """Decide between the VRs that the dictionary leaves open, as pydicom does."""
+    around = Dataset()
+    for keyword in ("LUTDescriptor", "BitsAllocated", "WaveformBitsAllocated"):
+        if keyword in source:
+            around.add(copy.copy(source.get_item(keyword)))
+    around.PixelRepresentation = signed or 0
+    try:
+        element = DataElement(raw.tag, vr, raw.value or b"")
+        decided = str(correct_ambiguous_vr_element(element, around, raw.is_little_endian).VR)
+    except (AttributeError, *PARSE_ERRORS):
+        decided = vr
+    return decided if len(decided) == 2 else vr.rsplit(" or ", 1)[-1]
+
+
+def _items(raw: RawDataElement, value: bytes, source: Dataset) -> Sequence:
+    """Return the items of a sequence of defined length."""
+    _require_items(value, "<HHL" if raw.is_little_endian else ">HHL")
+    return read_sequence(
+        BytesIO(value),
+        bool(raw.is_implicit_VR),
+        bool(raw.is_little_endian),
+        len(value),
+        source.original_character_set or default_encoding,
+    )
+
+
+def _require_items(value: bytes, head: str) -> None:
+    """Raise if a sequence is not made of whole items: pydicom reads whatever stands there."""
+    at = 0
+    while at < len(value):
+        group, element, length = unpack_from(head, value, at)
+        if (group, element) == (0xFFFE, 0xE0DD) or length == UNDEFINED_LENGTH:
+            return
+        at += 8 + length
+        if (group, element) != (0xFFFE, 0xE000) or at > len(value):
+            raise ValueError("a sequence holds something else than items")
+
+
+def _swapped(vr: str, value: bytes) -> bytes:
+    word = _WORD_BYTES.get(vr, 1)
+    n_bytes = len(value) // word * word
+    words = np.frombuffer(value[:n_bytes], dtype=f"u{word}")
+    return words.byteswap().tobytes() + value[n_bytes:]
+
+
+def write_elements(
+    buffer: DicomBytesIO, dataset: Dataset, character_set: str | list[str] = default_encoding
+) -> None:
+    """Write a data set, Explicit VR Little Endian, after its file meta or as an item.
+
+    What `pydicom.dcmwrite` does, but bytes stay what they are.
+
+    Parameters
+    ----------
+    buffer
+        Where to.
+    dataset
+        From `carried`, with elements of our own.
+    character_set
+        Of the data set around an item, Python's names or DICOM's.
+
+    Raises
+    ------
+    Exception
+        One of `kspacesr_rt.dicom.parse_errors.PARSE_ERRORS`, if a value cannot be written.
+    """
+    character_set = dataset.get("SpecificCharacterSet") or character_set
+    for tag in sorted(dataset.keys()):
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement):
+            if element.is_little_endian and not element.is_implicit_VR:
+                _write_bytes(buffer, element)
+                continue
+            element = dataset[tag]
+        if element.VR == "SQ":
+            _write_sequence(buffer, element, character_set)
+        else:
+            write_data_element(buffer, element, character_set)
+
+
+def _write_bytes(buffer: DicomBytesIO, raw: RawDataElement) -> None:
+    value, vr = raw.value or b"", str(raw.VR).encode()
+    if vr not in LONG_VRS and len(value) > _SHORT_MAX:
+        vr = b"UN"
+    length = pack("<HL", 0, len(value)) if vr in LONG_VRS else pack("<H", len(value))
+    buffer.write(pack("<HH", raw.tag.group, raw.tag.element) + vr + length + value)
+
+
+def _write_sequence(
+    buffer: DicomBytesIO, element: DataElement, character_set: str | list[str]
+) -> None:
+    content = DicomBytesIO()
+    content.is_little_endian, content.is_implicit_VR = True, False
+    for item in element.value:
+        inner = DicomBytesIO()
+        inner.is_little_endian, inner.is_implicit_VR = True, False
+        write_elements(inner, item, character_set)
+        value, open_end = (
+            inner.getvalue(),
+            getattr(item, "is_undefined_length_sequence_item", False),
+        )
+        length = UNDEFINED_LENGTH if open_end else len(value)
+        content.write(_ITEM + pack("<L", length) + value + (_ITEM_END if open_end else b""))
+    value = content.getvalue()
+    length = UNDEFINED_LENGTH if element.is_undefined_length else len(value)
+    head = pack("<HH2sHL", element.tag.group, element.tag.element, b"SQ", 0, length)
+    buffer.write(head + value + (_SEQUENCE_END if element.is_undefined_length else b""))
