@@ -5,6 +5,8 @@ have (centre crop of k-space, magnitude), super-resolved on a backend, clipped a
 clips them, and compared with HR under named conventions, over the slices that hold tissue. A model
 that answers on pixel centres is given LR that was resized, as its training was, in a table of its
 own whose baselines answer there too: on LR of the other kind its score would be that of a shift.
+HR that its scanner interpolated is brought back to what was acquired first, or named in the result:
+nobody can tell right from wrong where HR itself is empty.
 What it leaves out: everything a radiologist would see and a mean cannot show.
 How to read it: only differences between rows of one table mean something.
 """
@@ -14,18 +16,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from kspacesr_rt.backends import BACKENDS, Backend, BackendOptions, baseline_spec, open_backend
 from kspacesr_rt.binding import bind
 from kspacesr_rt.interpolation import bicubic, zero_fill
-from kspacesr_rt.kspace import FloatArray, SampleGrid, divisible_crop
+from kspacesr_rt.kspace import FloatArray, Matrix, SampleGrid, divisible_crop
 from kspacesr_rt.metrics import CONVENTIONS, Quality, evaluate, tissue_slices
 from kspacesr_rt.model_file import ModelFile
 from kspacesr_rt.selection import settle_backend
 from kspacesr_rt.train.degradation import DEGRADATIONS, GRID_OF, degradation_for
-from kspacesr_rt.train.volumes import read_volumes
+from kspacesr_rt.train.volumes import interpolation_of, read_volumes, resampled
 
 CONVENTION = "slice-range1"
 """What cards and gates quote."""
@@ -58,6 +61,10 @@ class QualityRow:
     """Name of the convention of `quality`."""
     degradation: str = "kspace-crop"
     """How LR was made, a key of `kspacesr_rt.train.degradation.DEGRADATIONS`."""
+    interpolated: str = ""
+    """What is known of HR's empty rim, in words; empty if its scanner did not interpolate it."""
+    cropped_to: Matrix | None = None
+    """Matrix that HR's k-space was cropped to."""
 
 
 def judge(
@@ -68,6 +75,7 @@ def judge(
     threads: int = 0,
     conventions: Sequence[str] = (CONVENTION,),
     degradation: str | None = None,
+    on_interpolated: Literal["warn", "crop"] = "crop",
 ) -> list[QualityRow]:
     """Judge models and, for each of their upscales and kinds of LR, the baselines.
 
@@ -84,6 +92,8 @@ def judge(
     degradation
         How LR is made, a key of `kspacesr_rt.train.degradation.DEGRADATIONS`; None for what each
         model's output grid calls for.
+    on_interpolated
+        ``crop`` judges HR that a scanner interpolated at the matrix it acquired; ``warn`` as it is.
     """
     options = BackendOptions(threads=threads)
     groups: dict[tuple[int, str], list[ModelFile]] = {}
@@ -92,7 +102,10 @@ def judge(
         groups.setdefault((model.spec.upscale, made), []).append(model)
     rows = []
     for root in data:
-        for volume in read_volumes(root):
+        for stored in read_volumes(root):
+            support = interpolation_of(stored)
+            cropped = support.interpolated and on_interpolated == "crop"
+            volume = resampled(stored, support.cropped_matrix) if cropped else stored
             kept = volume.slices[tissue_slices(volume.slices)]
             scaled = kept / volume.slices.max()
             for (upscale, made), group in sorted(groups.items(), key=lambda item: item[0]):
@@ -114,6 +127,8 @@ def judge(
                         quality=evaluate(np.maximum(sr, 0.0), hr, convention),
                         convention=convention,
                         degradation=made,
+                        interpolated=support.warning or "",
+                        cropped_to=volume.matrix if volume is not stored else None,
                     )
                     for convention in conventions
                     for method, sr in results.items()
@@ -188,7 +203,17 @@ def as_text(rows: list[QualityRow], *, series: bool = True) -> str:
     for convention, made in dict.fromkeys((row.convention, row.degradation) for row in rows):
         own = [row for row in rows if (row.convention, row.degradation) == (convention, made)]
         tables.append(_table([*(own if series else []), *means(own)], convention))
-    return "\n\n".join(tables)
+    notes = list(dict.fromkeys(_note(row) for row in rows if row.interpolated))
+    return "\n\n".join([*tables, *(["\n".join(notes)] if notes else [])])
+
+
+def _note(row: QualityRow) -> str:
+    """Return what a reader must know of a series whose HR has an empty rim."""
+    if row.cropped_to is None:
+        handled = "judged as it is: what a model adds there counts as wrong"
+    else:
+        handled = f"judged at {row.cropped_to[0]} x {row.cropped_to[1]}"
+    return f"- {row.data}, {row.series}: {row.interpolated}; {handled}."
 
 
 def _table(rows: list[QualityRow], convention: str) -> str:

@@ -4,8 +4,9 @@ A scanner that fills k-space with zeros stores more samples than it acquired. A 
 trained on full k-space then sees an empty rim, and adds its detail beyond it: nowhere near what it
 learned. Two witnesses are heard. The header counts acquired samples, and is sometimes wrong (it
 counts oversampling, partial acquisitions, or both axes the same). The k-space of the images
-cannot be wrong, but below half of Nyquist it tells nothing. So where both speak, k-space decides,
-and the header gives the exact number if it agrees.
+cannot be wrong, but its edge is hard to see by itself: filters, masks and rounding wash it out. So
+the header proposes, and k-space decides by the energy that lies beyond: if there is next to none,
+the header's is the number; if there is, the edge is looked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Literal
 import numpy as np
 
 from kspacesr_rt.kspace import FloatArray, Matrix
+from kspacesr_rt.rim_energy import EMPTY_DB, RimEnergy
 from kspacesr_rt.support import SMALLEST_MEASURED, SMALLEST_SUPPORT, measured_support
+
+_Claims = tuple[float | None, float | None]
 
 OnInterpolated = Literal["warn", "skip", "crop"]
 """What to do with a series whose k-space has an empty rim."""
@@ -31,6 +35,8 @@ CROP_BELOW = 0.95
 AGREE_WITHIN = 0.06
 """Header and profile mean the same edge if they differ by less: the profile sees an edge up to 0.04
 of Nyquist too far out (blurred by `kspacesr_rt.support.INSIDE_SIGMA`)."""
+ALIKE_WITHIN = 0.02
+"""Acquired shares of two axes that differ by less are those of a square acquisition."""
 SMALLEST_CROP = 8
 """Samples that every axis keeps: fewer are no picture."""
 SURVEYED_SLICES = 5
@@ -93,9 +99,7 @@ class KspaceSupport:
 
     def _share(self, axis: int) -> float:
         profile, header = self.profile[axis], self._header_share(axis)
-        if header is not None and (
-            profile is None or header < SMALLEST_SUPPORT or abs(header - profile) < AGREE_WITHIN
-        ):
+        if header is not None and (profile is None or abs(header - profile) < AGREE_WITHIN):
             return header
         return 1.0 if profile is None else profile
 
@@ -113,20 +117,65 @@ def surveyed_numbers(n_slices: int) -> list[int]:
     return sorted({int(number + 0.5) for number in np.linspace(first, last, count)})
 
 
-def kspace_profile(slices: Sequence[FloatArray]) -> tuple[float | None, float | None]:
+def kspace_profile(
+    slices: Sequence[FloatArray], acquired: tuple[int | None, int | None] = (None, None)
+) -> tuple[float | None, float | None]:
     """Return the measured share of Nyquist along rows and columns, None where it cannot be told.
 
     Parameters
     ----------
     slices
         Images of one matrix, shape ``(y, x)`` each; those without contrast say nothing.
+    acquired
+        Samples acquired along rows and columns, as the header says. Where next to no energy lies
+        beyond them, the measured share is exactly theirs, below half of Nyquist too. Two axes of
+        one share, a square acquisition, are believed or not together, and end alike.
     """
     telling = [one for one in slices if one.max() > one.min()]
     if not telling:
         return None, None
-    found = measured_support(np.stack(telling))
+    together = np.stack(telling)
+    matrix: Matrix = (together.shape[1], together.shape[2])
+    measured = measured_support(together)
+    energy = RimEnergy.of(together)
+    if energy is not None:
+        measured = _lower(measured, energy.edges())
+    shares = _weighed(measured, _claims(acquired, matrix), energy)
     rows, columns = (
-        share if n >= SMALLEST_MEASURED else None
-        for share, n in zip(found, telling[0].shape, strict=True)
+        share if n >= SMALLEST_MEASURED else None for share, n in zip(shares, matrix, strict=True)
     )
     return rows, columns
+
+
+def _claims(acquired: tuple[int | None, int | None], matrix: Matrix) -> _Claims:
+    """Return the shares that a header claims; None where it claims no interpolation."""
+    rows, columns = (
+        None if count is None or count >= CROP_BELOW * n else count / n
+        for count, n in zip(acquired, matrix, strict=True)
+    )
+    return rows, columns
+
+
+def _weighed(
+    measured: tuple[float, float], claims: _Claims, energy: RimEnergy | None
+) -> tuple[float, float]:
+    """Return the claimed share of each axis that k-space confirms, else the measured one."""
+    rows, columns = claims
+    if rows is not None and columns is not None and abs(rows - columns) < ALIKE_WITHIN:
+        if _confirmed(claims, energy):
+            return rows, columns
+        return max(measured), max(measured)
+    return (
+        rows if rows is not None and _confirmed((rows, None), energy) else measured[0],
+        columns if columns is not None and _confirmed((None, columns), energy) else measured[1],
+    )
+
+
+def _confirmed(claims: _Claims, energy: RimEnergy | None) -> bool:
+    if energy is None:  # no tissue to look into: what k-space could not show, the header tells
+        return all(claim is None or claim < SMALLEST_SUPPORT for claim in claims)
+    return energy.beyond_db(claims) <= EMPTY_DB
+
+
+def _lower(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return min(one[0], other[0]), min(one[1], other[1])

@@ -59,8 +59,8 @@ def measured_support(slices: FloatArray) -> tuple[float, float]:
     and the whole slices claim signal beyond its foot, the cliff is believed.
     """
     wide = slices.astype(np.float64)
-    whole, inside = _profiles(wide), _profiles(wide * _inside(wide))
-    rows, columns = (_share(one, other) for one, other in zip(whole, inside, strict=True))
+    whole, within = _profiles(wide), _profiles(wide * inside(wide))
+    rows, columns = (_share(one, other) for one, other in zip(whole, within, strict=True))
     return rows, columns
 
 
@@ -111,12 +111,20 @@ def _cliff(profile: FloatArray) -> tuple[float, float] | None:
     return (top + int(held[-1]) + 1) / n, (top + width) / n
 
 
-def _inside(slices: FloatArray) -> FloatArray:
-    """Weigh pixels by how bright their darkest neighbour is, softly: 0 in air and at its edge."""
+def inside(slices: FloatArray, *, bordered: bool = False) -> FloatArray:
+    """Weigh pixels by how bright their darkest neighbour is, softly: 0 in air and at its edge.
+
+    Parameters
+    ----------
+    slices
+        Shape ``(n, y, x)``, float64.
+    bordered
+        Tissue ends at the border of the image too, as where a scanner cut it; else it goes on.
+    """
     darkest = slices
     for axis in (1, 2):
         around = [(INSIDE_RADIUS, INSIDE_RADIUS) if one == axis else (0, 0) for one in range(3)]
-        padded = np.pad(darkest, around, mode="edge")
+        padded = np.pad(darkest, around, mode="constant" if bordered else "edge")
         darkest = _running_minimum(padded, 2 * INSIDE_RADIUS + 1, axis)
     bright = np.maximum(darkest - INSIDE_LEVEL * np.percentile(slices, 99), 0.0)
     y, x = np.fft.fftfreq(slices.shape[1]), np.fft.rfftfreq(slices.shape[2])

@@ -104,10 +104,11 @@ def _support(matrix: Matrix, slices: list[SourceSlice], found: list[DecodedSlice
     in_headers = any(item.interpolated_from is not None for item in slices)
     # A few files must not keep all others from being processed: then nothing is known of k-space.
     with suppress(SliceError), failing_the_file():
+        acquired = acquired_matrix(headers[0]) if headers else (None, None)
         return KspaceSupport(
             matrix=matrix,
-            profile=kspace_profile([decoded.values for decoded in found]),
-            acquired=acquired_matrix(headers[0]) if headers else (None, None),
+            profile=kspace_profile([decoded.values for decoded in found], acquired),
+            acquired=acquired,
             header_says=in_headers or any(says_interpolated(header) for header in headers),
             n_slices=len(found),
         )

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from kspacesr_rt.dicom import read_slice, scan_folder, uninterpolated
 from kspacesr_rt.dicom.attributes import acquired_matrix, says_interpolated
@@ -22,6 +23,7 @@ from kspacesr_rt.interpolated import (
 )
 from kspacesr_rt.kspace import centre_crop, centre_fill, fft2c, grid_origin, ifft2c
 from kspacesr_rt.pipeline import InferOptions, infer
+from kspacesr_rt.rim_energy import RimEnergy
 from kspacesr_rt.sample import sample_folder
 
 ACQUIRED = (144, 192)
@@ -101,7 +103,8 @@ def support(profile, acquired=(None, None), header_says=False, matrix=(320, 320)
         (support((0.53, 0.52), (160, 160), header_says=True), True, (160, 160)),
         (support((0.53, 0.52), (161, 160)), True, (162, 160)),  # odd counts are rounded up
         (support((1.0, 1.0), (160, 160), header_says=True), True, (320, 320)),  # k-space knows
-        (support((1.0, 1.0), (80, 80), header_says=True), True, (80, 80)),  # not below a half
+        (support((0.25, 0.25), (80, 80), header_says=True), True, (80, 80)),
+        (support((1.0, 1.0), (80, 80), header_says=True), True, (320, 320)),
         (support((None, None), (160, 160), header_says=True), True, (160, 160)),
         (support((0.5, 0.5), matrix=(9, 13)), True, (8, 8)),
         (support((None, None), matrix=(5, 5)), False, (5, 5)),
@@ -112,6 +115,82 @@ def test_header_and_k_space_are_weighed(known, interpolated, cropped):
     """k-space decides where it can tell; the header gives the exact count where it agrees."""
     assert (known.interpolated, known.cropped_matrix) == (interpolated, cropped)
     assert (known.warning is not None) == interpolated
+
+
+def acquired_by_scanner(kind, acquired=(256, 256), stored=(512, 512)):
+    """Real slices, acquired and stored larger, with what a scanner does to them on the way."""
+    _, images = full_slices()
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:256, :256] / 256
+    phase = np.exp(1j * (1.5 * np.sin(4.4 * y + 0.3) + 1.2 * np.cos(3.8 * x)))
+    ky, kx = (np.abs(np.arange(n) - n // 2) / (n / 2) for n in acquired)
+    out = []
+    for image in images:
+        noise = rng.normal(size=(2, *image.shape))
+        spectrum = centre_crop(fft2c(image * phase) + 6.0 * (noise[0] + 1j * noise[1]), acquired)
+        if kind == "raw filter":
+            spectrum *= np.cos(ky * np.pi / 2)[:, None] ** 2 * np.cos(kx * np.pi / 2) ** 2
+        if kind == "elliptical filter":
+            spectrum *= ky[:, None] ** 2 + kx**2 <= 1
+        if kind == "partial Fourier":
+            spectrum[: acquired[0] // 4] = 0
+        stored_image = np.abs(ifft2c(centre_fill(spectrum, stored)))
+        if kind == "distortion correction":
+            rows, columns = np.mgrid[: stored[0], : stored[1]] / np.reshape(stored, (2, 1, 1)) - 0.5
+            swell = 1 - 0.06 * (rows**2 + columns**2)
+            at = [(axis * swell + 0.5) * n for axis, n in zip((rows, columns), stored, strict=True)]
+            stored_image = ndimage.map_coordinates(stored_image, at, order=1)
+        if kind == "masked air":
+            bright = stored_image > 0.1 * np.percentile(stored_image, 99)
+            stored_image = np.where(ndimage.binary_opening(bright), stored_image, 0.0)
+        top = 255 if kind == "8 bits" else 1500
+        out.append(np.rint(stored_image * (top / stored_image.max())).astype(np.float32))
+    return out
+
+
+SCANNER_KINDS = (
+    *("plain", "raw filter", "elliptical filter", "partial Fourier"),
+    *("distortion correction", "masked air", "8 bits"),
+)
+
+
+@pytest.mark.parametrize("kind", SCANNER_KINDS)
+@pytest.mark.parametrize("acquired", [(256, 256), (192, 256)], ids=["square", "75 % phase"])
+def test_a_headers_count_is_believed_where_no_energy_lies_beyond_it(kind, acquired):
+    """The last sample above noise is one of a filter, a mask or of rounding, and tells nothing."""
+    slices = acquired_by_scanner(kind, acquired)
+    profile = kspace_profile(slices, acquired)
+    found = KspaceSupport(matrix=(512, 512), profile=profile, acquired=acquired, header_says=True)
+    assert (found.cropped_matrix, found.interpolated) == (acquired, True)
+
+
+@pytest.mark.parametrize("kind", [one for one in SCANNER_KINDS if one != "raw filter"])
+def test_a_header_that_leaves_energy_outside_is_not_believed(kind):
+    """Full k-space, whose header counts half of both axes, or of one, or a quarter."""
+    slices = acquired_by_scanner(kind, stored=(256, 256))
+    alone = kspace_profile(slices)
+    for acquired in ((128, 192), (64, 192), (None, 128)):
+        told = kspace_profile(slices, acquired)
+        assert told == alone
+    assert min(alone) > 0.65
+
+
+def test_axes_of_a_square_acquisition_end_alike():
+    """Not 452 x 512: where its count is wrong, neither axis is cropped further than the other."""
+    _, images = full_slices()
+    slices = [zip_filled(image, (180, 256)) for image in images]
+    assert kspace_profile(slices)[0] < 0.8
+    rows, columns = kspace_profile(slices, (128, 128))
+    assert rows == columns == kspace_profile(slices)[1]
+
+
+def test_where_no_tissue_has_an_inside_the_header_tells_below_a_half():
+    """Thin structures everywhere: what k-space cannot show is left to the header."""
+    thin = np.zeros((64, 64))
+    thin[::9, ::7] = 100.0
+    assert RimEnergy.of(thin[None]) is None
+    assert kspace_profile([thin], (60, 24))[1] == 24 / 64
+    assert kspace_profile([thin], (60, 40)) == kspace_profile([thin])
 
 
 @given(st.integers(1, 500))
@@ -140,6 +219,34 @@ def test_the_acquisition_matrix_is_read_by_the_phase_encode_direction(values, di
         dataset.AcquisitionMatrix = values
     if direction:
         dataset.InPlanePhaseEncodingDirection = direction
+    assert acquired_matrix(dataset) == expected
+
+
+@pytest.mark.parametrize(
+    ("matrix", "spacing", "covered", "expected"),
+    [
+        ((384, 384), (0.5, 0.5), 75, (384, 269)),  # stored as a square: 202 are of 3/4 of it
+        ((384, 288), (0.5, 0.5), 75, (384, 202)),  # stored as it was encoded
+        ((384, 288), (0.5, 0.667), 75, (384, 269)),
+        ((384, 384), (0.5, 0.5), 100, (384, 202)),
+        ((384, 384), (0.5, 0.5), None, (384, 202)),
+        ((384, 384), None, 75, (384, 202)),
+        ((384, 384), (0.5, 0.5), 0, (384, 202)),
+        ((384, 600), (0.5, 0.5), 75, (384, 269)),  # never more than the whole
+    ],
+)
+def test_a_phase_fov_that_was_filled_up_counts_as_if_it_were_whole(
+    matrix, spacing, covered, expected
+):
+    """202 of 384 lines over three quarters of the FOV resolve what 269 over all of it do."""
+    dataset = pydicom.Dataset()
+    dataset.AcquisitionMatrix = [0, 384, 202, 0]
+    dataset.InPlanePhaseEncodingDirection = "ROW"
+    dataset.Rows, dataset.Columns = matrix
+    if spacing:
+        dataset.PixelSpacing = list(spacing)
+    if covered is not None:
+        dataset.PercentPhaseFieldOfView = covered
     assert acquired_matrix(dataset) == expected
 
 
@@ -250,6 +357,23 @@ def test_crop_brings_back_what_was_acquired(interpolated, tmp_path):
     )
     again = infer(interpolated, tmp_path / "out", options)
     assert again.count("present") == 4
+
+
+def test_crop_of_a_square_series_keeps_its_pixels_square(tmp_path):
+    """512 x 512 stored of 256 x 256 acquired, masked: as the header says, not as a mask leaves."""
+    datasets, _ = full_slices()
+    images = acquired_by_scanner("masked air")
+    spacing = [float(step) / 2 for step in datasets[0].PixelSpacing]
+    changes = {"AcquisitionMatrix": [0, 256, 256, 0], "PixelSpacing": spacing}
+    study = write_study(tmp_path / "study", images, datasets, **changes)
+    report = infer(
+        study, tmp_path / "out", InferOptions(backend="zero-fill", on_interpolated="crop")
+    )
+    assert [one.cropped_to for one in report.series_records] == [(256, 256)]
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        derived = pydicom.dcmread(path)
+        assert (derived.Rows, derived.Columns) == (512, 512)
+        assert list(derived.PixelSpacing) == pytest.approx(spacing)
 
 
 def test_skip_leaves_only_interpolated_series_out(interpolated, tmp_path):

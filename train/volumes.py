@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from kspacesr_rt.dicom import read_slices, scan_folder
+from kspacesr_rt.dicom.attributes import acquired_matrix
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.errors import SliceError, TrainingDataError
+from kspacesr_rt.interpolated import KspaceSupport, kspace_profile, surveyed_numbers
 from kspacesr_rt.kspace import FloatArray, Matrix, resample_to
 from kspacesr_rt.support import measured_support as measured_support
 from kspacesr_rt.train.fastmri import read_fastmri
@@ -51,6 +53,8 @@ class Volume:
     """Distance of samples along ``(slice, y, x)``, if the format says it."""
     patient: str = ""
     """Hash of whose image it is, to split by and for nothing else; empty if nothing tells."""
+    acquired: tuple[int | None, int | None] = (None, None)
+    """Samples acquired along y and x, if a DICOM header says it."""
 
     @property
     def matrix(self) -> Matrix:
@@ -166,6 +170,7 @@ def _read_dicom(root: Path) -> Iterator[Volume]:
             raise _broken(left.path, root, left.reason, left.message)
     for number, series in enumerate(scan.series, start=1):
         by_matrix: dict[Matrix, list[FloatArray]] = {}
+        acquired: dict[Matrix, tuple[int | None, int | None]] = {}
         patient = ""
         for source in series.slices:
             try:
@@ -173,12 +178,18 @@ def _read_dicom(root: Path) -> Iterator[Volume]:
                     by_matrix.setdefault(source.matrix, []).append(np.abs(decoded.values))
                     with quiet_pydicom():
                         patient = patient or str(decoded.dataset.get("PatientID") or "").strip()
+                        acquired.setdefault(source.matrix, acquired_matrix(decoded.dataset))
             except SliceError as exc:
                 raise _broken(source.path, root, exc.reason, str(exc)) from exc
         identity = hashed(patient or f"study {series.slices[0].study_instance_uid}")
         for matrix, slices in sorted(by_matrix.items()):
             name = f"dicom series {number} ({matrix[0]}x{matrix[1]})"
-            yield Volume(name=name, slices=np.stack(slices).astype(np.float32), patient=identity)
+            yield Volume(
+                name=name,
+                slices=np.stack(slices).astype(np.float32),
+                patient=identity,
+                acquired=acquired[matrix],
+            )
 
 
 def _broken(path: Path, root: Path, reason: str, message: str) -> TrainingDataError:
@@ -216,7 +227,22 @@ def supported(volume: Volume, support: tuple[float, float] | None = None) -> Vol
         length if share > FULL_SUPPORT else 2 * round(length * share / 2)
         for length, share in zip(volume.matrix, support or support_of(volume), strict=True)
     )
-    if (rows, columns) == volume.matrix:
+    return resampled(volume, (rows, columns))
+
+
+def interpolation_of(volume: Volume) -> KspaceSupport:
+    """Find out, as `infer` does of a series, whether a volume's scanner interpolated it."""
+    numbers = surveyed_numbers(len(volume.slices))
+    profile = kspace_profile([volume.slices[number] for number in numbers], volume.acquired)
+    return KspaceSupport(
+        matrix=volume.matrix, profile=profile, acquired=volume.acquired, n_slices=len(numbers)
+    )
+
+
+def resampled(volume: Volume, matrix: Matrix) -> Volume:
+    """Crop or fill a volume's k-space; the volume itself if it has that matrix."""
+    rows, columns = matrix
+    if matrix == volume.matrix:
         return volume
     spacing = volume.spacing_mm and (
         volume.spacing_mm[0],

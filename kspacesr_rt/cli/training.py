@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,13 @@ from kspacesr_rt.cli.shell import (
     echo_json,
     progress_bar,
 )
+
+
+class Handled(StrEnum):
+    """What becomes of HR that a scanner interpolated."""
+
+    crop = "crop"
+    warn = "warn"
 
 
 # Like the seed's command line, `train` takes underscores wherever it has a hyphen.
@@ -177,6 +185,10 @@ def evaluate(
     cards: Annotated[
         bool, typer.Option("--cards", help="Store the result in each model file and its card.")
     ] = False,
+    on_interpolated: Annotated[
+        Handled,
+        typer.Option(help="HR that a scanner interpolated: crop to what was acquired, or warn."),
+    ] = Handled.crop,
     as_json: AsJson = False,
 ) -> None:
     """Judge models beside zero-fill and bicubic on HR images they never saw."""
@@ -198,7 +210,14 @@ def evaluate(
     for name, choice in choices.items():
         if backend != choice.backend:
             typer.echo(f"{name}: {choice.as_text()}", err=True)
-    rows = judge(data, models, backend=backend, threads=threads, conventions=SHOWN)
+    rows = judge(
+        data,
+        models,
+        backend=backend,
+        threads=threads,
+        conventions=SHOWN,
+        on_interpolated="crop" if on_interpolated is Handled.crop else "warn",
+    )
     found = [measure(one, data, backend=backend, threads=threads) for one in models if cards]
     for path, invention in zip(paths, found, strict=False):
         write_card(path, rows, invention)

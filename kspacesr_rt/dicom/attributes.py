@@ -75,6 +75,9 @@ def acquired_matrix(dataset: Attributes) -> tuple[int | None, int | None]:
     of them 0. Where In-plane Phase Encoding Direction is told, it decides which axis was phase
     encoded: ``COL`` is along a column, so the phase count belongs to the rows. Without Acquisition
     Matrix, Siemens' text ``phase*frequency`` is read.
+
+    Percent Phase Field of View says which part of the FOV the phase count covers. Siemens stores
+    that part alone, or fills it up to a square: there the count is that of the square.
     """
     values = numbers(dataset, "AcquisitionMatrix")
     direction = str(value_of(dataset, "InPlanePhaseEncodingDirection") or "").strip()
@@ -88,8 +91,23 @@ def acquired_matrix(dataset: Attributes) -> tuple[int | None, int | None]:
         if found is None or direction not in ("ROW", "COL"):
             return None, None
         phase, frequency = int(found[1]), int(found[2])
+    phase = round(phase * _filled_up(dataset, direction))
     rows, columns = (phase, frequency) if direction == "COL" else (frequency, phase)
     return rows or None, columns or None
+
+
+def _filled_up(dataset: Attributes, direction: str) -> float:
+    """Return how much longer the stored FOV is along phase than the phase-encoded one, or 1."""
+    covered = (numbers(dataset, "PercentPhaseFieldOfView") or (0.0,))[0] / 100.0
+    spacing = numbers(dataset, "PixelSpacing")
+    counts = numbers(dataset, "Rows") + numbers(dataset, "Columns")
+    if not 0.0 < covered < 1.0 or len(spacing) != 2 or len(counts) != 2:
+        return 1.0
+    rows_mm, columns_mm = (step * n for step, n in zip(spacing, counts, strict=True))
+    phase_mm, frequency_mm = (rows_mm, columns_mm) if direction == "COL" else (columns_mm, rows_mm)
+    if not (phase_mm > 0.0 and frequency_mm > 0.0):
+        return 1.0
+    return min(max(phase_mm / frequency_mm / covered, 1.0), 1.0 / covered)
 
 
 def says_interpolated(dataset: Attributes) -> bool:
