@@ -41,6 +41,8 @@ _WORD_BYTES: Final = {
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
 """Bytes whose order a big-endian file turns round."""
+_ITEM_BYTES: Final = _WORD_BYTES | {"AT": 4}
+"""Bytes of one number."""
 TEXT_VRS: Final = frozenset(
     {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"}
 )
@@ -221,18 +223,15 @@ def _carried_bytes(
 
 def _vr(raw: RawDataElement, source: Dataset, signed: int | None) -> str:
     """Return the VR that an explicit file says, or the one that an implicit file means."""
-    if raw.VR is not None and raw.VR != "UN":
-        said = str(raw.VR)
-        return said if said.encode() in VRS else "UN"
-    found: dict[str, Any] = {}
-    raw_element_vr(raw, found, ds=source)
-    vr = str(found["VR"])
+    vr = str(raw.VR)
+    if raw.VR is None or raw.VR == "UN" or vr.encode() not in VRS:
+        found: dict[str, Any] = {}
+        raw_element_vr(raw if raw.VR is None else raw._replace(VR="UN"), found, ds=source)
+        vr = str(found["VR"])
     if " or " in vr:
         vr = _one_of(vr, raw, source, signed)
-    word = _WORD_BYTES.get(vr, 1)
-    if raw.VR == "UN" and len(raw.value or b"") % word:
-        return "UN"
-    return vr
+    # Numbers of a wrong length are bytes of unknown meaning: dciodvfy gives up at them.
+    return "UN" if len(raw.value or b"") % _ITEM_BYTES.get(vr, 1) else vr
 
 
 def _one_of(vr: str, raw: RawDataElement, source: Dataset, signed: int | None) -> str:

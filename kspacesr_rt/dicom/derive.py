@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
@@ -274,7 +273,7 @@ def _set_pixels(derived: Dataset, source: Dataset, stored: IntArray) -> None:
         ("LargestImagePixelValue", stored.max()),
     ):
         if keyword in derived:
-            derived[keyword] = DataElement(derived[keyword].tag, value_vr, int(extreme))
+            derived.add_new(keyword, value_vr, int(extreme))
     content = stored.tobytes()
     pixel_vr = "OW" if stored.dtype.itemsize == 2 else "OB"
     derived.add_new(0x7FE00010, pixel_vr, content + bytes(len(content) % 2))
