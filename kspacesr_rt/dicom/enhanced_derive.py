@@ -116,10 +116,16 @@ def _say_what_it_is(
         (derived, "ImageType"),
         *((item, "FrameType") for item in groups.every("MRImageFrameTypeSequence")),
     ):
-        words = [str(word) for word in dataset.get(keyword) or ()]
-        flavour = words[2] if len(words) > 2 and _CODE_STRING.fullmatch(words[2]) else "OTHER"
-        # Value 2 enumerates PRIMARY alone for these classes (C.8.16.1.2).
-        setattr(dataset, keyword, ["DERIVED", "PRIMARY", flavour, "RESAMPLED"])
+        value = dataset.get(keyword) or ()
+        words = [value] if isinstance(value, str) else [str(word).strip() for word in value]
+        flavour, contrast = (
+            words[at] if len(words) > at and _CODE_STRING.fullmatch(words[at]) else other
+            for at, other in ((2, "OTHER"), (3, "NONE"))
+        )
+        # Value 2 enumerates PRIMARY alone for these classes (C.8.16.1.2). Value 4 says what the
+        # pixels mean (TRACEW, ADC); that they are resampled too, their derivation tells.
+        contrast = "RESAMPLED" if contrast == "NONE" else contrast
+        setattr(dataset, keyword, ["DERIVED", "PRIMARY", flavour, contrast])
         if not dataset.get("VolumeBasedCalculationTechnique"):
             dataset.VolumeBasedCalculationTechnique = "NONE"
     qualify(derived, source, derivation)

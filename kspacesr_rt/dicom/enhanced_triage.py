@@ -23,11 +23,13 @@ from kspacesr_rt.dicom.attributes import (
 )
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups, told_by_frame
 from kspacesr_rt.dicom.header import Header
+from kspacesr_rt.dicom.image_types import shows_map
 from kspacesr_rt.dicom.triage import (
     IMAGE_ATTRIBUTES,
     INTERPOLATED_BELOW,
     PLANE_ATTRIBUTES,
     SourceSlice,
+    derived_map,
     missing,
     refuse_other_contents,
     refuse_other_pixels,
@@ -37,13 +39,8 @@ from kspacesr_rt.dicom.triage import (
     require_possible_pixels,
     require_possible_plane,
 )
-from kspacesr_rt.errors import SliceFailed, SliceSkipped
+from kspacesr_rt.errors import SliceFailed
 
-_MAP_WORDS: Final = frozenset(
-    {"DIVISION", "MAXIMUM", "MINIMUM", "QUANTITY", "STD DEVIATION", "TEMPERATURE"}
-)
-"""Frame Type values 3 and 4 of computed pictures, beside those that classic images have too
-(PS3.3 C.8.13.3.1.1, C.8.16.1.4)."""
 _PROJECTIONS: Final = frozenset(
     {"MAX IP", "MIN IP", "VOLUME RENDER", "SURFACE RENDER", "MPR", "CURVED MPR"}
 )
@@ -89,13 +86,9 @@ def _refuse_other_frames(classic: Attributes, *, include_derived: bool) -> None:
     refuse_other_contents(classic, include_derived=include_derived)
     if include_derived:
         return
-    technique = str(classic.get("VolumeBasedCalculationTechnique") or "").replace("_", " ")
-    if technique in _PROJECTIONS or _MAP_WORDS.intersection(image_type(classic)[2:]):
-        raise SliceSkipped(
-            "derived-map",
-            "a map, projection, reformat or subtraction",
-            hint="--include-derived processes it all the same",
-        )
+    technique = str(classic.get("VolumeBasedCalculationTechnique") or "").replace("_", " ").strip()
+    if technique in _PROJECTIONS or shows_map(image_type(classic), multi_frame=True):
+        raise derived_map()
 
 
 def _source(

@@ -65,6 +65,7 @@ from kspacesr_rt.dicom.attributes import (
 )
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import FLOAT_PIXEL_TAGS, PIXEL_DATA, Header
+from kspacesr_rt.dicom.image_types import shows_map, shows_phase
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.skim import SkimmedHeader
 from kspacesr_rt.dicom.uids import TOOL_NAME
@@ -76,18 +77,6 @@ INTERPOLATED_BELOW: Final = 0.9
 UNIT_TOLERANCE: Final = 0.01
 """Allowed error of the direction cosines: some scanners write them with two decimals."""
 
-_PHASE_WORDS: Final = frozenset(
-    {"P", "R", "I", "PHASE", "REAL", "IMAGINARY", "VELOCITY"}
-    | {"PHASE MAP", "VELOCITY MAP", "PHASE SUBTRACT"}
-)
-_PHILIPS_COMPONENT: Final = re.compile(r"[PRI] ")
-"""``P_FFE``, ``R_IR``, ``I_SE`` (underscores read as blanks): phase, real, imaginary."""
-_MAP_WORDS: Final = frozenset(
-    {"ADC", "FA", "COLFA", "TENSOR", "CBF", "CBV", "MTT", "TTP", "TMAX", "FIELDMAP"}
-    | {"MIP", "MINIP", "MAX IP", "MIN IP", "PROJECTION IMAGE"}
-    | {"SUB", "SUBTRACTION", "MODULUS SUBTRACT"}
-)
-"""Beside these, every word that ends in MAP."""
 MAX_SAMPLES: Final = 1 << 26
 """Samples of one slice, 8192 squared; beyond, a header of some bytes would ask for gigabytes."""
 _UID: Final = re.compile(r"[0-9.]{1,64}")
@@ -232,25 +221,25 @@ def refuse_other_pixels(header: Header | SkimmedHeader) -> None:
 def refuse_other_contents(dataset: Attributes, *, include_derived: bool) -> None:
     """Skip what is no magnitude image of one slice, judged by its type."""
     words = image_type(dataset)
-    flavours = set(words[2:])
     if "MOSAIC" in words or mosaic_tiles(dataset) > 1:
         raise SliceSkipped("mosaic", "shows many slices as tiles of one picture")
     if (
-        flavours & _PHASE_WORDS
-        or any(_PHILIPS_COMPONENT.match(word) for word in flavours)
+        shows_phase(words)
         or _term(dataset, "ComplexImageComponent") in ("PHASE", "REAL", "IMAGINARY", "MIXED")
         or ge_component(dataset) not in (0, None)
     ):
         raise SliceSkipped("phase", "a phase, velocity, real or imaginary image")
-    # Scanners write ORIGINAL\PRIMARY\MPR on plain acquisitions: there, MPR says nothing.
-    reformatted = words[:1] == ["DERIVED"] and "MPR" in flavours
-    mapped = any(word.endswith(" MAP") for word in flavours) or flavours & _MAP_WORDS
-    if (reformatted or mapped) and not include_derived:
-        raise SliceSkipped(
-            "derived-map",
-            "a map, projection, reformat or subtraction",
-            hint="--include-derived processes it all the same",
-        )
+    if not include_derived and shows_map(words):
+        raise derived_map()
+
+
+def derived_map() -> SliceSkipped:
+    """Return why a picture that was computed from images is left out."""
+    return SliceSkipped(
+        "derived-map",
+        "a map, projection, reformat or subtraction",
+        hint="--include-derived processes it all the same",
+    )
 
 
 def _term(dataset: Attributes, keyword: str) -> str:

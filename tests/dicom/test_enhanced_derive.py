@@ -84,6 +84,17 @@ def test_each_frame_keeps_its_own_kind(derived):
     assert ds.ImageType[2] == "MIXED"
 
 
+@pytest.mark.parametrize("contrast", ["TRACEW", "MEAN", "ADDITION"])
+def test_what_the_pixels_mean_is_kept(contrast, derived):
+    """Readers name a diffusion trace by value 4; RESAMPLED would take its name away."""
+    frames = cases.sample_frames(2)
+    frames[1].frame_type = ("DERIVED", "PRIMARY", "DIFFUSION", contrast)
+    ds = derived(cases.build(frames, ImageType=["DERIVED", "PRIMARY", "DIFFUSION", "MIXED"]))
+    kinds = [macro(ds, n, "MRImageFrameTypeSequence").FrameType[3] for n in (1, 2)]
+    assert kinds == ["RESAMPLED", contrast]
+    assert ds.ImageType == ["DERIVED", "PRIMARY", "DIFFUSION", "MIXED"]
+
+
 @pytest.mark.parametrize("shared", [(), ("PixelMeasuresSequence",), tuple(cases.MACROS)])
 @pytest.mark.parametrize("upscale", [2, 4])
 def test_spacing_is_divided_once_wherever_it_stands(derived, shared, upscale):
