@@ -11,7 +11,12 @@ import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, helper
 
 from kspacesr_rt.errors import ExportError
-from kspacesr_rt.export.dynamic_bodies import dynamic_spectrum, dynamic_transform, dynamic_window
+from kspacesr_rt.export.dynamic_bodies import (
+    dynamic_nyquist,
+    dynamic_spectrum,
+    dynamic_transform,
+    dynamic_window,
+)
 from kspacesr_rt.spec import OP_DOMAIN, Lowering
 
 OPSET = 20
@@ -196,6 +201,13 @@ def _centre_fill() -> FunctionProto:
     return _function("CentreFill", ["pads"], GRID_ATTRIBUTES, nodes)
 
 
+def _whole_nyquist(name: str) -> FunctionProto:
+    """Multiply by 2 on the Nyquist lines: of k-space, or of its real coefficients."""
+    return _function(
+        name, ["gain"], GRID_ATTRIBUTES, [helper.make_node("Mul", ["x", "gain"], ["y"])]
+    )
+
+
 def _mean_spectrum(name: str) -> FunctionProto:
     nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
     attributes = [*GRID_ATTRIBUTES, "divide", "spectrum"]
@@ -234,6 +246,7 @@ def function_bodies(lowering: Lowering, used: set[str]) -> list[onnx.FunctionPro
             dynamic_window("CentreFill", fill=True),
             dynamic_spectrum("MeanSpectrum"),
             dynamic_spectrum("PeakSpectrum", of_peak=True),
+            dynamic_nyquist("WholeNyquist"),
         ]
         return [body for body in dynamic if body.name in used]
     elif lowering == "dft":
@@ -243,5 +256,6 @@ def function_bodies(lowering: Lowering, used: set[str]) -> list[onnx.FunctionPro
     else:
         raise ExportError(f"FFT lowering '{lowering}' is not one of gemm, conv, dft, dynamic")
     spectra = [_mean_spectrum("MeanSpectrum"), _mean_spectrum("PeakSpectrum")]
-    bodies = [*transforms, _centre_crop(), _centre_fill(), *spectra]
+    nyquist = [_whole_nyquist(name) for name in ("WholeNyquist", "RealWholeNyquist")]
+    bodies = [*transforms, _centre_crop(), _centre_fill(), *spectra, *nyquist]
     return [body for body in bodies if body.name in used]

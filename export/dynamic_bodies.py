@@ -217,3 +217,20 @@ def dynamic_spectrum(name: str, *, of_peak: bool = False) -> FunctionProto:
     sign = body.real(body.op("Sub", body.integer(1), doubled))
     body.nodes.append(helper.make_node("Mul", ["x", body.op("Pow", factor, sign)], ["y"]))
     return body.function(name, ["input_upscale", "output_upscale", "divide", "spectrum"])
+
+
+def dynamic_nyquist(name: str) -> FunctionProto:
+    """Return the body that doubles the first line of every even axis of k-space."""
+    body = _Body()
+    lines = []
+    for axis, others in ((2, 1), (3, 0)):
+        length = body.length(axis)
+        first = body.op(
+            "Equal", body.op("Range", body.integer(0), length, body.integer(1)), body.integer(0)
+        )
+        even = body.op("Equal", body.op("Mod", length, body.integer(2)), body.integer(0))
+        lines.append(body.op("Unsqueeze", body.op("And", first, even), body.integers(others)))
+    on_a_line = body.op("Or", *lines)
+    gain = body.op("Where", on_a_line, body.number(2.0), body.number(1.0))
+    body.nodes.append(helper.make_node("Mul", ["x", gain], ["y"]))
+    return body.function(name, ["input_upscale", "output_upscale"])

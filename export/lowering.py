@@ -173,6 +173,19 @@ def _crop_or_fill(writer: _GraphWriter, node: fx.Node, layer: Any) -> None:
     writer.emit_domain(type(layer).__name__, node, **_grids(layer))
 
 
+def _whole_nyquist(writer: _GraphWriter, node: fx.Node, layer: nn.Module) -> None:
+    writer.emit_domain("WholeNyquist", node, input_upscale=1, output_upscale=1)
+
+
+def _sample_sign(writer: _GraphWriter, node: fx.Node, layer: layers.SampleSign) -> None:
+    samples, predicted = (str(one) for one in node.args)
+    zero = writer.weight(f"{node.target}.zero", np.zeros((), dtype=np.float32))
+    signed = writer.intermediate("Add", [samples, predicted], f"{node.name}.signed")
+    below = writer.intermediate("Less", [signed, zero], f"{node.name}.below")
+    negative = writer.intermediate("Neg", [samples], f"{node.name}.negative")
+    writer.emit("Where", [below, negative, samples], node)
+
+
 def _mean_spectrum(writer: _GraphWriter, node: fx.Node, layer: layers.MeanSpectrum) -> None:
     finer = int(_source(node).meta["tensor_meta"].shape[-1]) // TRACE_MATRIX
     spectrum = numpy_helper.from_array(layer.spectrum.detach().cpu().numpy(), "spectrum")
@@ -246,6 +259,8 @@ _MODULES: dict[type[nn.Module], Callable[[_GraphWriter, fx.Node, Any], None]] = 
     layers.CentreFill: _crop_or_fill,
     layers.MeanSpectrum: _mean_spectrum,
     layers.PeakSpectrum: _mean_spectrum,
+    layers.WholeNyquist: _whole_nyquist,
+    layers.SampleSign: _sample_sign,
     layers.SliceMaximum: _slice_maximum,
     layers.SlicePeak: _slice_peak,
     layers.Magnitude: _magnitude,

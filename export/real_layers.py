@@ -54,7 +54,7 @@ class _Bands:
     def replaced(self, node: NodeProto) -> NodeProto:
         """Return a node as it is, or its real counterpart."""
         if not (
-            (_opens(node) and node.output[0] in self._values)
+            ((_opens(node) or _scales(node)) and node.output[0] in self._values)
             or (_closes(node) and node.input[0] in self._values)
         ):
             return node
@@ -83,12 +83,12 @@ class _Bands:
             maker = self._maker.get(value)
             if maker is None:
                 return set()  # a constant
-            if _adds(maker):
+            if _adds(maker) or _scales(maker):
                 waiting.extend(maker.input)
             elif not _opens(maker):
                 return set()
             for taker in self._takers[value]:
-                if _adds(taker):
+                if _adds(taker) or _scales(taker):
                     waiting.extend(taker.output)
                 elif not _closes(taker):
                     return set()
@@ -109,6 +109,11 @@ def _closes(node: NodeProto) -> bool:
         return False
     values = attributes_of(node)
     return (values["input_channels"], values["channels"], values["input_upscale"]) == (2, 1, 1)
+
+
+def _scales(node: NodeProto) -> bool:
+    """Say whether a node doubles Nyquist lines: coefficients of those can be doubled as well."""
+    return (node.domain, node.op_type) == (OP_DOMAIN, "WholeNyquist")
 
 
 def _adds(node: NodeProto) -> bool:

@@ -19,9 +19,14 @@ from onnx import numpy_helper
 
 from kspacesr_rt.dft_matrices import centred_dft, left_factor, right_factor
 from kspacesr_rt.errors import ModelFileError, ShapeError
-from kspacesr_rt.kspace import FloatArray, Matrix, centred_offset
+from kspacesr_rt.kspace import FloatArray, Matrix, centred_offset, nyquist_gain
 from kspacesr_rt.model_file import ModelFile, bound_constants
-from kspacesr_rt.real_band import analysis_matrix, coefficient_mask, synthesis_matrix
+from kspacesr_rt.real_band import (
+    analysis_matrix,
+    coefficient_mask,
+    coefficient_nyquist_gain,
+    synthesis_matrix,
+)
 from kspacesr_rt.spec import OP_DOMAIN, Lowering, ModelSpec
 from kspacesr_rt.spectrum import resample_spectrum
 
@@ -220,6 +225,14 @@ def _spectrum_factor(values: dict[str, Any], grids: _Grids, *, of_peak: bool) ->
     return {"factor": factor[None, None].astype(np.float32)}
 
 
+def _whole_nyquist(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    return {"gain": nyquist_gain(grids.source)[None, None]}
+
+
+def _real_whole_nyquist(values: dict[str, Any], grids: _Grids, lowering: Lowering) -> Constants:
+    return {"gain": coefficient_nyquist_gain(grids.source)[None, None]}
+
+
 _LAYERS: dict[str, Callable[[dict[str, Any], _Grids, Lowering], Constants]] = {
     "FFT2c": _fft2c,
     "IFFT2c": _ifft2c,
@@ -231,6 +244,8 @@ _LAYERS: dict[str, Callable[[dict[str, Any], _Grids, Lowering], Constants]] = {
     "CentreFill": _centre_fill,
     "MeanSpectrum": _mean_spectrum,
     "PeakSpectrum": _peak_spectrum,
+    "WholeNyquist": _whole_nyquist,
+    "RealWholeNyquist": _real_whole_nyquist,
 }
 
 

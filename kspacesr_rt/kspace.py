@@ -354,6 +354,46 @@ def from_channels(channels: FloatArray) -> ComplexArray:
     return joined.astype(_complex_like(channels), copy=False)
 
 
+def nyquist_gain(matrix: Matrix) -> FloatArray:
+    """Return what makes a real image hold all of the Nyquist lines that a LR matrix holds.
+
+    Parameters
+    ----------
+    matrix
+        LR ``(rows, columns)``.
+
+    Returns
+    -------
+        Shape `matrix`, float32, DC at ``n // 2``: 2 on the Nyquist line of an even axis (and in the
+        corner of two), 1 elsewhere. A LR matrix holds one end of that line and a finer one both;
+        the real part shares a sample out over both ends, so that cropping finds half of it again.
+    """
+    on_a_line = [(np.arange(n) == 0) & (n % 2 == 0) for n in matrix]
+    gain: FloatArray = np.where(on_a_line[0][:, None] | on_a_line[1], 2.0, 1.0).astype(np.float32)
+    return gain
+
+
+def magnitude_residual(sr: FloatArray, lr: FloatArray) -> float:
+    """Return how far a SR image is from the magnitudes that were measured.
+
+    Parameters
+    ----------
+    sr, lr
+        One slice each, shapes ``(s * y, s * x)`` and ``(y, x)``, same intensities, not clipped.
+
+    Returns
+    -------
+        The largest difference between LR and ``|IFFT(crop(F(sr)))|``, what a shorter scan of the
+        result would have stored, over the largest LR magnitude (dimensionless).
+    """
+    upscale = sr.shape[-1] // lr.shape[-1] if lr.ndim == 2 and lr.size else 0
+    if upscale < 1 or sr.shape != upscaled((lr.shape[0], lr.shape[1]), upscale):
+        raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
+    again = np.abs(ifft2c(centre_crop(fft2c(sr), (lr.shape[0], lr.shape[1])))) / upscale
+    measured = np.abs(lr)
+    return float(np.abs(again - measured).max()) / (float(measured.max()) or 1.0)
+
+
 def measured_residual(sr: FloatArray, lr: FloatArray) -> float:
     """Return how far a real SR image is from the k-space that was measured.
 

@@ -49,6 +49,8 @@ LAYER_ATTRIBUTES = {
     "CentreFill": _GRIDS,
     "MeanSpectrum": {**_GRIDS, "divide": _INT, "spectrum": _TENSOR},
     "PeakSpectrum": {**_GRIDS, "divide": _INT, "spectrum": _TENSOR},
+    "WholeNyquist": _GRIDS,
+    "RealWholeNyquist": _GRIDS,
 }
 """The operators of our domain: attribute to type, all of them required."""
 

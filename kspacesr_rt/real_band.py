@@ -114,3 +114,21 @@ def coefficient_mask(matrix: Matrix, dtype: npt.DTypeLike = np.float64) -> Float
     rows, columns = turned[0][:, None], turned[1][None]
     mask: FloatArray = ((1.0 - rows) * (1.0 - columns) - rows * columns).astype(dtype)
     return mask
+
+
+def coefficient_nyquist_gain(matrix: Matrix) -> FloatArray:
+    """Return `kspacesr_rt.kspace.nyquist_gain` of real coefficients.
+
+    Parameters
+    ----------
+    matrix
+        LR ``(rows, columns)``.
+
+    Returns
+    -------
+        Shape ``(coefficient_count(rows), coefficient_count(columns))``, float32: 2 where either
+        axis' coefficient is of the single line, turned or not, 1 elsewhere.
+    """
+    single = [np.arange(coefficient_count(n)) >= (n if n % 2 else n - 1) for n in matrix]
+    gain: FloatArray = np.where(single[0][:, None] | single[1], 2.0, 1.0).astype(np.float32)
+    return gain

@@ -8,6 +8,7 @@ none is reported without flags, never with invented ones.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,13 @@ import numpy as np
 
 from kspacesr_rt.errors import ShapeError, SliceFailed
 from kspacesr_rt.half_spectra import HalfSpectra
-from kspacesr_rt.kspace import FloatArray, SampleGrid, sample_origin, upscaled
+from kspacesr_rt.kspace import (
+    FloatArray,
+    SampleGrid,
+    magnitude_residual,
+    sample_origin,
+    upscaled,
+)
 from kspacesr_rt.spec import ModelSpec
 
 MEASURED_TOLERANCE = 1e-4
@@ -32,7 +39,8 @@ class SliceFigures:
     """What was measured on one result, before clipping; all dimensionless."""
 
     measured_residual: float
-    """Largest change of a measured k-space sample, over the largest of them."""
+    """Largest change of a measured k-space sample, over the largest of them; of a model that keeps
+    magnitudes, of a measured image sample's magnitude (`kspacesr_rt.kspace.magnitude_residual`)."""
     added_energy_share: float
     """Energy outside the measured band, over that of the whole result."""
     added_energy_ratio: float
@@ -117,6 +125,15 @@ def check_result(sr: FloatArray, lr: FloatArray, spec: ModelSpec) -> SliceFigure
         raise SliceFailed("non-finite", "the result holds NaN or infinity")
     figures = measure_slice(sr, lr, spec.sample_grid)
     residual = figures.measured_residual
+    if spec.data_consistency == "magnitude":
+        off = magnitude_residual(sr, lr)
+        if off > MEASURED_TOLERANCE:
+            raise SliceFailed(
+                "data-consistency",
+                f"measured magnitudes are off by {off:.1e} of the largest, "
+                f"{MEASURED_TOLERANCE:.0e} is allowed",
+            )
+        return dataclasses.replace(figures, measured_residual=off)
     keeps = spec.data_consistency == "hard" or spec.name == "zero-fill"
     if keeps and spec.output == "real" and residual > MEASURED_TOLERANCE:
         raise SliceFailed(

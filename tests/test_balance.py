@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from kspacesr_rt.errors import InputError
-from kspacesr_rt.kspace import fft2c, ifft2c
+from kspacesr_rt.kspace import centre_crop, fft2c, ifft2c
 from kspacesr_rt.metrics import tissue_mask
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.train.augmentation import Augmentation, cut_window
@@ -189,20 +189,32 @@ def test_noise_of_a_slice_follows_its_own_tissue():
     assert spread[1] / spread[0] == pytest.approx(0.01, rel=0.1)
 
 
-def test_only_lr_gets_rician_noise():
-    """The target stays clean, so that the prediction for a drowned rim is none at all."""
+@pytest.mark.parametrize("upscale", [2, 4])
+def test_noise_is_added_to_what_is_measured_and_to_nothing_else(upscale):
+    """The rim of the target stays clean, so that a drowned one is best left alone.
+
+    The band of the target is that of LR, which no prediction may change.
+    """
     series = [of("a_T1.npy")]
     options = dataclasses.replace(AS_IS, rician_share=0.5, rician_snr=(5.0, 5.0))
-    sampler = PairSampler(
-        series, upscale=2, batch=200, augmentation=options, rng=np.random.default_rng(5)
+    noisy, clean = (
+        PairSampler(
+            series, upscale=upscale, batch=100, augmentation=one, rng=np.random.default_rng(5)
+        ).draw()
+        for one in (options, AS_IS)
     )
-    lr, hr = sampler.draw()
-    clean = PairSampler(
-        series, upscale=2, batch=200, augmentation=AS_IS, rng=np.random.default_rng(5)
-    ).draw()
-    np.testing.assert_array_equal(hr, clean[1])
-    changed = [not np.array_equal(a, b) for a, b in zip(lr, clean[0], strict=True)]
-    assert 70 < sum(changed) < 130
+    changed = [not np.array_equal(a, b) for a, b in zip(noisy[0], clean[0], strict=True)]
+    assert 30 < sum(changed) < 70
+    added = [
+        new[:, 0].astype(np.float64) - old[:, 0] for new, old in zip(noisy, clean, strict=True)
+    ]
+    assert np.array_equal(changed, np.abs(added[1]).max(axis=(1, 2)) > 0)
+    rows, columns = added[0].shape[1:]
+    band = centre_crop(fft2c(added[1]), (rows, columns)) / upscale
+    inner = (slice(None), slice(1, None), slice(1, None))  # an even axis' Nyquist line is halved
+    np.testing.assert_allclose(band[inner], fft2c(added[0])[inner], atol=1e-4)
+    rest = np.linalg.norm(added[1]) ** 2 - np.linalg.norm(upscale * band) ** 2
+    assert rest < 0.02 * np.linalg.norm(added[1]) ** 2
 
 
 @pytest.mark.parametrize("value", [(5.0,), (0.0, 5.0), (9.0, 5.0), (5.0, float("inf")), "no"])

@@ -627,3 +627,26 @@ def test_impossible_arguments_are_refused_by_text(call, message):
     """A wrong axis or factor says so, before NumPy says something else or nothing at all."""
     with pytest.raises(ShapeError, match=message):
         call()
+
+
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(2, 4), st.integers(0, 99))
+def test_a_real_image_holds_all_of_its_nyquist_lines_if_they_are_doubled(rows, columns, s, seed):
+    """Crop after fill is the identity on every sample, that line included; without, it is not."""
+    rng = np.random.default_rng(seed)
+    lr = rng.standard_normal((rows, columns)) + 0.5
+    wide = (s * rows, s * columns)
+    measured = kspace.fft2c(lr)
+    sr = kspace.ifft2c(kspace.centre_fill(measured * kspace.nyquist_gain(lr.shape), wide)).real
+    np.testing.assert_allclose(
+        kspace.centre_crop(kspace.fft2c(sr), lr.shape), measured, atol=1e-6 * np.abs(measured).max()
+    )
+    assert kspace.magnitude_residual(s * sr, lr) < 1e-6
+    plain = kspace.ifft2c(kspace.centre_fill(measured, wide)).real
+    assert (kspace.magnitude_residual(s * plain, lr) > 1e-4) == (rows % 2 == 0 or columns % 2 == 0)
+
+
+def test_slices_whose_magnitudes_cannot_be_compared_are_refused():
+    """The residual of two that do not belong together is no figure; that of nothing is nothing."""
+    with pytest.raises(ShapeError, match="expected one SR and one LR slice"):
+        kspace.magnitude_residual(np.zeros((4, 6)), np.zeros((2, 2)))
+    assert kspace.magnitude_residual(np.zeros((4, 4)), np.zeros((2, 2))) == 0.0

@@ -89,6 +89,7 @@ def inputs_of(matrix: tuple[int, int]) -> dict[str, np.ndarray]:
         ("seed-image", {"image_channels": 3}),
         ("dc-residual", {}),
         ("dc-residual", {"bias": True}),
+        ("dc-residual", {"data_consistency": "magnitude"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
 )

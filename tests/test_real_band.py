@@ -15,6 +15,7 @@ from kspacesr_rt.real_band import (
     analysis_matrix,
     coefficient_count,
     coefficient_mask,
+    coefficient_nyquist_gain,
     synthesis_matrix,
 )
 from kspacesr_rt.spec import OP_DOMAIN
@@ -191,3 +192,18 @@ def test_a_lowering_without_such_transforms_is_refused():
     with pytest.raises(ModelFileError) as caught:
         layer_constants(node, (10, 7), "dft")
     assert str(caught.value) == "lowering 'dft' has no transforms of real coefficients"
+
+
+@pytest.mark.parametrize("matrix", [(8, 10), (7, 10), (8, 9), (9, 7)])
+@pytest.mark.parametrize("upscale", [2, 3])
+def test_nyquist_lines_are_doubled_in_real_coefficients_as_in_k_space(matrix, upscale):
+    """The corner of two such lines too, which a factor an axis would double twice."""
+    wide = tuple(upscale * n for n in matrix)
+    image = np.random.default_rng(0).standard_normal(wide)
+    band = kspace.centre_crop(kspace.fft2c(image), matrix) * kspace.nyquist_gain(matrix)
+    expected = kspace.ifft2c(kspace.centre_fill(band, wide)).real
+    sides = list(zip(matrix, wide, strict=True))
+    left, right = (analysis_matrix(n, length) for n, length in sides)
+    held = left @ image @ right.T * coefficient_nyquist_gain(matrix) * coefficient_mask(matrix)
+    up, across = (synthesis_matrix(n, length) for n, length in sides)
+    np.testing.assert_allclose(up @ held @ across.T, expected, atol=1e-6)

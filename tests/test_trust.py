@@ -157,6 +157,28 @@ def test_whoever_promises_measured_samples_is_held_to_it(name):
         assert caught.value.reason == "data-consistency"
 
 
+@pytest.mark.parametrize("matrix", [(16, 16), (17, 15), (16, 21)])
+@pytest.mark.parametrize("upscale", [2, 4])
+def test_whoever_promises_magnitudes_is_held_to_them(matrix, upscale):
+    """Signs may be anything; a shorter scan of the result would have stored LR all the same."""
+    spec = spec_of("m", architecture="dc-residual", upscale=upscale, data_consistency="magnitude")
+    lr = brain_phantom(matrix).astype(np.float32) * 900
+    signed = np.where(np.random.default_rng(0).random(matrix) < 0.2, -lr, lr)
+    wide = (upscale * matrix[0], upscale * matrix[1])
+    measured = kspace.fft2c(signed.astype(np.float64)) * kspace.nyquist_gain(matrix)
+    image = kspace.ifft2c(kspace.centre_fill(measured, wide)).real * upscale
+    finest = 30.0 * (-1.0) ** np.add.outer(*(np.arange(n) for n in wide))
+    good = (image + finest).astype(np.float32)
+    figures = check_result(good, lr, spec)
+    assert figures.measured_residual < 1e-5
+    assert figures.added_energy_share > 0.0
+    assert kspace.magnitude_residual(1.01 * good, lr) == pytest.approx(0.01, rel=1e-3)
+    for harmed in (np.roll(good, 1, axis=0), 1.001 * good, zero_fill(lr + 1.0, upscale)):
+        with pytest.raises(SliceFailed, match="measured magnitudes are off by") as caught:
+            check_result(np.ascontiguousarray(harmed), lr, spec)
+        assert caught.value.reason == "data-consistency"
+
+
 @pytest.mark.parametrize("name", FREE)
 def test_who_promises_nothing_is_measured_and_not_failed(name):
     """Bicubic has changed measured samples; the report tells by how much."""

@@ -44,8 +44,9 @@ class Augmentation:
     gibbs_shrink: float = 0.7
     """Smallest such factor."""
     rician_share: float = 0.0
-    """Share of the LR slices that get noise of their own (`kspacesr_rt.train.noise.rician`), HR
-    staying as clean as it is: where noise drowns the rim, the best prediction is zero-fill."""
+    """Share of the LR slices that get noise of their own (`kspacesr_rt.train.noise.rician`), while
+    the part of HR that is not measured stays as clean as it is: where noise drowns that part, the
+    best prediction is zero-fill."""
     rician_snr: tuple[float, float] = (5.0, 50.0)
     """Lowest and highest signal-to-noise ratio of that noise, drawn evenly in dB."""
 

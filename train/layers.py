@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kspacesr_rt.kspace import centred_offset
+from kspacesr_rt.kspace import centred_offset, nyquist_gain
 from kspacesr_rt.spectrum import resample_spectrum
 
 TINY = 1e-20
@@ -172,20 +172,13 @@ class Magnitude(nn.Module):
 class WholeNyquist(nn.Module):
     """Double the Nyquist lines of even axes: ``(n, 2, ky, kx)``, in front of a real ``IFFT2c``.
 
-    A LR matrix holds one end of the Nyquist line of an even axis, the finer grid both. Taking the
-    real part shares a sample out over the two ends, so that cropping again finds half of it.
-    Doubled, all of it comes back: what a real image is given on that line, it holds.
+    What a real image is given on such a line, it then holds; see `kspacesr_rt.kspace.nyquist_gain`.
     """
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Scale each spatial frequency by 1 or 2; a corner of two such lines by 2."""
         rows, columns = kspace.shape[-2:]
-        gain = kspace.new_ones(rows, columns)
-        if rows % 2 == 0:
-            gain[0] = 2.0
-        if columns % 2 == 0:
-            gain[:, 0] = 2.0
-        return kspace * gain
+        return kspace * torch.from_numpy(nyquist_gain((rows, columns))).to(kspace)
 
 
 class SampleSign(nn.Module):
