@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -701,3 +702,100 @@ def test_a_watch_whose_notices_are_lost_looks_by_the_clock(landing, out, monkeyp
         fault_cases.wait_until(lambda: any(one["event"] == "notification-lost" for one in lines))
         fault_cases.make_slices(landing, 2)
         fault_cases.wait_until(lambda: told(out)["written"] == 2)
+
+
+# What the system does not notify of ---------------------------------------------------------------
+
+
+def limited(limit, value, *command):
+    """Run a command in a user namespace of its own, with a limit of inotify there."""
+    script = f'echo {value} > /proc/sys/user/{limit} && exec "$@"'
+    return subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", script, "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def needs_user_namespaces():
+    try:
+        usable = limited("max_inotify_watches", 5, "true").returncode == 0
+    except OSError:
+        usable = False
+    if not usable:
+        pytest.skip("no user namespaces here, or no limits of inotify within them")
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("max_inotify_watches", 5), ("max_inotify_instances", 0)]
+)
+def test_a_watch_that_the_system_cannot_notify_does_not_begin(landing, out, limit, value):
+    """It would run for months, and what lands in folder six would lie there: it says --poll."""
+    needs_user_namespaces()
+    for number in range(20):
+        (landing / f"{number:02d}").mkdir()
+    command = [*(sys.executable, "-m", "kspacesr_rt", "watch"), str(landing), str(out), *CLI]
+    done = limited(limit, value, *command)
+    assert done.returncode == 2, done.stderr
+    assert "notif" in done.stderr
+    assert "--poll 5" in done.stderr
+
+
+def test_inotify_watches_are_counted_as_the_system_counts_them(landing):
+    """A folder that comes, one that goes: as many as there are folders."""
+    (landing / "a" / "b").mkdir(parents=True)
+    before = notices.n_inotify_watches() or 0
+    with notices.Notified(landing) as listening:
+        assert notices.n_inotify_watches() == before + 3
+        (landing / "c").mkdir()
+        assert fault_cases.wait_until(lambda: notices.n_inotify_watches() == before + 4)
+        (landing / "a" / "b").rmdir()
+        assert fault_cases.wait_until(lambda: notices.n_inotify_watches() == before + 3)
+        assert not listening.misses_some(4), "known from before the folder went"
+
+
+def test_a_folder_that_the_system_no_longer_watches_is_looked_at_by_the_clock(
+    landing, out, monkeypatch, quick
+):
+    """The limit is met by a folder that comes later: said once, with --poll, and none is missed."""
+    monkeypatch.setattr(service, "LOST_POLL_S", 0.05)
+    monkeypatch.setattr(notices, "IDENTIFY_S", 0.05)
+    monkeypatch.setattr(notices, "COUNT_AGAIN_S", 0.0)
+    with watching_here(landing, out, poll=None) as (lines, _):
+        assert fault_cases.wait_until(lambda: any(one["event"] == "watching" for one in lines))
+        monkeypatch.setattr(notices, "n_inotify_watches", lambda: 1)
+        (landing / "late").mkdir()
+        event = "notification-incomplete"
+        assert fault_cases.wait_until(lambda: any(one["event"] == event for one in lines))
+        fault_cases.make_slices(landing / "late", 2)
+        assert fault_cases.wait_until(lambda: told(out)["written"] == 2)
+    [told_once] = [one for one in lines if one["event"] == event]
+    assert "--poll 5" in told_once["hint"]
+
+
+def test_no_value_of_a_file_reaches_the_log(landing, out, capfd, quick):
+    """Pydicom's warnings quote UIDs and names; a library's thread prints what ended it."""
+    fault_cases.make_slices(landing / "x", 1)
+    [path] = [one for one in (landing / "x").rglob("*") if one.is_file()]
+    ds = pydicom.dcmread(path)
+    odd = "1.2.840.113619.2.0099.12345.7"
+    with pydicom.config.disable_value_validation():
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = odd
+        ds.PatientName, ds.PatientBirthDate = "SECRET^NAME", "SECRETDATE"
+        ds.save_as(path)
+    with watching_here(landing, out) as (lines, _):
+        assert fault_cases.wait_until(lambda: told(out)["written"] == 1)
+
+        def broken():
+            raise ValueError(odd)
+
+        thread = threading.Thread(target=broken)
+        thread.start()
+        thread.join()
+        assert fault_cases.wait_until(
+            lambda: any(one["event"] == "internal-error" for one in lines)
+        )
+    printed = "".join(capfd.readouterr()) + json.dumps(lines)
+    assert odd not in printed
+    assert "SECRET" not in printed

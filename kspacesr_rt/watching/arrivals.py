@@ -118,6 +118,11 @@ class Arrivals:
         """Whether the folder could be listed when it was last looked at."""
 
     @property
+    def n_folders(self) -> int:
+        """Folders that are looked into."""
+        return len(self._folders)
+
+    @property
     def n_waiting(self) -> int:
         """Files that are there and not dealt with."""
         return len(self._waiting)

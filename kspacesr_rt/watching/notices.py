@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -21,6 +22,12 @@ SHARES: Final = frozenset(
     | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "beegfs", "gpfs"}
 )
 """File systems whose changes on other machines are notified to nobody."""
+POLL_HINT: Final = (
+    "--poll 5 looks every five seconds; or raise fs.inotify.max_user_watches and "
+    "fs.inotify.max_user_instances (sysctl)"
+)
+COUNT_AGAIN_S: Final = 0.2
+"""Pause between two counts of folders, for those that come and go meanwhile."""
 _CHANGES: Final = frozenset({"created", "modified", "closed", "moved", "deleted"})
 """Events that matter; opening and reading are notified too, and are what we do ourselves."""
 
@@ -40,6 +47,10 @@ class Notices(Protocol):
         """Whether notification has ended by itself."""
         ...
 
+    def misses_some(self, n_folders: int) -> bool:
+        """Whether nothing is told of some of so many folders."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
@@ -54,6 +65,10 @@ class Polled:
     def __init__(self, every_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s, self._clock = every_s, clock
         self._due = -float("inf")
+
+    def misses_some(self, n_folders: int) -> bool:
+        """Return False: everything is looked at."""
+        return False
 
     def taken(self) -> set[Path] | None:
         """Return None when it is time to look, else nothing."""
@@ -84,7 +99,8 @@ class Notified:
         InputError
             If the folder is a network share.
         """
-        self._observer, self._handler = _watchdog(self._note)
+        with _told_limits():
+            self._observer, self._handler = _watchdog(self._note)
         if share := share_of(root):
             raise InputError(
                 f"the folder is on a network share ({share}), which notifies of nothing that "
@@ -96,6 +112,7 @@ class Notified:
         self._lock = threading.Lock()
         self._changed: set[Path] = set()
         self._anyway = Polled(LOOK_ANYWAY_S)
+        self._missed = Polled(IDENTIFY_S)
 
     @property
     def lost(self) -> bool:
@@ -107,6 +124,19 @@ class Notified:
         if not all(thread.is_alive() for thread in threads):
             return True
         return self._identified.taken() is None and _identity(self._root) != self._identity
+
+    def misses_some(self, n_folders: int) -> bool:
+        """Return whether the system listens to fewer folders than there are.
+
+        watchdog 7 says nothing when the system refuses to watch one more folder.
+        """
+        if self._missed.taken() is not None:
+            return False
+        watched = n_inotify_watches()
+        if watched is None or watched >= n_folders:
+            return False
+        watched, there = self._watched_of_all()  # `n_folders` may be from before some went
+        return watched is not None and watched < there
 
     def taken(self) -> set[Path] | None:
         """Return the folders that changed since the last call; None means everything."""
@@ -127,24 +157,59 @@ class Notified:
                         self._changed.add(path)
 
     def __enter__(self) -> Self:
-        try:
+        with _told_limits():
             self._observer.schedule(self._handler, str(self._root), recursive=True)
             self._observer.start()
-        except OSError as exc:
+        n_watched, n_folders = self._watched_of_all()
+        if n_watched is not None and n_watched < n_folders:
+            self.__exit__()
             raise InputError(
-                f"the system does not notify of changes: {system_says(exc)}",
-                hint="--poll 5 looks every five seconds; or raise fs.inotify.max_user_watches",
-            ) from exc
-        except RecursionError as exc:
-            raise InputError(
-                "its folders are nested too deeply to be notified of changes",
-                hint="--poll 5 looks every five seconds",
-            ) from exc
+                f"the system notifies of changes in {n_watched} of {n_folders} folders only",
+                hint=POLL_HINT,
+            )
         return self
+
+    def _watched_of_all(self) -> tuple[int | None, int]:
+        """Return how many folders are listened to, and how many there are."""
+        for attempt in range(3):
+            time.sleep(COUNT_AGAIN_S * attempt)
+            n_folders = sum(1 for _ in os.walk(self._root))
+            n_watched = n_inotify_watches()
+            if n_watched is None or n_watched >= n_folders:
+                break
+        return n_watched, n_folders
 
     def __exit__(self, *exc: object) -> None:
         self._observer.stop()
         self._observer.join()
+
+
+@contextlib.contextmanager
+def _told_limits() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise InputError(
+            f"the system does not notify of changes: {exc.strerror}", hint=POLL_HINT
+        ) from exc
+
+
+def n_inotify_watches() -> int | None:
+    """Return how many files and folders this process has inotify watch; None if that is unknown."""
+    total, found = 0, False
+    try:
+        for link in Path("/proc/self/fd").iterdir():
+            try:
+                if os.readlink(link) != "anon_inode:inotify":
+                    continue
+                lines = Path("/proc/self/fdinfo", link.name).read_text().splitlines()
+            except OSError:  # closed since
+                continue
+            found = True
+            total += sum(line.startswith("inotify ") for line in lines)
+    except OSError:
+        return None
+    return total if found else None
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -35,7 +35,7 @@ from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.state import RunState, StopAskedError, told
 from kspacesr_rt.report import SliceRecord
 from kspacesr_rt.watching.arrivals import Arrivals, key_of
-from kspacesr_rt.watching.notices import Notices, Notified, Polled
+from kspacesr_rt.watching.notices import POLL_HINT, Notices, Notified, Polled
 from kspacesr_rt.watching.tally import Tally
 from kspacesr_rt.watching.troubles import (
     Troubles,
@@ -245,7 +245,12 @@ class _Watcher:
     def _mind_the_notices(self) -> None:
         if self._notices.lost:
             self._log.write("notification-lost", poll=LOST_POLL_S)
-            self._notices = Polled(LOST_POLL_S)
+        elif self._notices.misses_some(self._arrivals.n_folders):
+            hint = f"{POLL_HINT}, and begin anew"
+            self._log.write("notification-incomplete", poll=LOST_POLL_S, hint=hint)
+        else:
+            return
+        self._notices = Polled(LOST_POLL_S)
 
     def _round(self) -> bool:
         """Process what has come to rest; return whether there was anything."""
