@@ -239,6 +239,25 @@ def association(port: int, *, called="KSPACESR", calling="SENDER", syntaxes=None
             held.release()
 
 
+@contextlib.contextmanager
+def few_files(spare: int):
+    """Leave this process so many file descriptors."""
+    import resource  # no other system than Linux has what follows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    free = [number for number in range(max(used) + spare + 2) if number not in used]
+    # Listing them took one of them.
+    gaps = [os.dup(0) for _ in [number for number in free if number < max(used)]]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(used | set(gaps)) + 1 + spare, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in gaps:
+            os.close(number)
+
+
 def send(port: int, paths, **how) -> list[int]:
     """Send files over one association; return the answers."""
     with association(port, **how) as held:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import os
-import resource
 import struct
 import sys
 import threading
 import tracemalloc
-from pathlib import Path
 
 import pytest
-from node_cases import PATIENCE_S, association, make_series, send, store, wait_until
+from node_cases import (
+    PATIENCE_S,
+    association,
+    few_files,
+    make_series,
+    send,
+    store,
+    wait_until,
+)
 from node_wire import (
     ABORT,
     REJECT,
@@ -494,23 +499,6 @@ def test_a_spool_without_file_descriptors_says_so_and_recovers(place, tmp_path):
     assert "event=instance-refused reason=file-limit" in place.text.getvalue()
     [part] = place.spool.parts(State.received)
     assert len(list(part.inputs.iterdir())) == 1
-
-
-@contextlib.contextmanager
-def few_files(spare):
-    """Leave this process so many file descriptors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
-    free = [number for number in range(max(used) + spare + 2) if number not in used]
-    # Listing them took one of them.
-    gaps = [os.dup(0) for _ in [number for number in free if number < max(used)]]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(used | set(gaps)) + 1 + spare, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for number in gaps:
-            os.close(number)
 
 
 # What is told -------------------------------------------------------------------------------------

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import io
+import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from typing import Any, Final
 
 from kspacesr_rt.errors import OutputError
 
 TEXT_FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
 LOOPBACK: Final = "127.0.0.1"
+MAX_CONNECTIONS: Final = 16
+"""At a time; the oldest makes room."""
+MAX_REQUEST_BYTES: Final = 1 << 14
+"""Line and headers of a request: what follows is not read."""
+REQUEST_S: Final = 10.0
+"""From the connection to the last byte of the answer, however either drips."""
+REST_S: Final = 0.2
+"""Pause when the system gives no further connection."""
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">
 <title>kspacesr-rt node</title>
@@ -23,6 +35,70 @@ th{{color:#555}}</style></head>
 <p>Research software: detail outside the measured k-space is predicted, not measured.
 <a href="/metrics">/metrics</a></p></body></html>
 """
+
+
+class _Bounded(io.RawIOBase):
+    """The first bytes of what a connection brings; then it is at its end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._left = connection, MAX_REQUEST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        n = self._connection.recv_into(memoryview(buffer)[: self._left]) if self._left else 0
+        self._left -= n
+        return n
+
+
+class _BoundedServer(ThreadingHTTPServer):
+    """So many connections, each for so long."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, place: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._lock = threading.Lock()
+        self._deadlines: dict[socket.socket, float] = {}
+        super().__init__(place, handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            # The port stays ready, so without a pause a core would be busy with it.
+            time.sleep(REST_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            crowd = list(self._deadlines)
+            self._deadlines[request] = time.monotonic() + REQUEST_S
+        for oldest in crowd[: len(crowd) + 1 - MAX_CONNECTIONS]:
+            self._cut_off(oldest)
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """End what takes too long; called twice a second."""
+        now = time.monotonic()
+        with self._lock:
+            late = [one for one, deadline in self._deadlines.items() if deadline <= now]
+        for request in late:
+            self._cut_off(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._deadlines.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: the standard library would print what it met, with a traceback."""
+
+    @staticmethod
+    def _cut_off(request: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
 
 class StatusServer:
@@ -63,7 +139,10 @@ class StatusServer:
 
         class Handler(BaseHTTPRequestHandler):
             server_version, sys_version = "kspacesr-rt", ""
-            timeout = 10
+
+            def setup(self) -> None:
+                super().setup()
+                self.rfile = io.BufferedReader(_Bounded(self.connection))
 
             def do_GET(self) -> None:
                 status, kind, body = answer(self.path)
@@ -79,13 +158,12 @@ class StatusServer:
                 pass
 
         try:
-            server = ThreadingHTTPServer((LOOPBACK, port), Handler)
+            server = _BoundedServer((LOOPBACK, port), Handler)
         except OSError as exc:
             raise OutputError(
                 f"cannot listen on HTTP port {port}: {exc.strerror or exc}",
                 hint="choose another with --http-port",
             ) from exc
-        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, name="status", daemon=True).start()
         self._server = server
         return int(server.server_address[1])

@@ -190,7 +190,7 @@ def _told_limits() -> Iterator[None]:
         yield
     except OSError as exc:
         raise InputError(
-            f"the system does not notify of changes: {exc.strerror}", hint=POLL_HINT
+            f"the system does not notify of changes: {system_says(exc)}", hint=POLL_HINT
         ) from exc
 
 
@@ -200,7 +200,7 @@ def n_inotify_watches() -> int | None:
     try:
         for link in Path("/proc/self/fd").iterdir():
             try:
-                if os.readlink(link) != "anon_inode:inotify":
+                if str(link.readlink()) != "anon_inode:inotify":
                     continue
                 lines = Path("/proc/self/fdinfo", link.name).read_text().splitlines()
             except OSError:  # closed since
