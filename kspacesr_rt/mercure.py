@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from kspacesr_rt.dicom.limits import parsed_limits
 from kspacesr_rt.dicom.quiet import discreet_threads
 from kspacesr_rt.errors import InputError, KspaceSRError, PartialFailureError
 from kspacesr_rt.files import replace_file
@@ -42,6 +43,7 @@ SETTINGS: Final[Mapping[str, type]] = {
     "workers": int,
     "include_derived": bool,
     "keep_private": bool,
+    "limits": list,
     "compress": str,
     "on_interpolated": str,
     "strict": bool,
@@ -89,6 +91,8 @@ def read_task(environment: Mapping[str, str]) -> MercureTask:
         raise InputError(f"setting 'partial' is fail or deliver, not {partial!r}")
     for name, value in values.items():
         _require_known(name, value)
+    if "limits" in values:
+        values["limits"] = parsed_limits([str(text) for text in values["limits"]])
     return MercureTask(
         source=source, output=output, options=InferOptions(**values), partial=partial
     )

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from kspacesr_rt.cli.shell import AsJson, BackendName, Quiet, Threads, app, echo_json
+from kspacesr_rt.cli.shell import AsJson, BackendName, LimitTexts, Quiet, Threads, app, echo_json
 
 
 @app.command()
@@ -68,6 +68,7 @@ def serve(
     ] = 0,
     include_derived: Annotated[bool, typer.Option(help="Process maps and MIPs too.")] = False,
     keep_private: Annotated[bool, typer.Option(help="Keep private elements.")] = False,
+    limit: LimitTexts = None,
     compress: Annotated[
         str, typer.Option(help="Lossless compression of outputs: none, rle, j2k or htj2k.")
     ] = "none",
@@ -80,6 +81,7 @@ def serve(
 
     SIGTERM or Ctrl-C ends it after the current slice; the spool keeps the rest for the next start.
     """
+    from kspacesr_rt.dicom.limits import parsed_limits
     from kspacesr_rt.errors import InputError
     from kspacesr_rt.interpolated import OnInterpolated
     from kspacesr_rt.interruption import act_once
@@ -116,6 +118,7 @@ def serve(
             streams=streams,
             include_derived=include_derived,
             keep_private=keep_private,
+            limits=parsed_limits(limit or ()),
             compress=compress,
             on_interpolated=cast(OnInterpolated, on_interpolated),  # InferOptions checks the word
         ),

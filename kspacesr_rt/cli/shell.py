@@ -91,6 +91,13 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every co
 BackendName = Annotated[
     str, typer.Option("--backend", help="auto, or one of: kspacesr-rt backends.")
 ]
+LimitTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        help="NAME=NUMBER of what one file may ask for: samples, extra, inflated, items, elements.",
+    ),
+]
 ModelArgument = Annotated[str, typer.Argument(help="Model file, or a shipped model's name.")]
 
 

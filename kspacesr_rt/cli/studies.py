@@ -7,7 +7,16 @@ from typing import Annotated, cast
 
 import typer
 
-from kspacesr_rt.cli.shell import AsJson, BackendName, Quiet, Threads, app, echo_json, progress_bar
+from kspacesr_rt.cli.shell import (
+    AsJson,
+    BackendName,
+    LimitTexts,
+    Quiet,
+    Threads,
+    app,
+    echo_json,
+    progress_bar,
+)
 
 
 @app.command()
@@ -46,6 +55,7 @@ def infer(
     include_derived: Annotated[bool, typer.Option(help="Process maps and MIPs too.")] = False,
     uids: Annotated[str, typer.Option(help="stable: same input, same UIDs; or random.")] = "stable",
     keep_private: Annotated[bool, typer.Option(help="Keep private elements.")] = False,
+    limit: LimitTexts = None,
     compress: Annotated[
         str, typer.Option(help="Lossless compression of outputs: none, rle, j2k or htj2k.")
     ] = "none",
@@ -63,6 +73,7 @@ def infer(
     ] = False,
 ) -> None:
     """Super-resolve a folder of MR DICOM into derived series."""
+    from kspacesr_rt.dicom.limits import parsed_limits
     from kspacesr_rt.errors import InputError
     from kspacesr_rt.interpolated import OnInterpolated
     from kspacesr_rt.pipeline import InferOptions, engine_named
@@ -82,6 +93,7 @@ def infer(
         include_derived=include_derived,
         random_uids=uids == "random",
         keep_private=keep_private,
+        limits=parsed_limits(limit or ()),
         compress=compress,
         show_paths=show_paths,
         on_interpolated=cast(OnInterpolated, on_interpolated),  # InferOptions checks the word

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from kspacesr_rt.cli.shell import BackendName, Quiet, Threads, app
+from kspacesr_rt.cli.shell import BackendName, LimitTexts, Quiet, Threads, app
 
 
 @app.command()
@@ -53,6 +53,7 @@ def watch(
     include_derived: Annotated[bool, typer.Option(help="Process maps and MIPs too.")] = False,
     uids: Annotated[str, typer.Option(help="stable: same input, same UIDs; or random.")] = "stable",
     keep_private: Annotated[bool, typer.Option(help="Keep private elements.")] = False,
+    limit: LimitTexts = None,
     compress: Annotated[
         str, typer.Option(help="Lossless compression of outputs: none, rle, j2k or htj2k.")
     ] = "none",
@@ -70,6 +71,7 @@ def watch(
 
     SIGTERM or Ctrl-C ends it after the slices under way; the same command goes on where it was.
     """
+    from kspacesr_rt.dicom.limits import parsed_limits
     from kspacesr_rt.errors import InputError
     from kspacesr_rt.interpolated import OnInterpolated
     from kspacesr_rt.node.events import Log
@@ -94,6 +96,7 @@ def watch(
             include_derived=include_derived,
             random_uids=uids == "random",
             keep_private=keep_private,
+            limits=parsed_limits(limit or ()),
             compress=compress,
             show_paths=show_paths,
             on_interpolated=cast(OnInterpolated, on_interpolated),  # InferOptions checks the word

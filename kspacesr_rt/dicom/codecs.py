@@ -6,7 +6,7 @@ compression                               decoded by             licence
 JPEG baseline, extended 12 bit, lossless  imagecodecs            BSD-3-Clause
 JPEG-LS                                   pyjpegls               MIT
 JPEG 2000, HTJ2K                          pylibjpeg-openjpeg     MIT
-RLE                                       pydicom                MIT
+RLE                                       `rle`                  Apache-2.0
 ========================================= ====================== ============
 
 imagecodecs brings libjpeg-turbo 3, which knows 12-bit and lossless JPEG; python-gdcm decodes them
@@ -30,6 +30,7 @@ from pydicom.uid import (
     JPEG2000TransferSyntaxes,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
+    RLELossless,
 )
 
 from kspacesr_rt.dicom.codestream import (
@@ -41,12 +42,14 @@ from kspacesr_rt.dicom.codestream import (
     read_jpeg2000,
 )
 from kspacesr_rt.dicom.failures import failure_of
+from kspacesr_rt.dicom.rle import decode_rle
 from kspacesr_rt.errors import SliceFailed
 
 _POISON: Final = bytes((0x5A, 0xA5, 0x33, 0x1D)) * 32
 """Appended to a scan: a whole one ignores it, a cut one goes on with it."""
 
 DECODER_DEPENDENCIES: Final[dict[UID, tuple[str, ...]]] = {
+    RLELossless: (),
     **dict.fromkeys(JPEGTransferSyntaxes, ("imagecodecs",)),
     **dict.fromkeys(JPEGLSTransferSyntaxes, ("pyjpegls",)),
     **dict.fromkeys(
@@ -110,6 +113,10 @@ def decode_frame(src: bytes, runner: Any) -> bytes | bytearray:
         If the frame is cut or is not of the size that the header announces.
     """
     syntax = UID(runner.transfer_syntax)
+    if syntax == RLELossless:
+        if runner.samples_per_pixel != 1:
+            raise CodeStreamError("several samples a pixel")
+        return decode_rle(src, runner.rows * runner.columns, runner.bits_allocated // 8)
     is_jpeg, is_jpeg_ls = syntax in JPEGTransferSyntaxes, syntax in JPEGLSTransferSyntaxes
     stream = read_jpeg(src) if is_jpeg or is_jpeg_ls else read_jpeg2000(src)
     _require_announced(stream, runner)

@@ -24,6 +24,8 @@ JPEG_PROCESSES: Final = frozenset({0xC0, 0xC1, JPEG_LOSSLESS})
 JPEG_LS: Final = 0xF7
 _SCAN_MARKER: Final = re.compile(rb"\xff+([\x01-\xfe])")
 _J2K_START: Final = b"\xff\x4f\xff\x51"
+_JP2_START: Final = b"\x00\x00\x00\x0cjP  "
+"""The signature box (ISO/IEC 15444-1 I.5.1)."""
 _SOT, _EOC = 0xFF90, 0xFFD9
 
 
@@ -70,6 +72,8 @@ def read_jpeg(frame: bytes) -> CodeStream:
             raise CodeStreamError(ENDS_EARLY)
         at += length
         if marker in _FRAME_HEADERS and len(segment) >= 6:
+            if header is not None:
+                raise CodeStreamError("a JPEG stream of several frame headers")
             header = marker, *struct.unpack_from(">BHHB", segment)
         elif marker == _DRI and len(segment) == 2:
             (interval,) = struct.unpack(">H", segment)
@@ -130,13 +134,30 @@ def read_jpeg2000(frame: bytes) -> CodeStream:
     CodeStreamError
         If a tile-part ends early or a tile is missing (ISO/IEC 15444-1 A.4).
     """
-    start = frame.find(_J2K_START)
-    if start < 0:
+    start = _code_stream(frame)
+    if not frame.startswith(_J2K_START, start):
         raise CodeStreamError("no JPEG 2000 code stream")
     try:
         return _read_jpeg2000(frame, start)
     except struct.error as exc:
         raise CodeStreamError(ENDS_EARLY) from exc
+
+
+def _code_stream(frame: bytes) -> int:
+    """Return where the code stream begins: what a box before it holds may look like one."""
+    if not frame.startswith(_JP2_START):
+        return 0
+    at = 0
+    while at + 8 <= len(frame):
+        length, kind = struct.unpack_from(">L4s", frame, at)
+        if kind == b"jp2c":
+            return at + (16 if length == 1 else 8)
+        if length == 1 and at + 16 <= len(frame):
+            (length,) = struct.unpack_from(">Q", frame, at + 8)
+        if length < 8:  # 0: reaches to the end
+            break
+        at += length
+    return len(frame)
 
 
 def _read_jpeg2000(frame: bytes, start: int) -> CodeStream:
@@ -150,7 +171,11 @@ def _read_jpeg2000(frame: bytes, start: int) -> CodeStream:
     seen: set[int] = set()
     while len(frame) - at >= 2:  # what follows the last tile-part can be a byte of padding
         (marker,) = struct.unpack_from(">H", frame, at)
-        if marker == _EOC or (seen and not any(frame[at:])):
+        if marker == _EOC:
+            break
+        if seen and marker == 0:
+            if any(frame[at:]):
+                raise CodeStreamError("no JPEG 2000 marker where one must be")
             break
         (length,) = struct.unpack_from(">H", frame, at + 2)
         if marker == _SOT:

@@ -22,7 +22,7 @@ from kspacesr_rt.dicom.carried import carried
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups, told_by_frame
 from kspacesr_rt.dicom.failures import failing_the_file
-from kspacesr_rt.dicom.header import Header, read_header
+from kspacesr_rt.dicom.header import Header, parse_header
 from kspacesr_rt.dicom.pixels import (
     DecodedSlice,
     limit_padding,
@@ -34,6 +34,7 @@ from kspacesr_rt.dicom.pixels import (
 )
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.triage import SourceSlice
+from kspacesr_rt.dicom.weighing import require_modest
 from kspacesr_rt.errors import SliceFailed
 
 _OFFSET_TABLES: Final = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
@@ -68,7 +69,9 @@ class FrameReader:
         SliceFailed
             ``codec``, ``unreadable`` or ``bad-rescale``, as for `read_slice`.
         """
-        header = read_header(source.path)
+        with failing_the_file(), source.path.open("rb") as file:
+            require_modest(file)
+            header = parse_header(file)
         self._path = source.path
         self._offset = header.pixel_offset
         self._header: Dataset | None = None

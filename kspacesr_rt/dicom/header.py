@@ -23,15 +23,15 @@ from pydicom.uid import (
 )
 
 from kspacesr_rt.dicom.carried import Carried, found_encoding, viewed
+from kspacesr_rt.dicom.limits import current_limits, too_large
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS as PARSE_ERRORS
 from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.weighing import ItemSearch, require_few_items
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
 
 PIXEL_DATA: Final = 0x7FE00010
 FLOAT_PIXEL_TAGS: Final = (0x7FE00008, 0x7FE00009)
 
-MAX_INFLATED: Final = 1 << 30
-"""Bytes that a deflated data set may inflate to: 1 GiB, as much as 8192 slices of 256 squared."""
 _STEP: Final = 1 << 20
 META_BYTES: Final = 4096
 """More than File Meta Information ever takes."""
@@ -60,6 +60,8 @@ class PixelFacts:
     """Whether the pixel data has undefined length, that is, comes in fragments."""
     complete: bool
     """Whether the file holds as many bytes as the pixel data element announces."""
+    beside_bytes: int
+    """Bytes of the file that are not of its pixels; of a deflated one, none are counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +171,8 @@ def _parse(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | 
             if not view.file_meta.get("TransferSyntaxUID"):
                 view.file_meta.TransferSyntaxUID = _guessed_syntax(view)
             pixels = _pixels(body, little=found_encoding(view)[1])
+    except RecursionError as exc:
+        raise SliceFailed("too-large", "its sequences are nested too deeply") from exc
     except zlib.error as exc:
         raise SliceFailed("truncated", "the deflated data set ends early") from exc
     except (OSError, *PARSE_ERRORS) as exc:
@@ -187,8 +191,13 @@ def _parse(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | 
         pixel_offset=pixels.offset if pixels and body is file else None,
         encapsulated=pixels is not None and pixels.encapsulated,
         complete=pixels is None or pixels.complete,
+        beside_bytes=_beside(file, pixels) if body is file else 0,
     )
     return header, body, pixels, after
+
+
+def _beside(file: BinaryIO, pixels: _Pixels | None) -> int:
+    return file.seek(0, os.SEEK_END) - (pixels.n_bytes if pixels else 0)
 
 
 def _guessed_syntax(dataset: Dataset) -> UID:
@@ -205,12 +214,15 @@ def _require_inflatable(file: BinaryIO) -> None:
     if str(DeflatedExplicitVRLittleEndian).encode() in start:
         # The File Meta Information; the deflated data set begins where it ends.
         read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        search = ItemSearch()
         inflate, n_bytes, waiting = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
         while not inflate.eof and (waiting := waiting or file.read(_STEP)):
-            n_bytes += len(inflate.decompress(waiting, _STEP))
+            inflated = inflate.decompress(waiting, _STEP)
+            n_bytes += len(inflated)
+            search.add(inflated)
             waiting = inflate.unconsumed_tail
-            if n_bytes > MAX_INFLATED:
-                raise SliceFailed("too-large", "its deflated data set is too large to inflate")
+            if n_bytes > current_limits().inflated:
+                raise too_large("its deflated data set inflates to more bytes than", "inflated")
     file.seek(0)
 
 
@@ -284,7 +296,7 @@ def fragments(file: BinaryIO) -> tuple[int, bool]:
     file
         Stands where the value of the pixel data begins.
     """
-    total = -1  # the first item is the offset table, not a fragment
+    total, n_items = -1, 0  # the first item is the offset table, not a fragment
     while len(start := file.read(8)) == 8:
         group, element, length = struct.unpack("<HHL", start)
         tag = group << 16 | element
@@ -292,6 +304,7 @@ def fragments(file: BinaryIO) -> tuple[int, bool]:
             return max(total, 0), True
         if tag != _ITEM:
             break
-        total = 0 if total < 0 else total + length
+        total, n_items = (0 if total < 0 else total + length), n_items + 1
+        require_few_items(n_items)
         file.seek(length, os.SEEK_CUR)  # past the end of a cut file, where nothing more is read
     return max(total, 0), False

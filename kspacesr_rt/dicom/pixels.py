@@ -19,6 +19,7 @@ from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import PIXEL_DATA, parse_file
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.triage import SourceSlice
+from kspacesr_rt.dicom.weighing import require_modest
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
 from kspacesr_rt.kspace import FloatArray
 
@@ -175,6 +176,7 @@ def _dtype(dataset: Dataset) -> np.dtype[Any]:
 
 def _read(source: SourceSlice) -> Carried:
     with failing_the_file(), source.path.open("rb") as file, quiet_pydicom():
+        require_modest(file)
         header, pixels, after = parse_file(file)
         dataset = carried(header.dataset)
         dataset.update(carried(after))

@@ -50,6 +50,7 @@ from kspacesr_rt.dicom.header import (
 )
 from kspacesr_rt.dicom.plain_values import plain_uid
 from kspacesr_rt.dicom.skimmed import KEPT, TRIAGE_PRIVATE, Skimmed, is_asked_private
+from kspacesr_rt.dicom.weighing import require_modest
 
 WINDOW: Final = 1 << 16
 """Bytes of a read, 64 KiB: most headers in one."""
@@ -101,6 +102,7 @@ def skim_header(path: Path) -> Header | SkimmedHeader:
             except (OddError, struct.error):
                 file.seek(0)
                 with io.BufferedReader(file) as buffered:
+                    require_modest(buffered)
                     return parse_header(buffered)
     except OSError as exc:
         raise unreadable(exc) from exc
@@ -142,6 +144,7 @@ class _Skim:
             pixel_offset=here,
             encapsulated=length == UNDEFINED_LENGTH,
             complete=complete,
+            beside_bytes=self._size - n_bytes,
         )
 
     def _meta(self) -> tuple[dict[str, str], int]:

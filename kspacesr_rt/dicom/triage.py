@@ -22,7 +22,7 @@ duplicate-conflict failed   shares its SOP Instance UID with a file that tells s
 missing-attribute  failed   lacks what the output cannot do without; nothing is invented
 bad-geometry       failed   has an impossible spacing, position or orientation
 unsupported-bits   failed   has bits that fit no MR image (PS3.3 C.8.3.1.1.4)
-too-large          failed   announces more samples than any scanner makes
+too-large          failed   asks for more than `limits` allow: samples, bytes, items, depth
 truncated          failed   ends early
 codec              failed   is compressed in a way that nothing installed here can decode
 decode             failed   is compressed in a way that its codec does not accept
@@ -66,6 +66,7 @@ from kspacesr_rt.dicom.attributes import (
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.dicom.header import FLOAT_PIXEL_TAGS, PIXEL_DATA, Header
 from kspacesr_rt.dicom.image_types import shows_map, shows_phase
+from kspacesr_rt.dicom.limits import current_limits, too_large
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.skim import SkimmedHeader
 from kspacesr_rt.dicom.uids import TOOL_NAME
@@ -77,8 +78,6 @@ INTERPOLATED_BELOW: Final = 0.9
 UNIT_TOLERANCE: Final = 0.01
 """Allowed error of the direction cosines: some scanners write them with two decimals."""
 
-MAX_SAMPLES: Final = 1 << 26
-"""Samples of one slice, 8192 squared; beyond, a header of some bytes would ask for gigabytes."""
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 """Loosely a UID (PS3.5 9.1): scanners have written components with leading zeros."""
 IMAGE_ATTRIBUTES: Final = (
@@ -273,8 +272,8 @@ def require_possible_pixels(dataset: Attributes) -> None:
         raise SliceFailed("unsupported-bits", "Bits Allocated, Stored and High Bit fit no MR image")
     if min(int(dataset.Rows), int(dataset.Columns)) < 1:
         raise SliceFailed("bad-geometry", "has no rows or no columns")
-    if int(dataset.Rows) * int(dataset.Columns) > MAX_SAMPLES:
-        raise SliceFailed("too-large", f"announces more than {MAX_SAMPLES} samples")
+    if int(dataset.Rows) * int(dataset.Columns) > current_limits().samples:
+        raise too_large("announces a slice of more samples than", "samples")
 
 
 def require_possible_plane(dataset: Attributes) -> None:
@@ -302,6 +301,10 @@ def require_pixel_data(header: Header | SkimmedHeader, *, n_frames: int = 1) -> 
     expected *= n_frames
     if not header.complete or (not header.encapsulated and header.pixel_bytes < expected):
         raise SliceFailed("truncated", "holds less pixel data than its matrix needs")
+    # A codec may make a frame of noise larger than it was, but not twice.
+    allowed = expected * 2 if header.encapsulated else expected
+    if header.beside_bytes + max(0, header.pixel_bytes - allowed) > current_limits().extra:
+        raise too_large("holds more bytes beside the pixels that its matrix needs than", "extra")
 
 
 def _source_slice(dataset: Attributes, path: Path) -> SourceSlice:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from kspacesr_rt.dicom import scan_folder
+from kspacesr_rt.dicom.limits import limited_to
 from kspacesr_rt.errors import NoMRImageError, ResultError, RunMismatchError
 from kspacesr_rt.node import durable
 from kspacesr_rt.node.durable import FULL_DISK
@@ -157,11 +158,12 @@ class Processor:
 
     def _left_out(self, part: Part) -> dict[str, str]:
         """Return why each input was left out, when there is no report."""
-        scan = scan_folder(
-            part.inputs,
-            include_derived=self._options.include_derived,
-            keep_private=self._options.keep_private,
-        )
+        with limited_to(self._options.limits):
+            scan = scan_folder(
+                part.inputs,
+                include_derived=self._options.include_derived,
+                keep_private=self._options.keep_private,
+            )
         # What the scan would process, only ``--on-interpolated skip`` leaves out.
         reasons = {path.name: "skipped: interpolated" for path in _files(part)}
         told = {left.path.name: f"{left.outcome}: {left.reason}" for left in scan.left_out}

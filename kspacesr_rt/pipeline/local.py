@@ -14,6 +14,7 @@ from typing import Final, Protocol, Self
 from kspacesr_rt.backends import backend_info
 from kspacesr_rt.dicom import LeftOut, Scan, prepare_output, scan_folder
 from kspacesr_rt.dicom.compress import syntax_of
+from kspacesr_rt.dicom.limits import limited_to
 from kspacesr_rt.errors import (
     InputError,
     KspaceSRError,
@@ -143,7 +144,7 @@ def infer(
     syntax_of(options.compress)  # before anything is read or opened
     fixed_moment()
     source, output = source.absolute(), output.absolute()  # processes may have other folders
-    with engine, engine.backends(options) as backends:
+    with limited_to(options.limits), engine, engine.backends(options) as backends:
         report_file = prepare(source, output, report_file)
         run = RunState(source, output, options, backends, on_progress)
         if told := unusable_zone():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
+from kspacesr_rt.dicom.limits import Limits
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.interpolated import OnInterpolated
 
@@ -43,6 +44,8 @@ class InferOptions:
     on_interpolated: OnInterpolated = "warn"
     """What to do with series that the scanner interpolated: their k-space has an empty rim.
     ``crop`` brings them back to what was acquired, so the output is `upscale` times that."""
+    limits: Limits = field(default_factory=Limits)
+    """What one file may ask for before it fails as ``too-large``."""
     strict: bool = False
     """Refuse input that is otherwise only warned about, before anything is written."""
 

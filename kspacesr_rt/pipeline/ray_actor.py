@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import Derivation, Series
+from kspacesr_rt.dicom.limits import limited_to
 from kspacesr_rt.errors import BackendUnavailableError, InputError, KspaceSRError, OutputError
 from kspacesr_rt.moments import EPOCH
 from kspacesr_rt.pipeline.flow import Flow
@@ -210,7 +211,7 @@ class SeriesActor:
         run.stop_asked = lambda: self._stop
         try:
             run.check_stop()
-            with Flow(run, workers=job.workers) as flow:
+            with limited_to(job.options.limits), Flow(run, workers=job.workers) as flow:
                 flow.process([series])
         except StopAskedError:
             pass  # what is settled until then is told

@@ -14,6 +14,7 @@ from typing import Final
 from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import Scan, Series, SourceSlice
 from kspacesr_rt.dicom.compress import syntax_of
+from kspacesr_rt.dicom.limits import limited_to
 from kspacesr_rt.dicom.quiet import discreet_threads
 from kspacesr_rt.dicom.store import STATE_FOLDER
 from kspacesr_rt.errors import (
@@ -134,6 +135,7 @@ def watch(
     log = log or Log(quiet=True)
     with (
         discreet_threads(lambda kind: log.write("internal-error", where="thread", kind=kind)),
+        limited_to(options.limits),
         OpenBackends(options) as backends,
     ):
         report_file = prepare(source, output, report_file)

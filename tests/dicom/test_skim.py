@@ -103,7 +103,11 @@ def test_files_of_vendors_are_judged_alike(zoo):
 def test_damaged_files_are_judged_alike(seed, tmp_path):
     """Where a byte is wrong, the two ways of reading may not part."""
     rng = random.Random(815 + seed)
-    rows = [row for row in hard_cases.CASES if row.outcome == "written" and row.make is not None]
+    rows = [
+        row
+        for row in hard_cases.CASES
+        if row.outcome == "written" and row.make not in (None, hard_cases.linked_file)
+    ]
     path = tmp_path / "damaged"
     n_skimmed = 0
     for number in range(N_DAMAGED // 10):
