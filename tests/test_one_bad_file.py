@@ -232,15 +232,14 @@ def nested(depth):
     return b"".join(reversed(parts))
 
 
-def test_a_header_nested_too_deeply_fails_alone(tmp_path):
-    """Pydicom reads it without a word, and the copy of it exhausts Python's stack."""
+def test_a_header_nested_too_deeply_ends_nothing(tmp_path):
+    """A copy of it exhausted Python's stack; bytes that nobody asks for are carried."""
     source = put_series(tmp_path / "in")
     before = (source / BAD).read_bytes()
     at = before.rindex(struct.pack("<HH", 0x7FE0, 0x0010))
     (source / BAD).write_bytes(before[:at] + nested(500) + before[at:])
     report = infer(source, tmp_path / "out", ZERO_FILL)
-    require_that_only_the_bad_one_failed(report, tmp_path / "out", source, n_good=3)
-    assert next(one for one in report.slices if one.reason).reason == "too-large"
+    assert (report.count("written"), report.exit_code) == (4, 0)
 
 
 @pytest.mark.parametrize("number", PLACES, ids=lambda number: errno.errorcode[number])
