@@ -18,7 +18,7 @@ from kspacesr_rt.bench.invention import BOUNDED, LIMIT_MARGIN, ROUNDING, Inventi
 from kspacesr_rt.bench.quality import CONVENTION, QualityRow, means
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.files import replace_file
-from kspacesr_rt.model_file import ModelFile, load_model
+from kspacesr_rt.model_file import ModelFile, load_model, parity_figures
 from kspacesr_rt.spec import METADATA_KEY, ModelSpec
 from kspacesr_rt.train.degradation import degradation_for
 
@@ -98,7 +98,7 @@ LR_IS = {
 def card(model: ModelFile) -> str:
     """Return the model card in Markdown, every figure from the file itself."""
     spec, origin = model.spec, model.spec.provenance
-    worst = min(case["psnr_between_db"] for case in spec.parity["cases"])
+    worst = min(parity_figures(spec))
     lines = [
         f"# {spec.name}",
         "",

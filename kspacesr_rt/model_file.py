@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,11 +21,15 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from kspacesr_rt.errors import InputError, ModelFileError, system_says
-from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.kspace import FloatArray, Matrix
+from kspacesr_rt.model_content import LARGEST_FILE, require_known_content
+from kspacesr_rt.plain_text import printable, shortened
 from kspacesr_rt.spec import METADATA_KEY, OP_DOMAIN, ModelSpec
 
 KNOWN_ANSWER_KEY = "kspacesr_rt.known_answer"
 INPUT_NAME, OUTPUT_NAME = "lr", "sr"
+LARGEST_ANSWER = 2**22
+"""Samples of each image of a stored self-test; those of the shipped models have up to 21,000."""
 DAMAGED_HINT = "the file was damaged or edited: export it again"
 MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
@@ -70,7 +73,7 @@ class KnownAnswer:
 
     @classmethod
     def from_json(cls, text: str) -> KnownAnswer:
-        """Read what `to_json` wrote; raises `ValueError` if it is damaged."""
+        """Read what `to_json` wrote; raises `ValueError` if it is damaged, or larger than any."""
         stored = json.loads(text)
         return cls(lr=_unpack(stored["lr"]), sr=_unpack(stored["sr"]))
 
@@ -81,15 +84,25 @@ def _pack(array: FloatArray) -> dict[str, object]:
 
 
 def _unpack(stored: dict[str, object]) -> FloatArray:
-    shape = tuple(int(str(length)) for length in _as_list(stored["shape"]))
-    raw = zlib.decompress(base64.b64decode(str(stored["zlib_f4"])))
+    shape = _matrix(stored["shape"])
+    size = 4 * shape[0] * shape[1]
+    # A few bytes may claim to unpack to gigabytes: no more is unpacked than the shape has.
+    unpacking = zlib.decompressobj()
+    raw = unpacking.decompress(base64.b64decode(str(stored["zlib_f4"])), size + 1)
+    if len(raw) != size or not unpacking.eof:
+        raise ValueError(f"expected {size} bytes")
     return np.frombuffer(raw, dtype="<f4").reshape(shape).astype(np.float32)
 
 
-def _as_list(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise TypeError("expected a list")
-    return value
+def _matrix(value: object) -> Matrix:
+    if not isinstance(value, list) or len(value) != 2:
+        raise TypeError("expected two lengths")
+    if not all(type(length) is int and length > 0 for length in value):
+        raise TypeError("expected two lengths")
+    rows, columns = value
+    if rows * columns > LARGEST_ANSWER:
+        raise ValueError(f"more than {LARGEST_ANSWER} samples")
+    return rows, columns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +121,7 @@ class ModelFile:
     def as_text(self) -> str:
         """Return what a user wants to know of a model, a line each."""
         spec, origin = self.spec, self.spec.provenance
-        worst = [case["psnr_between_db"] for case in spec.parity.get("cases", [])]
+        worst = parity_figures(spec)
         lines = [
             f"{spec.name}: {spec.architecture}, x{spec.upscale}, {self.size_bytes / 1e6:.1f} MB",
             f"network      {spec.width} channels, {spec.blocks} blocks in {spec.cascades} "
@@ -116,6 +129,7 @@ class ModelFile:
             f"stored for   {spec.matrix[0]} x {spec.matrix[1]} (binds to any matrix)",
             f"FFT layers   {spec.fft_convention}, {spec.fft_norm}, lowered as {spec.lowering}, "
             f"opset {spec.opset}",
+            f"samples      on the grid '{spec.output_grid}'",
             f"measured     k-space samples: data consistency '{spec.data_consistency}'",
             f"parity       at least {min(worst):.1f} dB with PyTorch over {len(worst)} cases"
             if worst
@@ -137,7 +151,7 @@ class ModelFile:
         for data, values in sorted(spec.quality.items()):
             numbers = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
             lines.append(f"quality      {data}: {numbers}")
-        return "\n".join([*lines, spec.intended_use])
+        return "\n".join(printable(line) for line in (*lines, spec.intended_use))
 
     def known_answer(self) -> KnownAnswer:
         """Return the stored self-test.
@@ -152,7 +166,7 @@ class ModelFile:
             raise ModelFileError(f"{self.name} carries no known answer to verify against")
         try:
             answer = KnownAnswer.from_json(text)
-        except (ValueError, KeyError, TypeError, zlib.error) as exc:
+        except (ValueError, KeyError, TypeError, zlib.error, RecursionError) as exc:
             raise ModelFileError(f"{self.name}: the stored known answer is damaged") from exc
         shapes = (answer.lr.ndim, answer.sr.shape)
         if answer.lr.ndim != 2 or answer.sr.shape != self.spec.sr_matrix(answer.lr.shape[:2]):
@@ -160,6 +174,12 @@ class ModelFile:
         if not (np.isfinite(answer.sr).all() and answer.sr.any()):
             raise ModelFileError(f"{self.name}: the stored known answer holds nothing to compare")
         return answer
+
+
+def parity_figures(spec: ModelSpec) -> list[float]:
+    """Return the PSNR in dB between PyTorch and the model, of each case of its export's gate."""
+    found = [case.get("psnr_between_db") for case in spec.parity.get("cases", [])]
+    return [float(value) for value in found if value is not None]
 
 
 def _quantisation_text(spec: ModelSpec) -> list[str]:
@@ -296,6 +316,11 @@ def load_model(path: Path) -> ModelFile:
         If its specification is newer than this version or incomplete.
     """
     try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE or not (path.is_file() or path.is_dir()):
+            raise ModelFileError(
+                f"{path.name}: no regular file of at most {LARGEST_FILE} bytes, as ONNX files are"
+            )
         content = path.read_bytes()
     except OSError as exc:
         raise ModelFileError(f"{path.name}: cannot be read: {system_says(exc)}") from exc
@@ -312,6 +337,7 @@ def parse_model(content: bytes, *, name: str) -> ModelFile:
             f"{name}: not an ONNX file, or a truncated one",
             hint="copy the file again, or export it: kspacesr-rt export CHECKPOINT -o MODEL.onnx",
         ) from exc
+    proto.DiscardUnknownFields()  # of a later ONNX; a runtime might know them
     try:
         spec = _read_checked(proto, name)
     except InputError:
@@ -331,8 +357,9 @@ def _read_checked(proto: onnx.ModelProto, name: str) -> ModelSpec:
             "(or a truncated one)",
             hint="export it with: kspacesr-rt export CHECKPOINT -o MODEL.onnx",
         )
-    spec = ModelSpec.from_json(text, origin=name)
-    _refuse_foreign_content(proto, name)
+    spec = ModelSpec.from_json(text, origin=name).with_printable_texts()
+    require_known_content(proto, name)
+    _require_entrances(proto, name)
     _require_layers(proto, name)
     stored = spec.provenance
     if (weights_digest(proto), graph_digest(proto)) != (stored.weights_sha256, stored.graph_sha256):
@@ -349,43 +376,27 @@ def _require_layers(proto: onnx.ModelProto, name: str) -> None:
         wanted = LAYER_ATTRIBUTES.get(node.op_type) if node.domain == OP_DOMAIN else {}
         if wanted is None or (not node.input and node.domain == OP_DOMAIN):
             raise ModelFileError(
-                f"{name}: operator '{OP_DOMAIN}::{node.op_type}' is unknown to this version, "
+                f"{name}: operator '{OP_DOMAIN}::{shortened(node.op_type, 80)}' is unknown to "
+                "this version, "
                 "or has no input"
             )
         found = {item.name: item.type for item in node.attribute}
         if node.domain == OP_DOMAIN and found != wanted:
-            raise ModelFileError(f"{name}: layer '{node.name}' has not the attributes it needs")
+            raise ModelFileError(
+                f"{name}: layer '{shortened(node.name, 80)}' has not the attributes it needs"
+            )
     for value in (*proto.graph.input, *proto.graph.output):
         if len(value.type.tensor_type.shape.dim) != 4:
-            raise ModelFileError(f"{name}: '{value.name}' has not the axes (n, 1, y, x)")
+            raise ModelFileError(
+                f"{name}: '{shortened(value.name, 80)}' has not the axes (n, 1, y, x)"
+            )
 
 
-def _refuse_foreign_content(proto: onnx.ModelProto, name: str) -> None:
-    nodes = list(_all_nodes(proto))
-    attributes = [attribute for node in nodes for attribute in node.attribute]
-    tensors = [*proto.graph.initializer, *(item.t for item in attributes)]
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
-        raise ModelFileError(f"{name}: keeps weights in another file, which is refused")
-    foreign = sorted({str(node.domain) for node in nodes} - {"", OP_DOMAIN})
-    if foreign:
-        raise ModelFileError(f"{name}: uses operators of foreign domains: {', '.join(foreign)}")
-    if any(item.HasField("g") or item.graphs for item in attributes):
-        raise ModelFileError(f"{name}: has a graph inside a node, which no export writes")
+def _require_entrances(proto: onnx.ModelProto, name: str) -> None:
     inputs = [item.name for item in proto.graph.input]
     outputs = [item.name for item in proto.graph.output]
     if inputs != [INPUT_NAME] or outputs != [OUTPUT_NAME]:
         raise ModelFileError(
             f"{name}: expected one input '{INPUT_NAME}' and one output '{OUTPUT_NAME}', "
-            f"found {inputs} and {outputs}"
+            f"found {shortened(inputs)} and {shortened(outputs)}"
         )
-
-
-def _all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node there is: of the graph, of function bodies, of graphs inside nodes."""
-    waiting = [*proto.graph.node, *(node for body in proto.functions for node in body.node)]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for attribute in node.attribute:
-            inner = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
-            waiting += [child for graph in inner for child in graph.node]

@@ -237,6 +237,30 @@ def test_the_listing_shows_what_was_used_last_first(three, engines, model):
     assert row["problem"] == ""
 
 
+def test_the_listing_cannot_steer_a_terminal(three, engines):
+    """A sidecar is text that anybody may have written; what is wrong with one is quoted too."""
+    sidecar = sidecar_path(three[0])
+    values = json.loads(sidecar.read_text())
+    values["model"] = values["spec"]["name"] = "\x1b[2J\n2026 fake"
+    sidecar.write_text(json.dumps(values))
+    broken = sidecar_path(three[1])
+    broken.write_text(json.dumps(json.loads(broken.read_text()) | {"\x1b[31m": 1}))
+    told = [entry.as_text() for entry in engines.listing()]
+    assert not any("\x1b" in line or "\n" in line for line in told)
+    assert any(r"\x1b[2J\n2026 fake" in line for line in told)
+    assert any(r"\x1b[31m" in line for line in told)
+
+
+def test_an_engine_of_an_earlier_specification_is_still_taken(three, engines):
+    """Engines take minutes to build: an update must not throw them away."""
+    sidecar = sidecar_path(three[0])
+    values = json.loads(sidecar.read_text())
+    values["spec"]["schema"] = 1
+    del values["spec"]["output_grid"]
+    sidecar.write_text(json.dumps(values))
+    assert load_engine(three[0])[0].spec.output_grid == "kspace"
+
+
 def test_using_an_engine_makes_it_the_last_used(three, engines, model):
     """Pruning goes by use, not by age."""
     engines.get_or_build(bind(model, (40, 33)), FOR_SM89)

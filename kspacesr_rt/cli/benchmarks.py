@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kspacesr_rt.cli.shell import AsJson, Quiet, app, echo_json, progress_bar
+from kspacesr_rt.cli.shell import AsJson, Quiet, app, echo_json, progress_bar, say
 
 bench_app = typer.Typer(no_args_is_help=False)
 app.add_typer(bench_app, name="bench")
@@ -100,9 +100,9 @@ def bench(
     if as_json:
         echo_json(figures)
     elif not quiet:
-        typer.echo(as_text(rows))
+        say(as_text(rows))
         if curves:
-            typer.echo(f"\n{scaling_text(curves)}")
+            say(f"\n{scaling_text(curves)}")
 
 
 MEASURING = ("model", "data", "batch", "threads", "peers", "only", "scaling", "budget")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kspacesr_rt.cli.shell import AsJson, ModelArgument, Threads, app, echo_json
+from kspacesr_rt.cli.shell import AsJson, ModelArgument, Threads, app, echo_json, say
 
 
 @app.command()
@@ -55,7 +55,7 @@ def diagnose(
     if output is not None:
         diagnosis.write_repro(found, output, force=force)
         if image is not None:
-            typer.echo(
+            say(
                 f"warning: {output.name} holds the image of --input: if it is a patient's, so is "
                 "the zip (no header data is in it)",
                 err=True,
@@ -63,5 +63,5 @@ def diagnose(
     if as_json:
         echo_json(found.findings.to_dict())
     else:
-        typer.echo(found.findings.as_text())
+        say(found.findings.as_text())
     diagnosis.require_agreement(found.findings)

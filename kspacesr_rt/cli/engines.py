@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kspacesr_rt.cli.shell import AsJson, ModelArgument, Quiet, app, echo_json, progress_bar
+from kspacesr_rt.cli.shell import AsJson, ModelArgument, Quiet, app, echo_json, progress_bar, say
 
 
 class EngineRuntime(StrEnum):
@@ -60,11 +60,11 @@ def build(
             on_progress=lambda state: update(state.done, state.total, state.stage),
         )
     for note in built.notes:
-        typer.echo(f"warning: {note}", err=True)
+        say(f"warning: {note}", err=True)
     if as_json:
         echo_json(built.to_dict())
     elif not quiet:
-        typer.echo(built.as_text())
+        say(built.as_text())
 
 
 cache_app = typer.Typer(help="Engines that were built on this machine.", no_args_is_help=True)
@@ -78,11 +78,11 @@ def list_cache(as_json: AsJson = False) -> None:
 
     cache = EngineCache()
     if (reason := cache.why_none()) is not None:
-        typer.echo(f"warning: {reason}; {reason.hint}", err=True)
+        say(f"warning: {reason}; {reason.hint}", err=True)
     if as_json:
         echo_json([entry.to_dict() for entry in cache.listing()])
     else:
-        typer.echo(cache.as_text())
+        say(cache.as_text())
 
 
 @cache_app.command("add")
@@ -92,7 +92,7 @@ def add_to_cache(
     """Add an engine that was built elsewhere, with the sidecar beside it."""
     from kspacesr_rt.engines.cache import EngineCache
 
-    typer.echo(EngineCache().add(engine))
+    say(EngineCache().add(engine))
 
 
 @cache_app.command("prune")
@@ -112,4 +112,4 @@ def prune_cache(
         everything=everything,
     )
     for entry in removed:
-        typer.echo(entry.as_text())
+        say(entry.as_text())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kspacesr_rt.cli.shell import AsJson, app, echo_json
+from kspacesr_rt.cli.shell import AsJson, app, echo_json, say
 
 
 @app.command()
@@ -26,7 +26,7 @@ def backends(
 
     if forget:
         n_forgotten = VerificationCache().forget()
-        typer.echo(f"{n_forgotten} verifications forgotten", err=True)
+        say(f"{n_forgotten} verifications forgotten", err=True)
     chosen = preview_choice(model)
     if as_json:
         rows: dict[str, object] = {
@@ -37,10 +37,10 @@ def backends(
         return
     for name, info in BACKENDS.items():
         reason = info.why_not()
-        typer.echo(f"{name:<12} {'yes' if reason is None else 'no ':<4} {info.summary}")
+        say(f"{name:<12} {'yes' if reason is None else 'no ':<4} {info.summary}")
         if reason is not None:
-            typer.echo(f"{'':<17} {reason}; {info.hint()}")
-    typer.echo(chosen.as_text())
+            say(f"{'':<17} {reason}; {info.hint()}")
+    say(chosen.as_text())
 
 
 @app.command()
@@ -52,4 +52,4 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         echo_json(found.to_dict())
     else:
-        typer.echo(found.as_text())
+        say(found.as_text())

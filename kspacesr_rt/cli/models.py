@@ -17,6 +17,7 @@ from kspacesr_rt.cli.shell import (
     Threads,
     app,
     echo_json,
+    say,
 )
 
 
@@ -133,18 +134,18 @@ def export(
         report_file=report,
     )
     for note in exported.notes:
-        typer.echo(f"warning: {note}", err=True)
+        say(f"warning: {note}", err=True)
     if inline:
         flat = output.with_suffix(".flat.onnx")
         flatten_model(load_model(exported.path), flat, backend=backend, force=force)
     if as_json:
         echo_json({"path": str(exported.path), "parity": exported.spec.parity})
     elif not quiet:
-        typer.echo(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
+        say(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
         for remark in exported.remarks:
-            typer.echo(remark)
-        typer.echo(exported.report.as_text())
-        typer.echo(f"{exported.path}: {exported.size_bytes / 1e6:.1f} MB")
+            say(remark)
+        say(exported.report.as_text())
+        say(f"{exported.path}: {exported.size_bytes / 1e6:.1f} MB")
 
 
 @app.command()
@@ -154,9 +155,9 @@ def inspect(model: ModelArgument, as_json: AsJson = False) -> None:
 
     found = load_model(resolve_model(model, upscale=None))
     if as_json:
-        typer.echo(found.spec.to_json())
+        say(found.spec.to_json())
         return
-    typer.echo(found.as_text())
+    say(found.as_text())
 
 
 @app.command()
@@ -175,14 +176,14 @@ def verify(
     found, options = load_model(resolve_model(model, upscale=None)), BackendOptions(threads=threads)
     choice = settle_backend(backend, found, options)
     for note in choice.notes:
-        typer.echo(f"warning: {note}", err=True)
+        say(f"warning: {note}", err=True)
     if backend != choice.backend:
-        typer.echo(choice.as_text(), err=True)
+        say(choice.as_text(), err=True)
     result = verify_model(found, choice.backend, options)
     if as_json:
         echo_json(result.to_dict())
     else:
-        typer.echo(
+        say(
             f"{result.model} on {result.backend}: {result.psnr_between_db:.1f} dB against the "
             f"stored answer ({result.required_db:.0f} required), "
             f"largest error {result.max_error:.1e}"

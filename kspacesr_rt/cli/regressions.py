@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kspacesr_rt.cli.benchmarks import bench_app
-from kspacesr_rt.cli.shell import AsJson, Quiet, echo_json, progress_bar
+from kspacesr_rt.cli.shell import AsJson, Quiet, echo_json, progress_bar, say
 
 Result = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `bench -o` wrote.")]
 
@@ -36,7 +36,7 @@ def compare(
     if as_json:
         echo_json(as_dict(comparison))
     elif not quiet:
-        typer.echo(as_text(comparison))
+        say(as_text(comparison))
     if fail_on_regression:
         comparison.require_no_regression()
 
@@ -66,11 +66,11 @@ def gate(
     )
     with progress_bar("gate", quiet) as progress:
         if update:
-            typer.echo("\n".join(gates.update_baseline(options, progress)))
+            say("\n".join(gates.update_baseline(options, progress)))
             return
         report = gates.gate(options, progress)
     if as_json:
         echo_json(report.to_dict())
     elif not quiet:
-        typer.echo(report.as_text())
+        say(report.as_text())
     report.require_passed()

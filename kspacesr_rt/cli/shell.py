@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import BackendUnavailableError, KspaceSRError
 from kspacesr_rt.interruption import TerminatedError, arrived
+from kspacesr_rt.plain_text import printable
 
 EXIT_INTERNAL, SIGNALLED = 1, 128
 ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -35,9 +36,10 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KspaceSRError as exc:
-            typer.echo(f"error: {exc}", err=True)
+            # What is wrong with a file is often its text: neither a screen nor a log obeys it.
+            say(f"error: {printable(str(exc))}", err=True)
             if exc.hint:
-                typer.echo(f"hint: {exc.hint}", err=True)
+                say(f"hint: {printable(exc.hint)}", err=True)
             _trace(debug)
             raise typer.Exit(exc.exit_code) from exc
         except KeyboardInterrupt as exc:
@@ -51,24 +53,31 @@ class _Group(TyperGroup):
                 _trace(debug)
                 raise typer.Exit(tell_end(number)) from exc
             if type(exc).__module__.startswith(("click", "typer")):
+                if isinstance(told := getattr(exc, "message", None), str):
+                    exc.message = printable(told)  # type: ignore[attr-defined]
                 raise  # usage errors: Typer prints them and exits 2
             if isinstance(exc, ModuleNotFoundError) and exc.name in OPTIONAL_PACKAGES:
                 command = ctx.invoked_subcommand or ""
                 extra = command if command in ("export", "train") else "bench"
-                typer.echo(f"error: '{command}' needs the package '{exc.name}'", err=True)
-                typer.echo(f"hint: pip install 'kspacesr-rt[{extra}]'", err=True)
+                say(f"error: '{command}' needs the package '{exc.name}'", err=True)
+                say(f"hint: pip install 'kspacesr-rt[{extra}]'", err=True)
                 _trace(debug)
                 raise typer.Exit(BackendUnavailableError.exit_code) from exc
             # The message may quote a patient's values, so only its type is shown unasked.
-            typer.echo(f"error: internal error ({type(exc).__name__})", err=True)
-            typer.echo("hint: kspacesr-rt --debug ... shows where; please report it", err=True)
+            say(f"error: internal error ({type(exc).__name__})", err=True)
+            say("hint: kspacesr-rt --debug ... shows where; please report it", err=True)
             _trace(debug)
             raise typer.Exit(EXIT_INTERNAL) from exc
 
 
+def say(text: object, *, err: bool = False) -> None:
+    """Print text, on stderr with `err`; control characters of strangers are written out."""
+    typer.echo(printable(str(text), keep="\n\t"), err=err)
+
+
 def tell_end(number: int) -> int:
     """Say that a signal has ended the command, and return the exit code."""
-    typer.echo(ENDED[number], err=True)
+    say(ENDED[number], err=True)
     return SIGNALLED + number
 
 
@@ -112,7 +121,7 @@ class Consistency(StrEnum):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"kspacesr-rt {__version__}")
+        say(f"kspacesr-rt {__version__}")
         raise typer.Exit
 
 
@@ -136,15 +145,18 @@ def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int, str], 
         yield lambda done, total, text: None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), Remaining())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None, note="")
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, note=text)
+        yield lambda done, total, text: bar.update(
+            task, completed=done, total=total, note=escape(printable(text))
+        )
 
 
 def echo_json(value: Any) -> None:
     """Print one machine-readable line."""
-    typer.echo(json.dumps(value, sort_keys=True, allow_nan=False))
+    say(json.dumps(value, sort_keys=True, allow_nan=False))

@@ -16,6 +16,7 @@ from kspacesr_rt.cli.shell import (
     app,
     echo_json,
     progress_bar,
+    say,
 )
 
 
@@ -109,9 +110,9 @@ def infer(
             on_progress=lambda state: update(state.done, state.total, ""),
         )
     for note in result.backend_notes:
-        typer.echo(f"warning: {note}", err=True)
+        say(f"warning: {note}", err=True)
     if as_json:
         echo_json(result.summary())
     elif not quiet:
-        typer.echo(result.as_text(verbose=verbose))
+        say(result.as_text(verbose=verbose))
     raise typer.Exit(result.exit_code)

@@ -18,6 +18,7 @@ from kspacesr_rt.cli.shell import (
     app,
     echo_json,
     progress_bar,
+    say,
 )
 
 
@@ -165,10 +166,10 @@ def train(
                 vgg_weights=vgg_weights,
             ),
             on_progress=lambda state: update(state.step, state.steps, state.as_text()),
-            on_note=None if quiet else lambda sentence: typer.echo(sentence, err=True),
+            on_note=None if quiet else lambda sentence: say(sentence, err=True),
         )
     if not quiet:
-        typer.echo(f"{checkpoint}: {spec.name}, {spec.architecture}, x{spec.upscale}")
+        say(f"{checkpoint}: {spec.name}, {spec.architecture}, x{spec.upscale}")
 
 
 @app.command()
@@ -209,7 +210,7 @@ def evaluate(
     choices = {one.spec.name: settle_backend(backend, one, told) for one in models}
     for name, choice in choices.items():
         if backend != choice.backend:
-            typer.echo(f"{name}: {choice.as_text()}", err=True)
+            say(f"{name}: {choice.as_text()}", err=True)
     rows = judge(
         data,
         models,
@@ -233,9 +234,9 @@ def evaluate(
             }
         )
     else:
-        typer.echo(as_text(rows))
+        say(as_text(rows))
         if found:
-            typer.echo(f"\n{invention_text(found)}")
+            say(f"\n{invention_text(found)}")
 
 
 @app.command("seed-table")
@@ -286,7 +287,7 @@ def seed_table(
         upscales=tuple(upscale or (2, 4)),
         budget=budget,
         settings=RunSettings(device=device, threads=threads, cache=cache, vgg_weights=vgg_weights),
-        on_note=None if quiet else lambda sentence: typer.echo(sentence, err=True),
+        on_note=None if quiet else lambda sentence: say(sentence, err=True),
     )
     if as_json:
         echo_json(
@@ -298,4 +299,4 @@ def seed_table(
             }
         )
     else:
-        typer.echo(table(rows, series=per_series))
+        say(table(rows, series=per_series))

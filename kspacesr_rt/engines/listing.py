@@ -11,6 +11,7 @@ from typing import Any
 
 from kspacesr_rt.engines.sidecar import EngineInfo, read_sidecar, sidecar_path
 from kspacesr_rt.errors import ModelFileError
+from kspacesr_rt.plain_text import printable
 
 ABANDONED_SECONDS = 3600.0
 """What is older and still half there, nobody is writing any more."""
@@ -33,6 +34,9 @@ class CacheEntry:
 
     def as_text(self) -> str:
         """Return a line for a listing."""
+        return printable(self._text())
+
+    def _text(self) -> str:
         head = f"{self.last_used:%Y-%m-%d %H:%M}  {self.size_bytes / 1e6:7.1f} MB  "
         if self.info is None or self.problem:
             return f"{head}{self.path.name}: {self.problem}"

@@ -19,6 +19,7 @@ from kspacesr_rt.engines.inputs import EngineInputs
 from kspacesr_rt.errors import ModelFileError, ModelSpecError, system_says
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.moments import moment
+from kspacesr_rt.plain_text import printable
 from kspacesr_rt.spec import ModelSpec
 
 SCHEMA = 1
@@ -87,7 +88,7 @@ class EngineInfo:
         """
         try:
             values = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ModelFileError(f"{origin}: not JSON: {exc}", hint=_HINT) from exc
         schema = values.get("schema") if isinstance(values, dict) else None
         if type(schema) is not int or schema < 1:
@@ -109,6 +110,8 @@ class EngineInfo:
         except (TypeError, ModelSpecError) as exc:
             raise ModelFileError(f"{origin}: {exc}", hint=_HINT) from exc
         rewritten = json.loads(info.to_json())
+        if values["spec"].get("schema") != rewritten["spec"]["schema"]:
+            values["spec"] = rewritten["spec"]  # of an earlier schema, which was read as what it is
         if wrong := sorted(
             name
             for name in values.keys() | rewritten.keys()
@@ -133,7 +136,8 @@ class EngineInfo:
         fewest, usual, most = inputs.batch
         level = inputs.optimisation_level
         return "\n".join(
-            (
+            printable(line)
+            for line in (
                 f"{self.spec.name}: engine of {inputs.runtime} {inputs.runtime_version} for {gpu}, "
                 f"{self.size_bytes / 1e6:.1f} MB",
                 f"matrix       {inputs.matrix[0]} x {inputs.matrix[1]}, x{self.spec.upscale}",

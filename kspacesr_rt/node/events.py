@@ -10,6 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
+from kspacesr_rt.plain_text import printable
+
 SELDOM_S: Final = 60.0
 """Shortest time between two lines of the same kind, where others decide how often it happens."""
 
@@ -88,5 +90,6 @@ class Seldom:
 
 
 def _quoted(text: str) -> str:
-    plain = text and not any(character in text for character in ' "=\n')
-    return text if plain else '"' + text.replace('"', "'").replace("\n", " ") + '"'
+    text = printable(text.replace("\n", " "))
+    plain = text and not any(character in text for character in ' "=')
+    return text if plain else '"' + text.replace('"', "'") + '"'
