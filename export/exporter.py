@@ -173,6 +173,7 @@ def export_model(
         backend=backend,
         tier=TIER_OF[precision],
         lowering=lowering,
+        signs_predicted=spec.data_consistency == "magnitude",
     )
     placement = find_placement(spec, exported)
     notes |= {"placement": placement.to_dict()}

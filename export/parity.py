@@ -30,6 +30,7 @@ from kspacesr_rt.kspace import (
 from kspacesr_rt.metrics import evaluate, json_number, psnr_between, relative_error
 from kspacesr_rt.phantoms import brain_phantom
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.signs import with_signs_of
 from kspacesr_rt.spec import Lowering, Precision
 
 Run = Callable[[FloatArray], FloatArray]
@@ -59,6 +60,8 @@ class Tolerances:
     """At most: change of SSIM against HR."""
     delta_mae_share: float
     """At most: change of MAE against HR, relative."""
+    sign_share: float = 0.0
+    """At most: share of the LR samples that have another sign, of models that predict signs."""
     gains_pass: bool = False
     """Whether the three changes are judged only where they are losses. Rounding to 8 bits may well
     be nearer to HR by chance; in a wider type a gain is as suspicious as a loss."""
@@ -74,6 +77,8 @@ TIERS = {
         delta_psnr_db=0.01,
         delta_ssim=1e-4,
         delta_mae_share=1e-3,
+        # Rounding decides where a sample and its prediction cancel to 1e-7: one in 1e5 or fewer.
+        sign_share=3e-4,
     ),
     # A CNN in 16 bits, everything else in fp32. Measured on the shipped models: fp16 100 dB, bf16
     # 75 dB. Of the centre, only the outermost line of an even matrix differs (7e-5 in bf16): a real
@@ -85,6 +90,7 @@ TIERS = {
         delta_psnr_db=0.05,
         delta_ssim=5e-4,
         delta_mae_share=5e-3,
+        sign_share=0.01,
     ),
     # Convolutions in 8 bits. What is promised is quality against HR; the rest keeps out what is
     # wrong rather than rounded.
@@ -95,6 +101,7 @@ TIERS = {
         delta_psnr_db=0.1,
         delta_ssim=1e-3,
         delta_mae_share=0.02,
+        sign_share=0.05,
         gains_pass=True,
     ),
 }
@@ -155,6 +162,8 @@ class Agreement:
     """SSIM against HR, exported minus reference."""
     delta_mae_share: float
     """MAE against HR, exported minus reference, relative to the reference's."""
+    sign_share: float
+    """Share of the LR samples that have another sign; 0 of models that predict none."""
     finite: bool
     """Whether the exported model's result has neither NaN nor infinity."""
 
@@ -230,11 +239,20 @@ def gate_cases(upscale: int, matrix: Matrix) -> list[Case]:
     return cases
 
 
-def compare(case: Case, reference: FloatArray, result: FloatArray) -> Agreement:
-    """Measure how far a result is from the reference, in the image and in k-space."""
+def compare(
+    case: Case, reference: FloatArray, result: FloatArray, *, signs_predicted: bool = False
+) -> Agreement:
+    """Measure how far a result is from the reference, in the image and in k-space.
+
+    With `signs_predicted`, LR samples whose sign is another are counted, and given the reference's
+    before anything else is measured (`kspacesr_rt.signs`).
+    """
     finite = bool(np.isfinite(result).all())
     safe = np.nan_to_num(result, nan=0.0, posinf=0.0, neginf=0.0)
     matrix = (case.lr.shape[0], case.lr.shape[1])
+    sign_share = 0.0
+    if signs_predicted:
+        safe, sign_share = with_signs_of(safe, reference, matrix)
     spectra = [fft2c(image.astype(np.float64)) for image in (safe, reference)]
     centres = [centre_crop(spectrum, matrix) for spectrum in spectra]
     rims = [
@@ -257,6 +275,7 @@ def compare(case: Case, reference: FloatArray, result: FloatArray) -> Agreement:
         delta_psnr_db=ours.psnr_db - theirs.psnr_db,
         delta_ssim=ours.ssim - theirs.ssim,
         delta_mae_share=(ours.mae - theirs.mae) / max(theirs.mae, np.finfo(float).tiny),
+        sign_share=sign_share,
         finite=finite,
     )
 
@@ -274,6 +293,7 @@ def failures_of(agreement: Agreement, allowed: Tolerances) -> list[str]:
         ("PSNR change", psnr_change, allowed.delta_psnr_db),
         ("SSIM change", ssim_change, allowed.delta_ssim),
         ("MAE change", mae_change, allowed.delta_mae_share),
+        ("share of other signs", agreement.sign_share, allowed.sign_share),
     )
     found = [
         f"{agreement.case}: {name} {abs(value):.3g} is outside {abs(limit):.3g}"
@@ -291,6 +311,7 @@ def check(
     backend: str,
     tier: str = "exact",
     lowering: Lowering = "gemm",
+    signs_predicted: bool = False,
 ) -> ParityReport:
     """Run both implementations on every case and compare.
 
@@ -304,9 +325,14 @@ def check(
         For the report; the tier picks the tolerances.
     lowering
         Of the exported model's FFT layers; `tolerances` says what depends on it.
+    signs_predicted
+        Whether the model predicts the signs of LR samples, see `compare`.
     """
     allowed = tolerances(tier, lowering)
-    agreements = tuple(compare(case, reference(case.lr), exported(case.lr)) for case in cases)
+    agreements = tuple(
+        compare(case, reference(case.lr), exported(case.lr), signs_predicted=signs_predicted)
+        for case in cases
+    )
     failures = tuple(
         failure for agreement in agreements for failure in failures_of(agreement, allowed)
     )
