@@ -45,6 +45,11 @@ def take_signals() -> None:
             handle(number, _unwind)
 
 
+def is_ours() -> bool:
+    """Return whether this process is the command line's."""
+    return _Process.is_ours
+
+
 def arrived() -> int | None:
     """Return the first signal that asked a process of ours to end, whatever became of it.
 

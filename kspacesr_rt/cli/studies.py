@@ -108,6 +108,7 @@ def infer(
             engine=engine_named(engine, address=address, actors=actors),
             report_file=report,
             on_progress=lambda state: update(state.done, state.total, ""),
+            on_stall=lambda sentence: typer.echo(f"warning: {sentence}", err=True),
         )
     for note in result.backend_notes:
         say(f"warning: {note}", err=True)

@@ -84,7 +84,13 @@ class Processor:
             self._set_aside(part, {path.name: EXHAUSTED for path in _files(part)})
             return True
         try:
-            report = infer(part.inputs, part.outputs, self._options, on_progress=self._progress)
+            report = infer(
+                part.inputs,
+                part.outputs,
+                self._options,
+                on_progress=self._progress,
+                on_stall=lambda sentence: self._log.write("stalled", waiting_for=sentence),
+            )
         except _DrainRequestedError:
             self._spool.forgive_attempts(part)
             return False

@@ -28,16 +28,52 @@ class StageClock:
 
     def __init__(self) -> None:
         self._busy: defaultdict[str, float] = defaultdict(float)
+        self._under_way: dict[object, tuple[str, float]] = {}
         self._lock = threading.Lock()
+        self.moved_at = time.monotonic()
+        """When something last began or ended."""
 
     @contextmanager
     def busy(self, stage: str) -> Iterator[None]:
         """Count the time of the block as spent in a stage."""
         started = time.perf_counter()
         try:
-            yield
+            with self.under_way(stage):
+                yield
         finally:
             self.add(stage, time.perf_counter() - started)
+
+    @contextmanager
+    def under_way(self, stage: str) -> Iterator[None]:
+        """Note that the block is in a stage; its time is counted elsewhere."""
+        token = object()
+        with self._lock:
+            self.moved_at = time.monotonic()
+            self._under_way[token] = (stage, self.moved_at)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.moved_at = time.monotonic()
+                del self._under_way[token]
+
+    def moved(self) -> None:
+        """Note that something has happened."""
+        self.moved_at = time.monotonic()
+
+    def waits_in(self) -> dict[str, tuple[int, float]]:
+        """Return, by stage, how many blocks are in it, and for how many seconds the oldest is."""
+        now = time.monotonic()
+        with self._lock:
+            blocks = list(self._under_way.values())
+        by_stage: dict[str, list[float]] = {}
+        for stage, since in blocks:
+            by_stage.setdefault(stage, []).append(now - since)
+        return {
+            stage: (len(by_stage[stage]), max(by_stage[stage]))
+            for stage in STAGES
+            if stage in by_stage
+        }
 
     def add(self, stage: str, seconds: float) -> None:
         """Count seconds that were measured elsewhere."""

@@ -63,7 +63,8 @@ class Computing:
         clock, moved = self._run.clock, getattr(backend, "transfer_s", 0.0)
         started = time.perf_counter()
         try:
-            return backend.run(batch)[:, 0]
+            with clock.under_way("infer"):
+                return backend.run(batch)[:, 0]
         except ShapeError as exc:
             raise SliceFailed("matrix", str(exc)) from exc
         except MemoryError as exc:

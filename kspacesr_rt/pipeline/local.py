@@ -29,6 +29,7 @@ from kspacesr_rt.pipeline.flow import Flow
 from kspacesr_rt.pipeline.folder import Journal, held_folder, require_mixable
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
+from kspacesr_rt.pipeline.stalls import Opening, StallWatch
 from kspacesr_rt.pipeline.state import RunState, StopAskedError
 from kspacesr_rt.report import RunReport, require_replaceable
 from kspacesr_rt.survey import INTERPOLATION_WARNINGS
@@ -100,6 +101,7 @@ def infer(
     engine: Engine | None = None,
     report_file: Path | None = None,
     on_progress: Callable[[RunProgress], None] | None = None,
+    on_stall: Callable[[str], None] | None = None,
 ) -> RunReport:
     """Super-resolve every MR image below a folder into derived series.
 
@@ -119,6 +121,9 @@ def infer(
     on_progress
         Called after every slice (or every series, if others process them), in the caller's
         thread. What it raises ends the run.
+    on_stall
+        Told in a sentence, in another thread, when nothing has finished for a while; None: a
+        warning of the logger ``kspacesr_rt``. See `kspacesr_rt.pipeline.stalls`.
 
     Returns
     -------
@@ -144,9 +149,15 @@ def infer(
     syntax_of(options.compress)  # before anything is read or opened
     fixed_moment()
     source, output = source.absolute(), output.absolute()  # processes may have other folders
-    with limited_to(options.limits), engine, engine.backends(options) as backends:
+    with (
+        limited_to(options.limits),
+        StallWatch(Opening(options.backend), on_stall) as stalls,
+        engine,
+        engine.backends(options) as backends,
+    ):
         report_file = prepare(source, output, report_file)
         run = RunState(source, output, options, backends, on_progress)
+        stalls.look_at(run)
         if told := unusable_zone():
             backends.notes[told] = None
         require_mixable(output, run.parameters)

@@ -11,7 +11,7 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import Derivation, LeftOut, Scan, Series, SourceSlice
 from kspacesr_rt.dicom.compress import syntax_of
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
-from kspacesr_rt.pipeline.clock import StageClock, bottleneck
+from kspacesr_rt.pipeline.clock import ALONE, COMPUTING, StageClock, bottleneck
 from kspacesr_rt.pipeline.folder import Journal
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
@@ -65,6 +65,7 @@ class RunState:
         self.journal: Journal | None = None
         self.stop_asked: Callable[[], bool] = lambda: False
         self.total = self.done = 0
+        self.elsewhere = ""  # what others compute, said in a few words
         self.ending = False  # what is settled from then on was under way when the run ended
         self.records: dict[int, SliceRecord] = {}
         self.series_records: dict[str, list[SeriesRecord]] = {}
@@ -148,6 +149,7 @@ class RunState:
             If a signal waits.
         """
         self.done += n_slices
+        self.clock.moved()
         if self.ending:
             return
         if self._on_progress is not None:
@@ -165,6 +167,25 @@ class RunState:
             previews.save(self.output)
         except SliceFailed as exc:
             self.backends.notes[f"the contact sheet of a series is not drawn: {exc}"] = None
+
+    @property
+    def moved_at(self) -> float:
+        """When something last began or finished, by `time.monotonic`."""
+        return self.clock.moved_at
+
+    def waits_for(self) -> str:
+        """Say in a sentence what is under way: how far it is, on what, in which stages."""
+        told = [f"{self.done} of {self.total} slices are done, on {self.backends.choice.backend}"]
+        for stage, (n, seconds) in self.clock.waits_in().items():
+            unit = "batch" if stage in COMPUTING else "file"
+            many = {"batch": "batches", "file": "files"}[unit] if n > 1 else unit
+            what = f"'{stage}'" if stage in ALONE else f"{n} {many} in '{stage}'"
+            told.append(f"{what} for {seconds:.0f} s")
+        if self.elsewhere:
+            told.append(self.elsewhere)
+        if self.stop_asked():
+            told.append("a signal waits for them, and another one ends the process at once")
+        return "; ".join(told)
 
     def label(self, path: Path) -> str:
         """Name a file of the input in the report."""

@@ -33,6 +33,7 @@ from kspacesr_rt.pipeline.folder import LOCK, Journal, Manifest, held_folder, re
 from kspacesr_rt.pipeline.local import prepare, refuse_in_advance, workers_of
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions
+from kspacesr_rt.pipeline.stalls import StallWatch
 from kspacesr_rt.pipeline.state import RunState, StopAskedError, told
 from kspacesr_rt.report import SliceRecord
 from kspacesr_rt.watching.arrivals import Arrivals, key_of
@@ -266,7 +267,7 @@ class _Watcher:
         try:
             self._require_our_folder()
             scan = self._without_refused(run, scan)
-            with Flow(run, workers=self._workers) as flow:
+            with self._stall_watch(run), Flow(run, workers=self._workers) as flow:
                 flow.process(scan.series)
         except StopAskedError:
             self._take(run, scan, started)
@@ -281,6 +282,9 @@ class _Watcher:
             self._troubles.forget(key_of(series.slices[0]))
         self._troubles.round_ended()
         return True
+
+    def _stall_watch(self, run: RunState) -> StallWatch:
+        return StallWatch(run, lambda sentence: self._log.write("stalled", waiting_for=sentence))
 
     def _new_run(self, scan: Scan) -> RunState:
         first = self._first
