@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kspacesr_rt.bench.gpu_state import Gpu, GpuUnknown, open_gpu
+from kspacesr_rt.errors import library_says
 
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux shows Running Average Power Limit counters, of Intel and AMD processors [1]_.
@@ -84,7 +85,7 @@ class RaplMeter:
                 f"sudo chmod a+r {self.packages[0].counter.parent.parent}/intel-rapl:*/energy_uj"
             ) from exc
         except (OSError, ValueError) as exc:
-            raise NoEnergy(f"a RAPL counter cannot be read: {exc}") from exc
+            raise NoEnergy(f"a RAPL counter cannot be read: {library_says(exc)}") from exc
 
     def joules(self, before: tuple[int, ...], after: tuple[int, ...]) -> float:
         """Add the packages' rises up; a counter that is lower than before has wrapped once."""
@@ -157,7 +158,7 @@ def energy_source(on_gpu: bool, *, root: Path = POWERCAP) -> str:
     try:
         return open_meter(on_gpu, root=root).source
     except NoEnergy as exc:
-        return f"not available: {exc}"
+        return f"not available: {library_says(exc)}"
 
 
 def _packages(root: Path) -> tuple[_Package, ...]:

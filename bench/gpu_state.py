@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kspacesr_rt.engines.driver import DEVICE, LIBRARY
+from kspacesr_rt.errors import library_says
 
 COMPUTE_MODES = {0: "default", 2: "prohibited", 3: "exclusive-process"}
 """NVML's numbers; 1 was dropped with CUDA 8."""
@@ -143,7 +144,7 @@ def open_gpu(nvml: Any = None, bus_id: str | None = None) -> Gpu:
         nvml.nvmlInit()
         return Gpu(nvml, nvml.nvmlDeviceGetHandleByPciBusId(bus_id.encode()))
     except nvml.NVMLError as exc:
-        raise GpuUnknown(f"NVML tells nothing about the GPU: {exc}") from exc
+        raise GpuUnknown(f"NVML tells nothing about the GPU: {library_says(exc)}") from exc
 
 
 def gpu_facts() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kspacesr_rt.bench.plans import RowPlan
 from kspacesr_rt.bench.rows import SCHEMA, BenchRow, Latency
-from kspacesr_rt.errors import InputError
+from kspacesr_rt.errors import InputError, library_says
 from kspacesr_rt.metrics import Quality
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ def read_result(path: Path) -> dict[str, Any]:
     except OSError as exc:
         raise InputError(f"cannot read {path}: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError) as exc:
-        raise InputError(f"{path} is no JSON result of a benchmark: {exc}", hint=hint) from exc
+        raise InputError(
+            f"{path} is no JSON result of a benchmark: {library_says(exc)}", hint=hint
+        ) from exc
     if not isinstance(result, dict) or "rows" not in result or "gemm_flop_per_s" not in result:
         raise InputError(f"{path} is no result of `kspacesr-rt bench`", hint=hint)
     if result.get("schema") != SCHEMA:

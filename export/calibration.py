@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from kspacesr_rt.binding import bind
-from kspacesr_rt.errors import BackendUnavailableError, TrainingDataError
+from kspacesr_rt.errors import BackendUnavailableError, TrainingDataError, library_says
 from kspacesr_rt.export.parity import SAMPLE_SLICES, Case
 from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, divisible_crop, upscaled
@@ -150,7 +150,7 @@ def _open_session(model: ModelFile, matrix: Matrix, names: Sequence[str]) -> Any
             import onnxruntime
     except ImportError as exc:
         raise BackendUnavailableError(
-            f"calibration runs on ONNX Runtime, which does not load: {exc}",
+            f"calibration runs on ONNX Runtime, which does not load: {library_says(exc)}",
             hint="pip install 'kspacesr-rt[cpu]'",
         ) from exc
     from kspacesr_rt.backends.ort_cpu import ERRORS_ONLY, PROVIDER

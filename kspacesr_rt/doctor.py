@@ -11,7 +11,7 @@ from typing import Any
 
 from kspacesr_rt.backends import BACKENDS
 from kspacesr_rt.engines.driver import current_gpu
-from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.errors import BackendUnavailableError, library_says
 from kspacesr_rt.interruption import held_signals
 
 PACKAGES = (
@@ -164,7 +164,7 @@ def _gpu() -> str:
     try:
         gpu = current_gpu()
     except BackendUnavailableError as exc:
-        return f"none ({exc})"
+        return f"none ({library_says(exc)})"
     return f"{gpu.name}, compute capability {gpu.sm // 10}.{gpu.sm % 10}"
 
 
@@ -174,7 +174,7 @@ def _providers() -> dict[str, str]:
         with held_signals():
             import onnxruntime
     except ImportError as exc:
-        return {"onnxruntime": f"does not load: {exc}"}
+        return {"onnxruntime": f"does not load: {library_says(exc)}"}
     from onnx import TensorProto, helper
 
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])

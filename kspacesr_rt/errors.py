@@ -141,6 +141,11 @@ def system_says(exc: OSError) -> str:
     return exc.strerror or type(exc).__name__
 
 
+def library_says(exc: Exception) -> str:
+    """Return the text of another library's error; its type where it has none."""
+    return str(exc).strip() or type(exc).__name__
+
+
 class SliceError(KspaceSRError):
     """One file or slice is left out; `reason` is the word the report carries."""
 

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import enhanced_cases
 import numpy as np
@@ -15,10 +16,11 @@ from hard_cases import content, sample
 
 from kspacesr_rt import survey
 from kspacesr_rt.dicom import enhanced_pixels, enhanced_store, scan, store
-from kspacesr_rt.errors import OutputError, SliceFailed, system_says
+from kspacesr_rt.errors import OutputError, SliceFailed, library_says, system_says
 from kspacesr_rt.pipeline import InferOptions, frames, infer, previews, slices
 from kspacesr_rt.report import file_label
 from kspacesr_rt.watching import WatchOptions, watch
+from kspacesr_rt.watching.arrivals import Arrivals
 from kspacesr_rt.watching.troubles import is_of_the_place
 
 ZERO_FILL = InferOptions(backend="zero-fill", threads=1)
@@ -296,6 +298,8 @@ def test_what_no_system_said_is_no_trouble_of_the_place():
     error.__cause__ = OSError("of pydicom")
     assert not is_of_the_place(error)
     assert system_says(OSError("of pydicom")) == "OSError"
+    assert library_says(EOFError()) == "EOFError"
+    assert library_says(ValueError(" of two shapes")) == "of two shapes"
     error.__cause__ = OSError(0, "another folder stands in its place")
     assert is_of_the_place(error)
 
@@ -454,3 +458,43 @@ def test_failures_pass_through_what_concerns_all():
     assert caught.value.reason == "accident"
     with pytest.raises(SliceFailed, match=f"cannot be read: {os.strerror(errno.EIO)}"):
         through(OSError(errno.EIO, os.strerror(errno.EIO)))
+
+
+def test_a_watch_reads_links_to_files(tmp_path):
+    """As `infer` does; a link to a folder is named and not followed."""
+    store = put_series(tmp_path / "store", 2, bad=False)
+    source = tmp_path / "in"
+    source.mkdir()
+    for path in store.iterdir():
+        (source / path.name).symlink_to(path)
+    (source / "more").symlink_to(store)
+    report_file = tmp_path / "report.json"
+
+    def done():
+        return report_file.exists() and json.loads(report_file.read_bytes())["written"] == 2
+
+    options = WatchOptions(settle_s=0.0, poll_s=0.05)
+    watch(source, tmp_path / "out", ZERO_FILL, options, report_file=report_file, stop_asked=done)
+    stored = json.loads(report_file.read_bytes())
+    assert stored["reasons"] == [{"outcome": "skipped", "reason": "special-file", "count": 1}]
+    assert all(path.is_symlink() for path in source.iterdir())
+
+
+def test_arrivals_look_into_folders_deeper_than_the_stack(tmp_path, monkeypatch):
+    """A watch ended in an internal error."""
+    source = tmp_path / "in"
+    put_series(source, 1, bad=False)
+    monkeypatch.chdir(source)
+    for _ in range(1100):
+        Path("d").mkdir()
+        os.chdir("d")
+    try:
+        arrivals = Arrivals(source, settle_s=0.0, clock=lambda: 0.0)
+        arrivals.look(None)
+        assert arrivals.n_waiting == 1
+    finally:  # pytest removes folders with a function that calls itself
+        for _ in range(1100):
+            os.chdir("..")
+            Path("d").rmdir()
+    arrivals.look(None)  # and forgets them
+    assert arrivals.n_waiting == 1

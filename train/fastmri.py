@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from kspacesr_rt.errors import TrainingDataError
+from kspacesr_rt.errors import TrainingDataError, library_says
 from kspacesr_rt.kspace import Array, FloatArray, Matrix, centre_crop, ifft2c
 from kspacesr_rt.train.formats import Samples
 
@@ -74,7 +74,9 @@ def read_fastmri(path: Path) -> Samples:
     except TrainingDataError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as exc:
-        raise TrainingDataError(f"{path.name}: not a readable HDF5 file: {exc}") from exc
+        raise TrainingDataError(
+            f"{path.name}: not a readable HDF5 file: {library_says(exc)}"
+        ) from exc
 
 
 def _read(path: Path, file: h5py.File) -> Samples:
@@ -156,7 +158,9 @@ def _geometry(path: Path, file: h5py.File) -> _Geometry | None:
             fov_mm=_triple(root, "reconSpace", "fieldOfView_mm"),
         )
     except (ElementTree.ParseError, ValueError, TypeError) as exc:
-        raise TrainingDataError(f"{path.name}: {HEADER} cannot be understood: {exc}") from exc
+        raise TrainingDataError(
+            f"{path.name}: {HEADER} cannot be understood: {library_says(exc)}"
+        ) from exc
 
 
 def _triple(root: ElementTree.Element, space: str, size: str) -> _Triple:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kspacesr_rt.errors import TrainingDataError
+from kspacesr_rt.errors import TrainingDataError, library_says
 from kspacesr_rt.kspace import Array
 
 
@@ -35,7 +35,9 @@ def read_nifti(path: Path) -> Samples:
             raise TrainingDataError(f"{path.name}: holds no image")
         values = np.asarray(image.dataobj)
     except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as exc:
-        raise TrainingDataError(f"{path.name}: not a readable NIfTI image: {exc}") from exc
+        raise TrainingDataError(
+            f"{path.name}: not a readable NIfTI image: {library_says(exc)}"
+        ) from exc
     return Samples(values=values, spacing_mm=tuple(map(float, image.header.get_zooms())))
 
 
@@ -46,7 +48,9 @@ def read_nrrd(path: Path) -> Samples:
     try:
         values, header = nrrd.read(str(path))
     except (OSError, ValueError, StopIteration, nrrd.NRRDError) as exc:
-        raise TrainingDataError(f"{path.name}: not a readable NRRD image: {exc}") from exc
+        raise TrainingDataError(
+            f"{path.name}: not a readable NRRD image: {library_says(exc)}"
+        ) from exc
     directions = header.get("space directions")
     spacing = header.get("spacings")
     if directions is not None:
@@ -60,5 +64,7 @@ def read_numpy(path: Path) -> Samples:
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
-        raise TrainingDataError(f"{path.name}: not a readable .npy array: {exc}") from exc
+        raise TrainingDataError(
+            f"{path.name}: not a readable .npy array: {library_says(exc)}"
+        ) from exc
     return Samples(values=np.asarray(values), slice_axis=0)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kspacesr_rt.errors import InputError
+from kspacesr_rt.errors import InputError, library_says
 from kspacesr_rt.train.augmentation import Augmentation
 from kspacesr_rt.train.balance import Balance
 from kspacesr_rt.train.options import TrainingOptions
@@ -54,7 +54,7 @@ def read_recipe(path: Path | None, overrides: Mapping[str, Any]) -> TrainingOpti
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-            raise InputError(f"{path}: not a readable recipe: {exc}") from exc
+            raise InputError(f"{path}: not a readable recipe: {library_says(exc)}") from exc
     values |= {name: value for name, value in overrides.items() if value is not None}
     augmentation, balance = values.pop("augmentation", {}), values.pop("balance", None)
     for name, table in (("augmentation", augmentation), ("balance", balance or {})):

@@ -24,7 +24,7 @@ from kspacesr_rt.engines.cache import EngineCache
 from kspacesr_rt.engines.inputs import EngineOptions
 from kspacesr_rt.engines.sidecar import EngineInfo, load_engine
 from kspacesr_rt.engines.targets import RUNTIMES, RuntimeName
-from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError
+from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError, library_says
 from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
@@ -192,7 +192,7 @@ def load_cuda() -> Any:
             from cuda.bindings import runtime
     except ImportError as exc:
         raise BackendUnavailableError(
-            f"cuda-python is missing or does not load: {exc}",
+            f"cuda-python is missing or does not load: {library_says(exc)}",
             hint="pip install 'cuda-python>=13'",
         ) from exc
     return runtime

@@ -28,7 +28,7 @@ from kspacesr_rt.backends import BackendOptions, require_batch
 from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.backends.phase_transforms import transforms_in_phases
 from kspacesr_rt.binding import BoundModel
-from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.errors import BackendUnavailableError, library_says
 from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.spec import Precision
@@ -176,7 +176,7 @@ def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:
             import openvino
     except ImportError as exc:
         raise BackendUnavailableError(
-            f"openvino is installed but does not load: {exc}",
+            f"openvino is installed but does not load: {library_says(exc)}",
             hint="pip install --force-reinstall openvino",
         ) from exc
     core = openvino.Core()

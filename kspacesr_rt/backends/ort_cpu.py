@@ -11,7 +11,7 @@ from kspacesr_rt.backends import BackendOptions, require_batch
 from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.cores import available_cores
-from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.errors import BackendUnavailableError, library_says
 from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
@@ -55,7 +55,7 @@ def open_session(content: bytes, options: BackendOptions) -> Any:
             import onnxruntime
     except ImportError as exc:
         raise BackendUnavailableError(
-            f"onnxruntime is installed but does not load: {exc}",
+            f"onnxruntime is installed but does not load: {library_says(exc)}",
             hint="pip install --force-reinstall onnxruntime",
         ) from exc
     settings = onnxruntime.SessionOptions()
@@ -67,7 +67,7 @@ def open_session(content: bytes, options: BackendOptions) -> Any:
         session = onnxruntime.InferenceSession(content, settings, providers=[PROVIDER])
     except NoKernel as exc:
         raise BackendUnavailableError(
-            f"ONNX Runtime has no CPU kernel for this model: {exc}",
+            f"ONNX Runtime has no CPU kernel for this model: {library_says(exc)}",
             hint="bf16 models run with --backend openvino; fp32 and fp16 models run here",
         ) from exc
     if session.get_providers() != [PROVIDER]:

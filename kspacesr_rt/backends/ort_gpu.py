@@ -21,7 +21,7 @@ from kspacesr_rt.backends.context_model import ContextModel
 from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.engines.cache import FOLDER_VARIABLE, default_folder
 from kspacesr_rt.engines.driver import current_gpu
-from kspacesr_rt.errors import BackendUnavailableError, OutputError, system_says
+from kspacesr_rt.errors import BackendUnavailableError, OutputError, library_says, system_says
 from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
@@ -295,7 +295,7 @@ def _load_runtime(provider: str) -> Any:
             import onnxruntime
     except ImportError as exc:
         raise BackendUnavailableError(
-            f"onnxruntime is installed but does not load: {exc}", hint=REINSTALL
+            f"onnxruntime is installed but does not load: {library_says(exc)}", hint=REINSTALL
         ) from exc
     if provider not in onnxruntime.get_available_providers():
         raise BackendUnavailableError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kspacesr_rt.engines.failures import ParserComplaint, builder_failure, parser_failure
-from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.errors import BackendUnavailableError, library_says
 from kspacesr_rt.interruption import held_signals
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def load_runtime(runtime: RuntimeName) -> Module:
         raise BackendUnavailableError(
             f"'{runtime}' needs the package '{flavour.module}', which is not installed"
             if missing
-            else f"{flavour.module} is installed but does not load: {exc}",
+            else f"{flavour.module} is installed but does not load: {library_says(exc)}",
             hint=hint,
         ) from exc
     if _version(trt) < flavour.oldest:
