@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import warnings
 from collections import Counter
 
 import pytest
@@ -23,6 +24,7 @@ from node_cases import (
     store,
     wait_until,
 )
+from node_wire import EXPLICIT, MR, Wire, command, pdv, request
 from pydicom import dcmread
 from pydicom.uid import (
     CTImageStorage,
@@ -231,6 +233,40 @@ def test_pages_and_log_name_no_patient(node):
         assert value not in told
     with pytest.raises(urllib.error.HTTPError):
         get(node, "/spool")
+
+
+def test_no_uid_reaches_the_log_whatever_a_sender_does(target, tmp_path, monkeypatch):
+    """Pydicom's warnings quote UIDs and names, and a thread that ends prints why."""
+    monkeypatch.setenv("PYTHONWARNINGS", "always")
+    odd = "1.2.840.113619.2.0099.12345.7"
+    [path] = make_series(tmp_path / "in", 8, 1)
+    ds = dcmread(path)
+    with NodeProcess(tmp_path / "spool", target.name, "--series-timeout", "0.5") as node:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ds.SOPInstanceUID, ds.StudyDate = odd, "SECRETDATE"
+            ds.file_meta.MediaStorageSOPInstanceUID = odd
+            assert send(node.port, [ds]) == [SUCCESS]
+        for content in (
+            pdv(3, command(odd, field=0x7777)),
+            pdv(3, command(odd)[:-20]),
+            pdv(3, command(odd)) + pdv(2, b"SECRET"),
+            pdv(2, odd.encode()),
+        ):
+            with Wire(node.port) as wire:
+                wire.associate(contexts=((MR, (EXPLICIT,)), (odd, (odd,))))
+                wire.send(content)
+                assert wire.answer()
+        with Wire(node.port) as wire:
+            wire.send(request(contexts=(("1." * 600 + "2", (odd,)),)))
+            assert wire.answer()
+        # It need not go through; it must be settled.
+        node.wait_for("processed")
+        assert node.terminate() == 0
+    told = "".join(node.lines)
+    for value in (odd, "0099", "SECRET", "Traceback", "Warning", "1.1.1."):
+        assert value not in told
+    assert all(" event=" in line for line in node.lines)
 
 
 def test_sigterm_ends_it_cleanly(node):
