@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.support import SMALLEST_MEASURED, SMALLEST_SUPPORT, inside
 
-EMPTY_DB = -20.0
+EMPTY_DB = -18.0
 """Energy beyond an edge, over that of the upper half of the band within, below which the header is
 believed. Measured on 17 real series: 19 ways to interpolate them (filters, ellipses, partial
 Fourier, distortion correction, masks, 8-bit rounding) leave at most -25 dB, joined over two axes;
