@@ -19,6 +19,8 @@
     │   └── DataConsistencyError (ArithmeticError)
     ├── StrictRefusalError ................... 6  input refused under --strict
     ├── OutputError (OSError) ................ 7  unsafe or unwritable output
+    │   ├── RunMismatchError                      outputs of other parameters are not mixed
+    │   └── StaleOutputError ................ 10  outputs of what the input no longer says
     ├── PartialFailureError .................. 8  some slices failed, the others are written
     ├── NoMRImageError (LookupError) ......... 9  nothing to super-resolve
     └── SliceError ............................... one file; collected, never ends a run
@@ -122,6 +124,13 @@ class OutputError(KspaceSRError, OSError):
 
 class RunMismatchError(OutputError):
     """The output folder holds a run with other parameters: their outputs are not to be mixed."""
+
+
+class StaleOutputError(OutputError):
+    """The output folder holds what the input no longer says; nobody said to keep or replace it."""
+
+    exit_code = 10
+    reason = "stale-output"
 
 
 class PartialFailureError(KspaceSRError):

@@ -47,6 +47,8 @@ SETTINGS: Final[Mapping[str, type]] = {
     "compress": str,
     "on_interpolated": str,
     "strict": bool,
+    "stale": str,
+    "verify_existing": bool,
 }
 """Settings that are fields of `InferOptions`; ``partial`` is ours."""
 
@@ -115,7 +117,7 @@ def run_task(task: MercureTask) -> int:
         # Its output is kept in mercure's log.
         with discreet_threads(lambda kind: print(f"error: {kind} in a thread", file=sys.stderr)):
             report = infer(task.source, work, task.options)
-        _deliver(work, task.output)
+        _deliver(report, work, task.output)
     except KspaceSRError as exc:
         told = {"error": str(exc), "hint": exc.hint, "exit_code": exc.exit_code}
         _write_result(task, told, f"failed: {exc}", requested=True)
@@ -128,8 +130,10 @@ def run_task(task: MercureTask) -> int:
     return 0 if tolerated and report.count("written") else report.exit_code
 
 
-def _deliver(work: Path, output: Path) -> None:
-    for path in sorted(work.glob("*/*.dcm")):
+def _deliver(report: RunReport, work: Path, output: Path) -> None:
+    """Hand over what this run vouches for; what else an earlier one left is not sent."""
+    for name in sorted({one.output for one in report.slices if one.output}):
+        path = work / name
         path.replace(output / f"{path.parent.name}#{path.name}")
 
 

@@ -8,14 +8,17 @@ be traced.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
+import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from kspacesr_rt.errors import OutputError
+from kspacesr_rt.errors import OutputError, StaleOutputError
 from kspacesr_rt.files import replace_file
 
 SCHEMA = 1
@@ -88,6 +91,24 @@ class SeriesRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StaleRecord:
+    """An output of what the input no longer says; not to be sent on."""
+
+    output: str
+    """Its path relative to the output folder."""
+    reason: str
+    """``source-changed``, ``source-gone``, or ``unclaimed``: no source of the input gives it."""
+    sop_instance_uid: str = ""
+    """Of its source, as far as that is known."""
+    handled: Literal["kept", "removed", "refused"] = "kept"
+    """What was done about it; ``refused``: nothing, and the exit code says so."""
+
+    def handled_as(self, handled: Literal["removed", "refused"]) -> StaleRecord:
+        """Return the record of what was done."""
+        return dataclasses.replace(self, handled=handled)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StageTiming:
     """How busy one stage of a run was."""
 
@@ -127,6 +148,8 @@ class RunReport:
     """What the backend told about itself, each once."""
     series_records: tuple[SeriesRecord, ...] = ()
     """One for each matrix of each series."""
+    stale: tuple[StaleRecord, ...] = ()
+    """Outputs in the folder that the input no longer says."""
     bounds: dict[str, float] = field(default_factory=dict)
     """Limits that the model's card states on a slice's figures; empty: nothing can be flagged."""
     interrupted: bool = False
@@ -154,13 +177,19 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 5 if a result was unusable, or 8 if slices failed otherwise; or `ended_with`."""
+        """0, or 5 if a result was unusable, 8 if slices failed otherwise, 10 if outputs are stale.
+
+        Or `ended_with`. Stale outputs that were to be kept, or are removed, count for nothing.
+        """
         if self.ended_with is not None:
             return self.ended_with
         failed = [record for record in self.slices if record.outcome == "failed"]
         if any(record.reason in RESULT_REASONS for record in failed):
             return 5
-        return 8 if failed else 0
+        if failed:
+            return 8
+        refused = any(one.handled == "refused" for one in self.stale)
+        return StaleOutputError.exit_code if refused else 0
 
     def reasons(self) -> list[tuple[str, str, int]]:
         """Return ``(outcome, reason, count)`` of everything that was left out."""
@@ -215,6 +244,11 @@ class RunReport:
             lines.append(f"{present} slices were already there")
         lines += [f"{n} {outcome}: {reason}" for outcome, reason, n in self.reasons()]
         lines += [f"warning for {n} slices: {warning}" for warning, n in self.warnings()]
+        stale = Counter((one.handled, one.reason) for one in self.stale)
+        lines += [
+            f"{n} stale outputs, {handled}: {reason}"
+            for (handled, reason), n in sorted(stale.items())
+        ]
         lines += self._trust_lines()
         if self.bottleneck and done:
             busy = {one.name: one.utilisation for one in self.stages}[self.bottleneck]
@@ -280,11 +314,36 @@ def require_replaceable(path: Path) -> None:
     if not (path.exists() or path.is_symlink()):
         return
     try:
-        stored = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        # No FIFO is opened: that would wait for ever.
+        stored = json.loads(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict) or not {"schema", "slices"} <= stored.keys():
         raise OutputError(
             "a file that is no report stands where the report would go",
-            hint="name another file with --report",
+            hint="remove it, or name another file with --report",
         )
+
+
+def require_writable(path: Path) -> None:
+    """Make sure, before the work, that a report can be written afterwards; leave nothing.
+
+    Raises
+    ------
+    OutputError
+        If it cannot.
+    """
+    folder = next((place for place in path.parents if place.exists()), path.parent)
+    trial = folder / f".{path.name}.{secrets.token_hex(4)}.part"
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        # As long a name as the report's own partial file has, so that this fails where that would.
+        with trial.open("xb"):
+            pass
+        trial.unlink()
+    except OSError as exc:
+        raise OutputError(
+            f"the report cannot be written where --report says: {exc.strerror or exc}",
+            hint="name a file in a folder that may be written",
+        ) from exc

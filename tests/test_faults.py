@@ -14,6 +14,7 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 
 import fault_cases
 import pydicom
@@ -25,6 +26,7 @@ from kspacesr_rt.errors import OutputError, RunMismatchError
 from kspacesr_rt.pipeline import InferOptions, flow, infer, local, opened
 from kspacesr_rt.pipeline.clock import auto_workers
 from kspacesr_rt.pipeline.compute import Computing
+from kspacesr_rt.pipeline.slices import MADE_AGAIN
 from kspacesr_rt.report import RunReport
 
 KILLS = int(os.environ.get("KSPACESR_KILLS", "8"))
@@ -574,29 +576,42 @@ def test_a_run_is_completed_over_what_it_finds(study, out, tmp_path, harm):
     assert not fault_cases.leftovers(out)
 
 
+@pytest.mark.parametrize("no_journal", [False, True])
 @pytest.mark.parametrize("n_bytes", [1, 200, 10_000])
-def test_an_output_that_was_cut_off_is_never_taken_as_whole(study, out, tmp_path, n_bytes):
-    """It is not ours to replace either: the run says what stands in its way, with 7."""
+def test_an_output_that_was_cut_off_is_made_again(study, out, tmp_path, n_bytes, no_journal):
+    """Its name says what belongs there: it is made again, and the report says so."""
     expected = expected_of(study, tmp_path)
     interrupted_after(study, out, 9)
     harmed = min(out.glob("*/*.dcm"))
     cut(harmed, n_bytes)
+    if no_journal:
+        journal_of(out).unlink()
+    report = infer(study, out, ZERO_FILL)
+    assert report.exit_code == 0
+    again = [one.output for one in report.slices if MADE_AGAIN in one.warnings]
+    assert again == [str(harmed.relative_to(out))]
+    assert losses(expected, out) == NOTHING_LOST
+
+
+def test_a_link_under_an_outputs_name_is_not_written_through(study, out, tmp_path, monkeypatch):
+    """It may lead to a file of the input; the run says what stands in its way, with 7."""
+    infer(study, out, ZERO_FILL)
+    harmed = min(out.glob("*/*.dcm"))
+    harmed.unlink()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"somebody's")
+    meddling(monkeypatch, lambda: harmed.symlink_to(elsewhere))
     with pytest.raises(OutputError, match="another file stands under an output's name") as caught:
         infer(study, out, ZERO_FILL)
-    assert str(harmed.relative_to(out)) in str(caught.value)
     assert (caught.value.exit_code, caught.value.hint) == (
         7,
         "remove it, or choose another folder",
     )
-    harmed.unlink()
-    assert infer(study, out, ZERO_FILL).exit_code == 0
-    assert losses(expected, out) == NOTHING_LOST
+    assert elsewhere.read_bytes() == b"somebody's"
 
 
 @pytest.mark.parametrize("compress", ["none", "rle"])
-def test_a_multi_frame_output_that_was_cut_off_is_never_taken_as_whole(
-    mixed, out, compress, undisturbed
-):
+def test_a_multi_frame_output_that_was_cut_off_is_made_again(mixed, out, compress, undisturbed):
     """Its name is known only after all frames are computed; then it is looked at, too."""
     options = InferOptions(backend="zero-fill", compress=compress)
     source = mixed / "frames"
@@ -604,11 +619,9 @@ def test_a_multi_frame_output_that_was_cut_off_is_never_taken_as_whole(
     [harmed] = out.glob("*/*.dcm")
     whole = harmed.read_bytes()
     cut(harmed, 2000)
-    for _ in range(2):  # the second time must not believe a journal of the first
-        with pytest.raises(OutputError, match="another file stands under an output's name"):
-            infer(source, out, options)
-    harmed.unlink()
-    assert infer(source, out, options).exit_code == 0
+    report = infer(source, out, options)
+    assert (report.count("written"), report.exit_code) == (1, 0)
+    assert [one.warnings[-1] for one in report.slices] == [MADE_AGAIN]
     assert harmed.read_bytes() == whole
     journal_of(out).unlink()
     report = infer(source, out, options)
@@ -629,7 +642,7 @@ def test_a_source_that_changed_is_computed_anew(study, out, tmp_path):
     dataset = pydicom.dcmread(path)
     dataset.PixelData = dataset.PixelData[2:] + dataset.PixelData[:2]
     dataset.save_as(path)
-    report = infer(study, out, ZERO_FILL)
+    report = infer(study, out, replace(ZERO_FILL, stale="keep"))
     assert (report.count("written"), report.exit_code) == (23 - len(before) + 1, 0)
     expected = expected_of(study, tmp_path)
     assert losses(expected, out) == {"lost": 0, "changed": 0, "added": 1}
@@ -639,7 +652,7 @@ def test_a_source_that_changed_is_computed_anew(study, out, tmp_path):
 def test_a_source_that_is_overwritten_while_it_is_read_is_computed_anew(
     study, out, tmp_path, monkeypatch
 ):
-    """What the survey has read may be older than the status that the journal notes."""
+    """What the survey has read is not written once its file says something else."""
     path = some(study, 10)  # in the middle of its series: the survey reads it
     real = flow.decode
 
@@ -652,9 +665,10 @@ def test_a_source_that_is_overwritten_while_it_is_read_is_computed_anew(
 
     with monkeypatch.context() as patch:
         patch.setattr(flow, "decode", overwrite_and_decode)
-        infer(study, out, ZERO_FILL)
+        report = infer(study, out, ZERO_FILL)
+    assert report.reasons() == [("failed", "changed", 1)]
     infer(study, out, ZERO_FILL)
-    assert losses(expected_of(study, tmp_path), out)["lost"] == 0
+    assert losses(expected_of(study, tmp_path), out) == NOTHING_LOST
 
 
 def test_random_uids_are_the_same_after_a_fall(study, out, tmp_path):

@@ -86,12 +86,11 @@ def test_a_series_whose_size_the_sender_told_closes_at_its_last_instance(spool):
 
 
 def test_an_instance_that_is_sent_again_is_kept_once(spool):
-    """A sender that lost our answer sends again; other bytes under its UID are judged later."""
+    """A sender that lost our answer sends again."""
     assert put(spool, SERIES, "1") == "stored"
     assert put(spool, SERIES, "1") == "duplicate"
-    assert put(spool, SERIES, "1", b"other") == "stored"
     [part] = spool.parts(State.received)
-    assert contents(part) == [b"other", b"pixels"]
+    assert contents(part) == [b"pixels"]
     assert list((spool.root / "incoming").iterdir()) == []
 
 

@@ -254,7 +254,7 @@ def test_only_what_still_stands_counts_as_done(study, tmp_path, harm):
     elif harm == "source touched":
         source.path.touch()
     found = Journal(out).find(source)
-    if harm == "none":
+    if harm in ("none", "source touched"):  # its bytes are what they were
         assert found is not None
         assert dataclasses.replace(found, outcome="written").output == entry["record"]["output"]
         assert found.matrix == source.matrix

@@ -66,6 +66,13 @@ def infer(
     strict: Annotated[
         bool, typer.Option(help="Refuse input that is only warned about; write nothing.")
     ] = False,
+    stale: Annotated[
+        str,
+        typer.Option(help="Outputs whose source has changed or is gone: refuse, keep or replace."),
+    ] = "refuse",
+    verify_existing: Annotated[
+        bool, typer.Option(help="Read earlier outputs; make again what was damaged.")
+    ] = False,
     show_paths: Annotated[bool, typer.Option(help="Name input paths in the report.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -79,6 +86,7 @@ def infer(
     from kspacesr_rt.interpolated import OnInterpolated
     from kspacesr_rt.pipeline import InferOptions, engine_named
     from kspacesr_rt.pipeline import infer as run_infer
+    from kspacesr_rt.pipeline.options import OnStale
 
     if uids not in ("stable", "random"):
         raise InputError(f"--uids is stable or random, not '{uids}'")
@@ -99,6 +107,8 @@ def infer(
         show_paths=show_paths,
         on_interpolated=cast(OnInterpolated, on_interpolated),  # InferOptions checks the word
         strict=strict,
+        stale=cast(OnStale, stale),
+        verify_existing=verify_existing,
     )
     with progress_bar("slices", quiet) as update:
         result = run_infer(

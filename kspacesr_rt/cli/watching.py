@@ -63,6 +63,13 @@ def watch(
     strict: Annotated[
         bool, typer.Option(help="Leave out series that are only warned about.")
     ] = False,
+    stale: Annotated[
+        str,
+        typer.Option(help="Outputs whose source has changed: refuse, keep or replace."),
+    ] = "refuse",
+    verify_existing: Annotated[
+        bool, typer.Option(help="Read earlier outputs; make again what was damaged.")
+    ] = False,
     show_paths: Annotated[bool, typer.Option(help="Name input paths in report and log.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Log as lines of JSON.")] = False,
     quiet: Quiet = False,
@@ -76,6 +83,7 @@ def watch(
     from kspacesr_rt.interpolated import OnInterpolated
     from kspacesr_rt.node.events import Log
     from kspacesr_rt.pipeline import InferOptions
+    from kspacesr_rt.pipeline.options import OnStale
     from kspacesr_rt.watching import WatchOptions
     from kspacesr_rt.watching import watch as run_watch
 
@@ -101,6 +109,8 @@ def watch(
             show_paths=show_paths,
             on_interpolated=cast(OnInterpolated, on_interpolated),  # InferOptions checks the word
             strict=strict,
+            stale=cast(OnStale, stale),
+            verify_existing=verify_existing,
         ),
         WatchOptions(settle_s=settle, poll_s=poll, retry_max_s=retry_max, collected=collected),
         log=Log(sys.stdout if as_json else None, quiet=quiet, as_json=as_json),

@@ -32,7 +32,7 @@ from kspacesr_rt.dicom.scan import (
 from kspacesr_rt.dicom.store import (
     output_path,
     prepare_output,
-    require_whole,
+    stands_whole,
     write_atomically,
     writing_outputs,
 )
@@ -58,10 +58,10 @@ __all__ = [
     "prepare_output",
     "read_slice",
     "read_slices",
-    "require_whole",
     "scan_folder",
     "sorted_out",
     "special_file",
+    "stands_whole",
     "status_of",
     "to_stored",
     "told_by_frame",

@@ -33,7 +33,7 @@ from kspacesr_rt.dicom.store import (
     encode,
     output_path,
     publish,
-    require_whole,
+    stands_whole,
     writing_outputs,
 )
 from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
@@ -103,6 +103,7 @@ class EnhancedWriter:
             self._head = _before_pixels(derived, self._n_pixel_bytes)
             self._told = told_digest(derived)
         self._syntax = syntax
+        self.made_again = False  # whether a damaged file stood under its name
         self._temporary: Path | None = None
         self._file: BinaryIO | None = None
 
@@ -139,8 +140,13 @@ class EnhancedWriter:
         self._temporary = temporary
         return self._file
 
-    def finish(self) -> tuple[Path, bool]:
+    def finish(self, *, trusted: bool = True) -> tuple[Path, bool]:
         """Complete the file, read it back, and give it its name.
+
+        Parameters
+        ----------
+        trusted
+            Whether a file of that name that does not end early is believed.
 
         Returns
         -------
@@ -169,9 +175,10 @@ class EnhancedWriter:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-            if path.exists():
-                require_whole(path, reference)
+            existed = path.exists()
+            if stands_whole(path, reference, trusted=trusted):
                 return path, False
+            self.made_again = existed
             self._verify(temporary, uid)
             try:
                 if self._syntax is None:
@@ -180,7 +187,8 @@ class EnhancedWriter:
                     with packed_frames(temporary, self._syntax) as packed:
                         publish(packed, path)
             except FileExistsError:  # written by another process since
-                require_whole(path, reference)
+                if not stands_whole(path, reference):
+                    raise
                 return path, False
         return path, True
 

@@ -36,6 +36,10 @@ _OURS_AT_TOP: Final = re.compile(r"(report|manifest)\.json|preview-[^/]*\.png")
 _STATE: Final = re.compile(r"lock|journal(-[0-9a-f]+)?\.jsonl")
 _TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
 CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+WRITABLE: Final = (
+    "look at its owner, its permissions, and whether its disk is full, mounted read-only or gone"
+)
+"""What to do about an output folder that cannot be written."""
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """What `os.link` fails with on FAT, SMB and other file systems without hard links."""
 
@@ -45,7 +49,7 @@ def output_path(root_out: Path, dataset: Dataset) -> Path:
     return root_out / str(dataset.SeriesInstanceUID) / f"{dataset.SOPInstanceUID}.dcm"
 
 
-def prepare_output(root_in: Path, root_out: Path) -> None:
+def prepare_output(root_in: Path, root_out: Path, *, report: Path | None = None) -> None:
     """Make sure that a folder can be written to and that this harms nothing; touch nothing.
 
     Parameters
@@ -54,6 +58,8 @@ def prepare_output(root_in: Path, root_out: Path) -> None:
         The input, a folder or a file.
     root_out
         A new or empty folder, or one that holds outputs of this tool only (a run to resume).
+    report
+        Where the report goes, which may be a name of the user's in that folder.
 
     Raises
     ------
@@ -71,15 +77,15 @@ def prepare_output(root_in: Path, root_out: Path) -> None:
         raise OutputError("the output contains the input", hint=hint)
     try:
         if place_out.exists():
-            _require_only_ours(place_out)
+            _require_only_ours(place_out, report)
         existing = next(place for place in (place_out, *place_out.parents) if place.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise OutputError("the output folder may not be written", hint=hint)
+            raise OutputError("the output folder may not be written", hint=WRITABLE)
     except OutputError:
         raise
     except OSError as exc:
         raise OutputError(
-            f"the output folder cannot be used: {system_says(exc)}", hint=hint
+            f"the output folder cannot be used: {system_says(exc)}", hint=WRITABLE
         ) from exc
 
 
@@ -91,26 +97,42 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _require_only_ours(folder: Path) -> None:
+def _require_only_ours(folder: Path, report: Path | None) -> None:
     if not folder.is_dir():
         raise OutputError("the output exists and is not a folder", hint="choose a new folder")
-    if any(True for _ in _foreign(folder)):
+    own = report.name if report and _same(report.parent.resolve(), folder) else None
+    path = next(_foreign(folder, own), None)
+    if path is None:
+        return
+    if _is_name_of_ours(path.name):  # it names no patient then
         raise OutputError(
-            "the output folder holds files that are not outputs of this tool",
-            hint="choose a new or empty folder",
+            "the output folder holds files that are not outputs of this tool: "
+            f"{path.relative_to(folder)}",
+            hint="remove it",
         )
+    raise OutputError(
+        "the output folder holds files that are not outputs of this tool",
+        hint="choose a new or empty folder",
+    )
 
 
-def _foreign(folder: Path) -> Iterator[Path]:
-    """Yield what no run of this tool has put into an output folder."""
+def _is_name_of_ours(name: str) -> bool:
+    known = (_OURS_AT_TOP.fullmatch, _STATE.fullmatch, OUR_UID.fullmatch, is_output_name)
+    return name == STATE_FOLDER or any(is_name(name) for is_name in known)
+
+
+def _foreign(folder: Path, own: str | None) -> Iterator[Path]:
+    """Yield what no run of this tool has put into an output folder; `own` is a name of a report."""
     for path in sorted(folder.iterdir()):
+        if path.name == own:
+            continue  # looked at when the report is
         if path.is_symlink() or not path.is_dir():
             if not _is_ours(path, _OURS_AT_TOP.fullmatch):
                 yield path
         elif path.name == STATE_FOLDER:
             yield from (inner for inner in path.iterdir() if not _is_ours(inner, _STATE.fullmatch))
-        elif OUR_UID.fullmatch(path.name):
-            yield from (inner for inner in path.iterdir() if not _is_ours(inner, _is_slice_name))
+        elif is_output_folder(path.name):
+            yield from (inner for inner in path.iterdir() if not _is_ours(inner, is_output_name))
         else:
             yield path
 
@@ -126,7 +148,13 @@ def _is_ours(path: Path, is_name: Callable[[str], object]) -> bool:
         return True
 
 
-def _is_slice_name(name: str) -> bool:
+def is_output_folder(name: str) -> bool:
+    """Tell whether a name in an output folder is that of a derived series."""
+    return OUR_UID.fullmatch(name) is not None
+
+
+def is_output_name(name: str) -> bool:
+    """Tell whether a name in a derived series' folder is that of an output."""
     return name.endswith(".dcm") and OUR_UID.fullmatch(name[: -len(".dcm")]) is not None
 
 
@@ -289,28 +317,46 @@ def _verify(path: Path, dataset: Dataset, content: bytes) -> None:
         raise SliceFailed("unreadable", "the header holds values that cannot be read back")
 
 
-def require_whole(path: Path, dataset: Dataset) -> None:
-    """Make sure that what stands under an output's name is that output, whole.
+def stands_whole(path: Path, dataset: Dataset, *, trusted: bool = True) -> bool:
+    """Tell whether an output stands under its name, and make room for it if it is cut off.
+
+    Parameters
+    ----------
+    path
+        Its name.
+    dataset
+        What belongs there.
+    trusted
+        Whether a file of that name that does not end early is believed; if not, it goes.
 
     Raises
     ------
     OutputError
-        If it is something else (a link to a file of the input, say) or ends early. It is left as
-        it is.
+        If something else than a file stands there (a link to a file of the input, say). It is left
+        as it is.
     """
     try:
-        header = read_header(path) if path.is_file() and not path.is_symlink() else None
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OutputError(
+                f"another file stands under an output's name: {path.parent.name}/{path.name}",
+                hint="remove it, or choose another folder",
+            )
+    except FileNotFoundError:
+        return False
+    try:
+        header = read_header(path)
     except SliceError:
         header = None
     if (
-        header is None
-        or not header.complete
-        or header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
+        trusted
+        and header is not None
+        and header.complete
+        and header.dataset.get("SOPInstanceUID") == dataset.SOPInstanceUID
     ):
-        raise OutputError(
-            f"another file stands under an output's name: {path.parent.name}/{path.name}",
-            hint="remove it, or choose another folder",
-        )
+        return True
+    # The name is a hash of what belongs there, in a folder that holds our outputs only.
+    path.unlink(missing_ok=True)
+    return False
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -167,7 +167,10 @@ class Lane:
     def _pending(self, part: Part, progress: _Progress) -> list[_Instance]:
         acknowledged: dict[str, set[str]] = {}
         pending = []
+        withheld = self._spool.withheld(part)
         for path in part.results():
+            if path in withheld:
+                continue
             series = path.parent.name
             if series not in acknowledged:
                 acknowledged[series] = self._journal.acknowledged(self._name, series)
@@ -199,6 +202,8 @@ class Lane:
             for instance in instances:
                 if self._stop_asked():
                     return False
+                if instance.path in self._spool.withheld(part):  # corrected this very moment
+                    continue
                 status = self._send(association, instance)
                 if status is None:
                     return self._failed(self.target, "connection-lost")

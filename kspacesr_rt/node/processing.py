@@ -71,7 +71,8 @@ class Processor:
         # False after a shipped slice did not go through either; the node is not healthy then.
         self.able = True
         # The names of files in the spool are digests: they may be told, and must be found again.
-        self._options = replace(options, show_paths=True)
+        # What stands in a part of another start of the node, and no input gives, is never sent.
+        self._options = replace(options, show_paths=True, stale="replace")
         self._metrics, self._log, self._stop_asked = metrics, log, stop_asked
 
     def process(self, part: Part) -> bool:

@@ -252,8 +252,10 @@ class Receiver:
         finally:
             arrival.discard()
         self._metrics.count(
-            "instances_received_total" if outcome == "stored" else "instances_repeated_total"
+            "instances_repeated_total" if outcome == "duplicate" else "instances_received_total"
         )
+        if outcome == "corrected":
+            self._metrics.count("instances_corrected_total")
         return SUCCESS
 
     def _accident(self, exc: Exception) -> None:

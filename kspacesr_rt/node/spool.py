@@ -6,7 +6,8 @@ and each step to the next state is one rename:
 =========== =============================== ==================================================
 state       the part holds                  left by
 =========== =============================== ==================================================
-received    ``in/``                         `close`: the series is complete, or silent -> closed
+received    ``in/``                         `close`: the series is complete, or silent -> closed;
+                                            results of what it corrects are not sent any more
 closed      ``in/``, ``out/`` so far        `finish_processing`: every slice has its outcome
             ``attempts``                    -> processed; `set_aside`: nothing can be
                                             processed -> quarantined, or gone
@@ -39,7 +40,7 @@ from pathlib import Path
 from typing import IO, Final, Literal
 
 from kspacesr_rt.errors import OutputError
-from kspacesr_rt.node import durable
+from kspacesr_rt.node import corrections, durable
 from kspacesr_rt.node.arrival import Arrival
 from kspacesr_rt.node.durable import FULL_DISK
 from kspacesr_rt.node.part import WAITING, Limits, Part, SpoolFullError, State
@@ -185,7 +186,7 @@ class Spool:
         incoming: Path,
         *,
         expected: int | None = None,
-    ) -> Literal["stored", "duplicate"]:
+    ) -> Literal["stored", "duplicate", "corrected"]:
         """Give an instance its place, for good.
 
         Parameters
@@ -201,14 +202,14 @@ class Spool:
 
         Returns
         -------
-            ``duplicate`` if the open part held the very same bytes already.
+            ``duplicate`` if the open part held the very same bytes already; ``corrected`` if it
+            held others under that UID, which are gone now.
 
         Raises
         ------
         SpoolFullError
             As `require_room`.
         """
-        # Two contents under one UID are both kept: the pipeline judges them by their pixels.
         with incoming.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         instance = _digest(sop_instance_uid)
@@ -218,6 +219,7 @@ class Spool:
             key = _digest(*series)
             growing = self._open.get(key) or self._begin(key)
             growing.last = self._clock()
+            again = instance in growing.instances
             growing.instances.add(instance)
             growing.expected = expected or growing.expected
             place = growing.part.inputs / f"{instance}-{content[:16]}.dcm"
@@ -226,7 +228,21 @@ class Spool:
                 return "duplicate"
             durable.move(incoming, place)
             self._bytes[growing.part.name] += n_bytes
-            return "stored"
+            return "corrected" if again and self._remove_older(growing.part, place) else "stored"
+
+    def _remove_older(self, part: Part, place: Path) -> bool:
+        """Remove what an instance said before; return whether it said anything."""
+        before = [
+            path
+            for path in part.inputs.glob(f"{place.name.partition('-')[0]}-*.dcm")
+            if path != place
+        ]
+        for path in before:
+            self._bytes[part.name] -= path.stat().st_size
+            durable.remove_file(path)
+        if before:
+            durable.sync_folder(part.inputs)  # a power cut must not bring it back
+        return bool(before)
 
     def _begin(self, key: str) -> _Open:
         name = f"{time.time_ns():020d}-{key}"
@@ -255,11 +271,36 @@ class Spool:
             closed = []
             for key, growing in due.items():
                 try:
+                    self._supersede(growing.part)
                     closed.append(self._move(growing.part, State.closed))
                 finally:
                     if not growing.part.folder.exists():
                         del self._open[key]
             return closed
+
+    def _supersede(self, part: Part) -> None:
+        """Have nothing more sent of what a part says anew."""
+        for older in self._others_of(part):
+            if older.name < part.name:
+                corrections.mark(older, corrections.said_anew(older, part))
+
+    def _others_of(self, part: Part) -> list[Part]:
+        """Return the other parts of the same series."""
+        return [
+            Part(name=name, state=state, root=self.root)
+            for state in State
+            for name in self._names(state)
+            if name[21:] == part.name[21:] and name != part.name
+        ]
+
+    def withheld(self, part: Part) -> set[Path]:
+        """Return the results that are not to be sent, since their source was corrected."""
+        with self._lock:
+            names = corrections.marked(part)
+            growing = self._open.get(part.name[21:])
+            if growing is not None:
+                names |= corrections.said_anew(part, growing.part)
+            return corrections.results_of(part, names)
 
     def begin_attempt(self, part: Part) -> int:
         """Note, before it is tried, that a part is processed; return how often it was before."""
@@ -430,7 +471,8 @@ class Spool:
             # Of two open parts of a series (never made, but a person may copy), one may grow.
             if key in self._open:
                 self._move(self._open[key].part, State.closed)
-            instances = {path.name.partition("-")[0] for path in part.inputs.glob("*.dcm")}
+            corrections.keep_the_last(part)
+            instances = set(corrections.contents_of(part))
             self._open[key] = _Open(part=part, last=self._clock(), instances=instances)
 
 

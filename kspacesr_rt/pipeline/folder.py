@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
+import stat
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,13 +27,28 @@ from typing import Any, Final
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import SourceSlice
-from kspacesr_rt.dicom.store import MANIFEST_NAME, STATE_FOLDER, remove_leftovers
+from kspacesr_rt.dicom.store import MANIFEST_NAME, STATE_FOLDER, WRITABLE, remove_leftovers
 from kspacesr_rt.errors import OutputError, RunMismatchError, system_says
 from kspacesr_rt.files import replace_file
+from kspacesr_rt.pipeline.noted import (
+    LINE_MAX,
+    FileState,
+    Noted,
+    checked_line,
+    open_journal,
+    places_of_lines,
+    series_of,
+    sound_entry,
+)
 from kspacesr_rt.report import SeriesRecord, SliceRecord
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""1: UIDs followed the pixels alone, and lines of the journal had no checksum."""
 LOCK: Final = "lock"
+SHOWN_MAX: Final = 80
+"""Characters of a parameter in a message."""
+LINE_READ: Final = 4096
+"""Bytes that are read for a line at a time; most are shorter."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,22 +73,19 @@ class Manifest:
         """
         try:
             stored = json.loads((folder / MANIFEST_NAME).read_bytes())
-            if stored["schema"] != SCHEMA:
-                raise OutputError(
-                    f"the output folder's manifest is of schema {stored['schema']}, not {SCHEMA}",
-                    hint="choose another folder",
-                )
-            return cls(
-                parameters=stored["parameters"],
-                run_salt=stored["run_salt"],
-                version=stored["version"],
-            )
+            schema, parameters = stored["schema"], stored["parameters"]
+            run_salt, version = stored["run_salt"], stored["version"]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError) as exc:
-            raise OutputError(
-                "the output folder's manifest cannot be read", hint="choose another folder"
-            ) from exc
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
+            raise _unusable("cannot be read") from exc
+        if type(schema) is not int or not isinstance(parameters, dict):
+            raise _unusable("cannot be read")
+        if not (isinstance(run_salt, str) and isinstance(version, str)):
+            raise _unusable("cannot be read")
+        if schema != SCHEMA:
+            raise _unusable(f"is of schema {str(schema)[:9]}, not {SCHEMA}")
+        return cls(parameters=parameters, run_salt=run_salt, version=version)
 
     def require_same(self, parameters: Mapping[str, Any]) -> None:
         """Refuse to mix outputs.
@@ -84,7 +99,10 @@ class Manifest:
         theirs = {**parameters, "version": __version__}
         other = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         if other:
-            told = ", ".join(f"{name} ({mine.get(name)}, now {theirs.get(name)})" for name in other)
+            told = ", ".join(
+                f"{_shown(name)} ({_shown(mine.get(name))}, now {_shown(theirs.get(name))})"
+                for name in other
+            )
             raise RunMismatchError(
                 f"the output folder holds a run with other parameters: {told}",
                 hint="choose another folder, or run with the same parameters to complete it",
@@ -97,9 +115,15 @@ class Manifest:
 
 
 class Journal:
-    """What is finished in an output folder, and where to note what follows."""
+    """What is finished in an output folder, and where to note what follows.
 
-    def __init__(self, folder: Path, writer: str = "", *, collected: bool = False) -> None:
+    Lines stay on the disk; in memory is where they stand, some hundred bytes a slice. A line that
+    is torn or altered is no line: its slice is done again, and found to be there.
+    """
+
+    def __init__(
+        self, folder: Path, writer: str = "", *, collected: bool = False, verify: bool = False
+    ) -> None:
         """Read what earlier runs noted.
 
         Parameters
@@ -111,108 +135,207 @@ class Journal:
             appending is not atomic on NFS.
         collected
             Outputs are taken away once they stand: one that is missing is done all the same.
+        verify
+            Outputs are read, and compared with the digest that was noted of them.
+
+        Raises
+        ------
+        OutputError
+            If a journal cannot be read; it says what to remove.
         """
-        self._collected = collected
+        self._collected, self._verify = collected, verify
         self._root, self._folder = folder, folder / STATE_FOLDER
         self._path = self._folder / f"journal{writer and '-'}{writer}.jsonl"
-        self._done: dict[str, bytes] = {}  # lines by source: parsed, they took four times as much
+        self._places: dict[int, list[_Place]] = {}  # of lines, by source
         self._series: dict[str, list[dict[str, Any]]] = {}
+        self._verified: set[str] = set()
+        self._files: dict[Path, int] = {}
         self._file: int | None = None
-        for path in sorted(self._folder.glob("journal*.jsonl")):
-            with path.open("rb") as file:
-                for line in file:
-                    with suppress(ValueError, LookupError, TypeError):  # the last may be torn
-                        self._take(line)
+        weakref.finalize(self, _close_all, self._files)
+        with _told():
+            for path in sorted(self._folder.glob("journal*.jsonl")):
+                self._read(path)
 
-    def _take(self, line: bytes) -> None:
-        entry = json.loads(line)
-        if "series" in entry:
-            self._series[entry["series"]] = entry["records"]
-        elif entry.keys() >= {"size", "mtime_ns", "bytes", "record"}:
-            self._done[entry["source"]] = line
+    def _read(self, path: Path) -> None:
+        with open_journal(path) as file:
+            for place, line in places_of_lines(file):
+                entry = sound_entry(line)
+                with suppress(LookupError, TypeError):
+                    if entry is None:
+                        continue
+                    if "series" in entry:
+                        self._series[entry["series"]] = entry["records"]
+                    else:
+                        self._take(Noted.of_entry(entry), (path, place))
+
+    def _take(self, noted: Noted, place: _Place) -> None:
+        """Know where a line stands; it replaces those that say the same of its source."""
+        places = self._places.setdefault(_key(noted.source), [])
+        said = (noted.source, noted.state.sha256, noted.record.output)
+        for earlier in list(places):
+            told = self._noted_at(earlier)
+            if told is None or (told.source, told.state.sha256, told.record.output) == said:
+                places.remove(earlier)
+        places.append(place)
+
+    def _noted_at(self, place: _Place) -> Noted | None:
+        path, offset = place
+        file = self._files.get(path)
+        if file is None:
+            file = self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        os.lseek(file, offset, os.SEEK_SET)
+        line = b""
+        while b"\n" not in line and len(line) < LINE_MAX and (more := os.read(file, LINE_READ)):
+            line += more
+        entry = sound_entry(line[: line.find(b"\n") + 1 or len(line)])
+        with suppress(LookupError, TypeError):
+            return None if entry is None else Noted.of_entry(entry)
+        return None
 
     def __bool__(self) -> bool:
-        return bool(self._done)
+        return bool(self._places)
+
+    def noted(self, source_uid: str) -> list[Noted]:
+        """Return what was noted of a source, once for each content that it had; latest last."""
+        with _told():
+            told = (self._noted_at(place) for place in self._places.get(_key(source_uid), ()))
+            return [one for one in told if one is not None and one.source == source_uid]
+
+    def all_noted(self) -> Iterator[Noted]:
+        """Yield everything that was noted of any source."""
+        with _told():
+            for places in list(self._places.values()):
+                yield from (one for place in places if (one := self._noted_at(place)) is not None)
+
+    def match(self, source: SourceSlice) -> Noted | None:
+        """Return what was noted of a source with the content that its file has now."""
+        noted = self.noted(source.sop_instance_uid)
+        if not noted:
+            return None
+        try:
+            now = FileState.by_status(source.path.stat())
+            alike = [one for one in noted if one.state.looks_like(now)]
+            if len(alike) == 1 and alike[0].state.settled:
+                return alike[0]
+            now = FileState.read(source.path)
+        except OSError:
+            return None
+        same = [one for one in noted if one.state.sha256 == now.sha256]
+        if not same:
+            return None
+        moved = dataclasses.replace(same[-1], state=now)
+        if not (now.looks_like(same[-1].state) and same[-1].state.settled):
+            self._note(moved)  # so that it is known by its status the next time
+        return moved
 
     def find(self, source: SourceSlice) -> SliceRecord | None:
         """Return what was noted of a source, if that file is as it was and its output stands."""
-        line = self._done.get(source.sop_instance_uid)
-        if line is None:
+        noted = self.match(source)
+        if noted is None or not self._stands(noted):
             return None
-        done = json.loads(line)
-        try:
-            before = source.path.stat()
-            n_bytes = self._size_of(done)
-        except OSError:
-            return None
-        if (before.st_size, before.st_mtime_ns) != (done["size"], done["mtime_ns"]):
-            return None
-        if n_bytes != done["bytes"]:
-            return None
-        told = {name: _tuples(value) for name, value in done["record"].items()}
-        return SliceRecord(**{**told, "outcome": "present"})
+        return dataclasses.replace(noted.record, outcome="present")
 
-    def forget(self) -> None:
-        """Let go of the slices that earlier runs noted; what is known of series stays."""
-        self._done.clear()
-
-    def _size_of(self, done: dict[str, Any]) -> int:
+    def _stands(self, noted: Noted) -> bool:
+        path = self._root / noted.record.output
         try:
-            return (self._root / str(done["record"]["output"])).lstat().st_size
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size != noted.n_bytes:
+                return False
+            if self._verify and noted.record.output not in self._verified:
+                if FileState.read(path).sha256 != noted.output_sha256:
+                    return False
+                self._verified.add(noted.record.output)
         except FileNotFoundError:
-            if self._collected:
-                return int(done["bytes"])
-            raise
+            return self._collected
+        except OSError:
+            return False
+        return True
 
     def series(self, uid: str) -> list[SeriesRecord]:
         """Return what was noted of a source series."""
-        return [
-            SeriesRecord(**{name: _tuples(value) for name, value in one.items()})
-            for one in self._series.get(uid, [])
-        ]
+        return series_of(self._series.get(uid, []))
 
-    def note(self, source: SourceSlice, before: os.stat_result, record: SliceRecord) -> None:
-        """Note a slice whose output stands; `before` is the source's status when it was read.
+    def note(
+        self,
+        source: SourceSlice,
+        before: os.stat_result | FileState,
+        record: SliceRecord,
+        output: FileState | None = None,
+    ) -> None:
+        """Note a slice whose output stands.
+
+        Parameters
+        ----------
+        source
+            What it was made from.
+        before
+            What the source's file held when it was read; or its status then, and it is read again.
+        record
+            For the report.
+        output
+            What the output holds, if that is known.
 
         Raises
         ------
         OutputError
             If the disk is full, say.
         """
+        if not isinstance(before, FileState):
+            before = FileState.read_after(source.path, before)
         with _told():
-            n_bytes = (self._root / record.output).stat().st_size
-        self._append(
-            {
-                "source": source.sop_instance_uid,
-                "size": before.st_size,
-                "mtime_ns": before.st_mtime_ns,
-                "bytes": n_bytes,
-                "record": dataclasses.asdict(record),
-            }
+            output = output or FileState.read(self._root / record.output)
+        self._note(
+            Noted(
+                source=source.sop_instance_uid,
+                state=before,
+                n_bytes=output.size,
+                output_sha256=output.sha256,
+                record=record,
+            )
         )
+
+    def _note(self, noted: Noted) -> None:
+        place = self._append(noted.as_line())
+        self._take(noted, place)
 
     def note_series(self, uid: str, records: list[SeriesRecord]) -> None:
         """Note what is known of a source series."""
         self._series[uid] = [dataclasses.asdict(one) for one in records]
-        self._append({"series": uid, "records": self._series[uid]})
+        self._append(checked_line({"series": uid, "records": self._series[uid]}))
 
-    def _append(self, entry: dict[str, Any]) -> None:
-        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+    def _append(self, line: bytes) -> _Place:
         with _told():
             if self._file is None:
                 self._folder.mkdir(exist_ok=True)
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
                 if os.fstat(self._file).st_size:
                     line = b"\n" + line  # ends what a killed run may have left torn
+            place = os.fstat(self._file).st_size + line.startswith(b"\n")
             if os.write(self._file, line) != len(line):
                 self.close()  # what follows starts on a line of its own
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._path, place
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+        _close_all(self._files)
+
+
+_Place = tuple[Path, int]
+"""Of a line: its journal, and where it begins there."""
+
+
+def _key(source_uid: str) -> int:
+    """Return 8 bytes that stand for a UID; the line tells whether it is that one."""
+    return int.from_bytes(hashlib.blake2b(source_uid.encode(), digest_size=8).digest())
+
+
+def _close_all(files: dict[Path, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
 
 
 @contextmanager
@@ -271,9 +394,23 @@ def require_mixable(folder: Path, parameters: Mapping[str, Any]) -> Manifest | N
     elif next(folder.glob("*/*.dcm"), None) is not None:
         raise OutputError(
             "the output folder holds outputs, but no manifest says how they were made",
-            hint="choose another folder",
+            hint="remove them, or choose another folder",
         )
     return manifest
+
+
+def _unusable(what: str) -> OutputError:
+    return OutputError(
+        f"the output folder's manifest {what}",
+        hint=f"how its outputs were made is not known: remove {MANIFEST_NAME} and all outputs "
+        "there, or choose another folder",
+    )
+
+
+def _shown(value: object) -> str:
+    """Return a value of a manifest, which anything may have written, for a terminal."""
+    text = str(value)[:SHOWN_MAX]
+    return text if text.isprintable() else ascii(text)
 
 
 def _lock(file: int) -> None:
@@ -305,9 +442,6 @@ def _told() -> Iterator[None]:
     except OutputError:
         raise
     except OSError as exc:
-        raise OutputError(f"the output folder cannot be used: {system_says(exc)}") from exc
-
-
-def _tuples(value: Any) -> Any:
-    """Return what JSON made of a record's tuples as tuples again."""
-    return tuple(value) if isinstance(value, list) else value
+        raise OutputError(
+            f"the output folder cannot be used: {system_says(exc)}", hint=WRITABLE
+        ) from exc

@@ -21,13 +21,21 @@ from kspacesr_rt.dicom import (
     derive_enhanced,
     to_stored,
     told_by_frame,
+    writing_outputs,
 )
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.compute import Computing
+from kspacesr_rt.pipeline.noted import FileState
 from kspacesr_rt.pipeline.previews import Shown
-from kspacesr_rt.pipeline.slices import Finished, replaced, status, told_figures
+from kspacesr_rt.pipeline.slices import (
+    MADE_AGAIN,
+    Finished,
+    replaced,
+    status,
+    told_figures,
+)
 from kspacesr_rt.pipeline.state import RunState, SeriesState, Unit
 from kspacesr_rt.report import SliceRecord
 from kspacesr_rt.trust import SliceFigures, check_result
@@ -111,8 +119,13 @@ def process_frames(
         with output as writer:
             growing = _GrowingFile(run=run, unit=unit, plan=plan, writer=writer)
             _flow(run, growing, iter(reader), pool, backend)
-            with failing_the_file(), run.clock.busy("write"):
-                path, fresh = writer.finish()
+            with failing_the_file():
+                with run.clock.busy("read"):
+                    after = FileState.read_after(source.path, before)
+                with run.clock.busy("write"):
+                    path, fresh = writer.finish(trusted=not run.options.verify_existing)
+                with run.clock.busy("verify"), writing_outputs():
+                    written = FileState.read(path)
     except (SliceFailed, SliceSkipped) as exc:
         run.advance(end - run.done)
         return replaced() if isinstance(exc, SliceSkipped) else exc
@@ -125,9 +138,14 @@ def process_frames(
             matrix=source.matrix,
             n_frames=source.n_frames,
             **told_figures(growing.figures, growing.flags),
-            warnings=(*source.warnings, *([plan.warning] if plan.warning else [])),
+            warnings=(
+                *source.warnings,
+                *([plan.warning] if plan.warning else []),
+                *([MADE_AGAIN] if writer.made_again else []),
+            ),
         ),
-        before=before,
+        before=after,
+        output=written,
         series_uid=str(derived.SeriesInstanceUID),
         shown=growing.shown,
     )

@@ -29,9 +29,10 @@ from kspacesr_rt.pipeline.flow import Flow
 from kspacesr_rt.pipeline.folder import Journal, held_folder, require_mixable
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
+from kspacesr_rt.pipeline.stale import StaleOutputs
 from kspacesr_rt.pipeline.stalls import Opening, StallWatch
 from kspacesr_rt.pipeline.state import RunState, StopAskedError
-from kspacesr_rt.report import RunReport, require_replaceable
+from kspacesr_rt.report import RunReport, require_replaceable, require_writable
 from kspacesr_rt.survey import INTERPOLATION_WARNINGS
 
 ENDED_BY_SIGNAL: Final = 128
@@ -75,12 +76,8 @@ class LocalEngine:
 
     def process(self, run: RunState, scan: Scan) -> None:
         """Process every series; see `Engine`."""
-        run.journal = Journal(run.output)
-        try:
-            with Flow(run, workers=self.side_by_side(run)[0]) as flow:
-                flow.process(scan.series)
-        finally:
-            run.journal.close()
+        with Flow(run, workers=self.side_by_side(run)[0]) as flow:
+            flow.process(scan.series)
 
     def side_by_side(self, run: RunState) -> tuple[int, int]:
         """Return the threads that read and write, and the backend's streams."""
@@ -139,6 +136,8 @@ def infer(
         If the output is unsafe, in use by another run or cannot be written.
     RunMismatchError
         If the output holds a run with other parameters.
+    StaleOutputError
+        If the output holds what the input no longer says, and `options` do not say what to do.
     NoMRImageError
         If nothing could be processed; nothing is written.
     """
@@ -169,7 +168,14 @@ def infer(
         ):
             run.derivation = replace(run.derivation, run_salt=manifest.run_salt)
             run.stop_asked = lambda: bool(stop_asked())
-            return _reported(engine, run, scan, report_file, started, stop_asked)
+            run.journal = Journal(output, verify=options.verify_existing)
+            try:
+                stale = StaleOutputs(output, run.journal, scan)
+                if options.stale == "refuse":
+                    stale.refuse()
+                return _reported(engine, run, scan, stale, report_file, started, stop_asked)
+            finally:
+                run.journal.close()
 
 
 def prepare(source: Path, output: Path, report_file: Path | None) -> Path:
@@ -180,11 +186,13 @@ def prepare(source: Path, output: Path, report_file: Path | None) -> Path:
     OutputError
         If they cannot.
     """
-    prepare_output(source, output)
+    prepare_output(source, output, report=report_file)
     if report_file and source.resolve() in (report_file.resolve(), *report_file.resolve().parents):
         raise OutputError(
             "the report lies inside the input", hint="the input is only read: choose elsewhere"
         )
+    if report_file is not None and report_file.parent.resolve() != output.resolve():
+        require_writable(report_file)
     report_file = report_file or output / "report.json"
     require_replaceable(report_file)
     return report_file
@@ -258,11 +266,16 @@ def _reported(
     engine: Engine,
     run: RunState,
     scan: Scan,
+    stale: StaleOutputs,
     report_file: Path,
     started: float,
     signalled: Callable[[], int],
 ) -> RunReport:
     """Process every series and write the report, whatever ends the run."""
+
+    def settle(*, finished: bool) -> None:
+        records = [*run.records.values(), *map(run.left_out, scan.left_out)]
+        run.stale = stale.settle(records, run.options.stale, finished=finished)
 
     def report(*, ended_with: int | None = None) -> RunReport:
         wall_s = time.perf_counter() - started
@@ -271,14 +284,17 @@ def _reported(
 
     try:
         engine.process(run, scan)
+        settle(finished=True)
     except StopAskedError:
         number = signalled()
+        settle(finished=False)
         interrupted = report(ended_with=ENDED_BY_SIGNAL + number)
         interrupted.save(report_file)
         return interrupted
     except BaseException as exc:
         # The disk is full, say: what was done until then is still worth knowing.
         with suppress(OutputError):
+            settle(finished=False)
             report(ended_with=_exit_code_of(exc)).save(report_file)
         raise
     finished = report()

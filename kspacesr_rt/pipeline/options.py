@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 from kspacesr_rt.dicom.limits import Limits
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.interpolated import OnInterpolated
+
+OnStale = Literal["refuse", "keep", "replace"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +48,11 @@ class InferOptions:
     ``crop`` brings them back to what was acquired, so the output is `upscale` times that."""
     limits: Limits = field(default_factory=Limits)
     """What one file may ask for before it fails as ``too-large``."""
+    stale: OnStale = "refuse"
+    """What to do about outputs in the folder whose source has changed or is gone: ``refuse`` ends
+    before anything is written, ``keep`` leaves them, ``replace`` removes them after the run."""
+    verify_existing: bool = False
+    """Read outputs of earlier runs, and make those again that are not what was noted of them."""
     strict: bool = False
     """Refuse input that is otherwise only warned about, before anything is written."""
 
@@ -55,6 +62,8 @@ class InferOptions:
             raise InputError(
                 f"--on-interpolated is warn, skip or crop, not '{self.on_interpolated}'"
             )
+        if self.stale not in get_args(OnStale):
+            raise InputError(f"--stale is refuse, keep or replace, not '{self.stale}'")
         if self.batch < 1:
             raise InputError(f"a batch of {self.batch} slices is not possible; at least 1")
         for name in ("streams", "workers"):

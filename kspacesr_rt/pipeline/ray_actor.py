@@ -127,6 +127,7 @@ class SeriesActor:
             Hexadecimal digits that name this actor's journal.
         """
         self._job, self._writer = job, writer
+        self._journal: Journal | None = None
         self._stop = False
 
     def open(self) -> Refusal | None:
@@ -145,7 +146,7 @@ class SeriesActor:
                     f"this node would compute something else: {', '.join(other)} differ",
                     hint="install the same kspacesr-rt and put the same model on every node",
                 )
-            self._journal = Journal(job.output, self._writer)
+            self._read_journals()
         except ImportError as exc:
             missing = BackendUnavailableError(f"the package '{exc.name}' does not load")
             return Refusal.of(missing)
@@ -200,8 +201,10 @@ class SeriesActor:
             return Refusal.of(exc)
 
     def _read_journals(self) -> None:
-        self._journal.close()
-        self._journal = Journal(self._job.output, self._writer)
+        if self._journal is not None:
+            self._journal.close()
+        verify = self._job.options.verify_existing
+        self._journal = Journal(self._job.output, self._writer, verify=verify)
 
     def _processed(self, series: Series, *, again: bool) -> Outcome:
         job = self._job

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kspacesr_rt.dicom import (
     DecodedSlice,
@@ -16,7 +16,7 @@ from kspacesr_rt.dicom import (
     load_slice,
     output_path,
     read_slice,
-    require_whole,
+    stands_whole,
     uninterpolated,
     write_atomically,
     writing_outputs,
@@ -24,6 +24,7 @@ from kspacesr_rt.dicom import (
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
 from kspacesr_rt.kspace import FloatArray, Matrix
+from kspacesr_rt.pipeline.noted import FileState
 from kspacesr_rt.pipeline.previews import Shown
 from kspacesr_rt.pipeline.state import RunState, SeriesState, Unit
 from kspacesr_rt.report import SliceRecord
@@ -31,6 +32,7 @@ from kspacesr_rt.trust import SliceFigures, check_result
 
 LeftOutError = SliceFailed | SliceSkipped
 """Why a slice has no output."""
+MADE_AGAIN: Final = "its output was damaged, and was made again"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,8 +65,10 @@ class Finished:
     """A slice whose output stands."""
 
     record: SliceRecord
-    before: os.stat_result
-    """Status of its source when it was read."""
+    before: FileState
+    """What its source held when it was read."""
+    output: FileState
+    """What was written."""
     series_uid: str
     """Of the output."""
     shown: list[Shown]
@@ -137,14 +141,17 @@ def finish(
                 figures = check_result(sr, decoded.slice.values, spec)
             with run.clock.busy("encode"):
                 dataset = derive(decoded.slice, sr, plan.derivation)
+            with run.clock.busy("read"):
+                before = FileState.read_after(unit.source.path, decoded.before)
         path = output_path(run.output, dataset)
         with failing_the_file(), writing_outputs():
-            fresh = not path.exists()
+            with run.clock.busy("verify"):
+                existed = path.exists()
+                fresh = not stands_whole(path, dataset, trusted=not run.options.verify_existing)
             if fresh:
                 write_atomically(dataset, path, syntax=run.syntax, timed=run.clock.busy)
-            else:
-                with run.clock.busy("verify"):
-                    require_whole(path, dataset)
+            with run.clock.busy("verify"):
+                output = FileState.read(path)
     except SliceFailed as exc:
         return exc
     previews = plan.state.previews
@@ -157,9 +164,14 @@ def finish(
             output=str(path.relative_to(run.output)),
             matrix=plan.matrix,
             **told_figures(figures, figures.beyond(spec.bounds)),
-            warnings=(*unit.source.warnings, *([plan.warning] if plan.warning else [])),
+            warnings=(
+                *unit.source.warnings,
+                *([plan.warning] if plan.warning else []),
+                *([MADE_AGAIN] if existed and fresh else []),
+            ),
         ),
-        before=decoded.before,
+        before=before,
+        output=output,
         series_uid=str(dataset.SeriesInstanceUID),
         shown=[(unit.number, decoded.slice.values, sr)] if wanted else [],
     )

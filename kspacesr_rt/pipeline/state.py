@@ -16,7 +16,13 @@ from kspacesr_rt.pipeline.folder import Journal
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
 from kspacesr_rt.pipeline.previews import Previews
-from kspacesr_rt.report import RunReport, SeriesRecord, SliceRecord, file_label
+from kspacesr_rt.report import (
+    RunReport,
+    SeriesRecord,
+    SliceRecord,
+    StaleRecord,
+    file_label,
+)
 from kspacesr_rt.survey import Survey, survey_series
 from kspacesr_rt.trust import BOUNDED
 
@@ -69,6 +75,7 @@ class RunState:
         self.ending = False  # what is settled from then on was under way when the run ended
         self.records: dict[int, SliceRecord] = {}
         self.series_records: dict[str, list[SeriesRecord]] = {}
+        self.stale: list[StaleRecord] = []
         self._surveys: dict[int, Survey] = {}
         self._on_progress = on_progress
         spec = backends.spec
@@ -224,6 +231,7 @@ class RunState:
                 for series in scan.series
                 for record in self.series_records.get(series.uid, [])
             ),
+            stale=tuple(self.stale),
             bounds={name: spec.bounds[name] for name in BOUNDED if name in spec.bounds},
             interrupted=ended_with is not None,
             ended_with=ended_with,

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from kspacesr_rt.errors import (
     KspaceSRError,
     NoMRImageError,
     OutputError,
+    StaleOutputError,
     StrictRefusalError,
     system_says,
 )
@@ -33,6 +35,7 @@ from kspacesr_rt.pipeline.folder import LOCK, Journal, Manifest, held_folder, re
 from kspacesr_rt.pipeline.local import prepare, refuse_in_advance, workers_of
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions
+from kspacesr_rt.pipeline.stale import HINT, remove_output, stale_of
 from kspacesr_rt.pipeline.stalls import StallWatch
 from kspacesr_rt.pipeline.state import RunState, StopAskedError, told
 from kspacesr_rt.report import SliceRecord
@@ -176,7 +179,9 @@ class _Watcher:
         self._first, self._manifest, self._notices = first, manifest, notices
         self._options, self._log, self._report_file = options, log, report_file
         self._stop_asked = stop_asked
-        self._journal = Journal(first.output, collected=options.collected)
+        self._journal = Journal(
+            first.output, collected=options.collected, verify=first.options.verify_existing
+        )
         self._workers = workers_of(first.options, first.backends.choice.backend)
         self._arrivals = Arrivals(
             first.source,
@@ -218,7 +223,6 @@ class _Watcher:
                 worked = reachable and not self._troubles.paused and self._round()
                 if not (caught_up or worked or self._arrivals.n_waiting) and reachable:
                     caught_up = True
-                    self._journal.forget()  # of months, and all of it is known by its file now
                 if not worked:
                     self._save_if_due()
                     self._idle.wait(TICK_S)
@@ -266,7 +270,7 @@ class _Watcher:
         run = self._new_run(scan)
         try:
             self._require_our_folder()
-            scan = self._without_refused(run, scan)
+            scan = self._without_refused(run, self._without_stale(scan))
             with self._stall_watch(run), Flow(run, workers=self._workers) as flow:
                 flow.process(scan.series)
         except StopAskedError:
@@ -320,6 +324,38 @@ class _Watcher:
             kept.append(series)
         return replace(scan, series=tuple(kept))
 
+    def _without_stale(self, scan: Scan) -> Scan:
+        """Leave out, unless the user said what to do, sources whose output says something else."""
+        if self._first.options.stale != "refuse":
+            return scan
+        refused = {
+            item.path: item
+            for series in scan.series
+            for item in series.slices
+            if self._journal.match(item) is None
+            and stale_of(self._first.output, self._journal, item)
+        }
+        for item in refused.values():
+            message = "its output in the folder is of what the file said before"
+            self._leave_out(item, StaleOutputError.reason, told(message, HINT), outcome="failed")
+            for one in stale_of(self._first.output, self._journal, item):
+                self._tally.add_stale(one.handled_as("refused"))
+        series = (
+            replace(one, slices=tuple(item for item in one.slices if item.path not in refused))
+            for one in scan.series
+        )
+        return replace(scan, series=tuple(one for one in series if one.slices))
+
+    def _settle_stale(self, item: SourceSlice, record: SliceRecord) -> None:
+        """Name what a source no longer says, now that what it says is there."""
+        for one in stale_of(self._first.output, self._journal, item, current=record.output):
+            if self._first.options.stale == "replace":
+                with suppress(OutputError):  # it is named as kept then, and tried at the next start
+                    remove_output(self._first.output, one.output)
+                    one = one.handled_as("removed")
+            if self._tally.add_stale(one):
+                self._log.write("stale-output", reason=one.reason, handled=one.handled)
+
     def _take(self, run: RunState, scan: Scan, started: float) -> None:
         """Count what became of every file; what has no record yet waits on."""
         items = [item for series in scan.series for item in series.slices]
@@ -327,6 +363,8 @@ class _Watcher:
         for ordinal, item in enumerate(items):
             if record := run.records.get(ordinal):
                 self._record(item.path, record, uid=item.sop_instance_uid)
+                if record.output:
+                    self._settle_stale(item, record)
                 counts[record.outcome] += record.n_frames or 1
         for left in scan.left_out:
             record = run.left_out(left)

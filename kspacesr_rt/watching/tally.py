@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kspacesr_rt.files import replace_file
-from kspacesr_rt.report import SliceRecord
+from kspacesr_rt.report import SliceRecord, StaleRecord
 
 SCHEMA: Final = 1
 KEPT: Final = 1000
@@ -31,6 +31,7 @@ class Tally:
         self._errors: Counter[str] = Counter()
         self._last: deque[SliceRecord] = deque(maxlen=KEPT)
         self._left_out: deque[SliceRecord] = deque(maxlen=KEPT)
+        self._stale: dict[str, StaleRecord] = {}
         self._n_flagged = self._n_rounds = self._n_series = 0
 
     def add(self, record: SliceRecord) -> None:
@@ -45,6 +46,14 @@ class Tally:
         if record.outcome in ("skipped", "failed"):
             self._reasons[record.outcome, record.reason] += 1
             self._left_out.append(record)
+
+    def add_stale(self, record: StaleRecord) -> bool:
+        """Take in an output that its source no longer says; return whether that is new."""
+        new = self._stale.get(record.output) != record
+        self._stale[record.output] = record
+        while len(self._stale) > KEPT:
+            del self._stale[next(iter(self._stale))]
+        return new
 
     def add_round(self, n_series: int) -> None:
         """Count a round, and the series (or parts of series) that came to rest for it."""
@@ -80,13 +89,14 @@ class Tally:
             ],
             "warnings": dict(sorted(self._warnings.items())),
             "errors": dict(sorted(self._errors.items())),
+            "stale": [_told(one) for one in self._stale.values()],
             "left_out": [_told(one) for one in self._left_out],
             "slices": [_told(one) for one in self._last],
         }
         replace_file(path, (json.dumps(document) + "\n").encode())
 
 
-def _told(record: SliceRecord) -> dict[str, Any]:
+def _told(record: SliceRecord | StaleRecord) -> dict[str, Any]:
     return dataclasses.asdict(record)
 
 

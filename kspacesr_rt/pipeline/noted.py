@@ -1,0 +1,212 @@
+"""What a journal's line notes, checked before it is believed, and what a source's file held.
+
+A file is known again by its status: size, inode and both times, as git's index does it, so that a
+run over finished work reads no file. Where the status differs (a folder was moved, a file was
+touched), or is so young that a change might hide in it, the file's SHA-256 decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self
+
+from kspacesr_rt.errors import OutputError, SliceFailed
+from kspacesr_rt.report import SeriesRecord, SliceRecord
+
+LINE_MAX: Final = 1 << 20
+"""Bytes of a line, 1 MiB: what is longer is none of ours."""
+RACY_NS: Final = 2_000_000_000
+"""How coarse the times of a file system are at most, in ns (FAT: 2 s)."""
+_CHECKED: Final = re.compile(rb',"crc":(\d{1,10})\}')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileState:
+    """What a file was when it was looked at."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    sha256: str = ""
+    """Of its content; empty if that is not known."""
+    seen_ns: int = 0
+    """When its content was read, by the clock of this machine."""
+
+    @classmethod
+    def by_status(cls, status: os.stat_result) -> Self:
+        """Return a state without the content."""
+        return cls(
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+            inode=status.st_ino,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
+        with path.open("rb") as file:
+            seen_ns = time.time_ns()
+            status = cls.by_status(os.fstat(file.fileno()))
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return dataclasses.replace(status, sha256=digest, seen_ns=seen_ns)
+
+    @classmethod
+    def read_after(cls, path: Path, before: os.stat_result) -> Self:
+        """Read a file that was used since `before`; if it may have changed, only that is known.
+
+        Raises
+        ------
+        SliceFailed
+            ``changed``: it has.
+        """
+        was = cls.by_status(before)
+        try:
+            now = cls.read(path)
+        except OSError:
+            return was
+        if (now.size, now.mtime_ns, now.inode) != (was.size, was.mtime_ns, was.inode):
+            raise SliceFailed("changed", "the file was replaced while it was processed")
+        return now if now.looks_like(was) else was
+
+    def looks_like(self, other: FileState) -> bool:
+        """Return whether two states agree as far as a status tells."""
+        return (self.size, self.mtime_ns, self.ctime_ns, self.inode) == (
+            other.size,
+            other.mtime_ns,
+            other.ctime_ns,
+            other.inode,
+        )
+
+    @property
+    def settled(self) -> bool:
+        """Whether a later change must show in the status."""
+        changed_ns = max(self.mtime_ns, self.ctime_ns)
+        return bool(self.sha256) and changed_ns + RACY_NS < self.seen_ns
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noted:
+    """A finished slice."""
+
+    source: str
+    """SOP Instance UID."""
+    state: FileState
+    """Of the source's file."""
+    n_bytes: int
+    """Of the output."""
+    output_sha256: str
+    """Of the output."""
+    record: SliceRecord
+    """What the report said."""
+
+    def as_line(self) -> bytes:
+        """Return the line that notes it."""
+        state = dataclasses.asdict(self.state)
+        return checked_line(
+            {
+                "source": self.source,
+                **state,
+                "bytes": self.n_bytes,
+                "output_sha256": self.output_sha256,
+                "record": dataclasses.asdict(self.record),
+            }
+        )
+
+    @classmethod
+    def of_entry(cls, entry: dict[str, Any]) -> Self:
+        """Return what a sound line tells; KeyError or TypeError if it is of another kind."""
+        names = [field.name for field in dataclasses.fields(FileState)]
+        return cls(
+            source=entry["source"],
+            state=FileState(**{name: entry[name] for name in names}),
+            n_bytes=entry["bytes"],
+            output_sha256=entry["output_sha256"],
+            record=SliceRecord(**_with_tuples(entry["record"])),
+        )
+
+
+def series_of(records: list[dict[str, Any]]) -> list[SeriesRecord]:
+    """Return what a sound line tells of a series."""
+    return [SeriesRecord(**_with_tuples(one)) for one in records]
+
+
+def checked_line(entry: dict[str, Any]) -> bytes:
+    """Return a line of JSON that carries its own checksum."""
+    text = json.dumps(entry, separators=(",", ":")).encode()
+    return b'%s,"crc":%d}\n' % (text[:-1], zlib.crc32(text))
+
+
+def sound_entry(line: bytes) -> dict[str, Any] | None:
+    """Return what a line says; None if it is torn, altered or none of ours."""
+    line = line.strip(b"\n")
+    found = _CHECKED.search(line, max(0, len(line) - 32))
+    if found is None or found.end() != len(line):
+        return None
+    text = line[: found.start()] + b"}"
+    if zlib.crc32(text) != int(found[1]):
+        return None
+    entry = json.loads(text)
+    return entry if isinstance(entry, dict) else None
+
+
+def places_of_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield each line with its place; what is longer than any of ours is passed over."""
+    place = file.tell()
+    while line := file.readline(LINE_MAX):
+        if line.endswith(b"\n") or len(line) < LINE_MAX:
+            yield place, line
+        else:
+            while (rest := file.readline(LINE_MAX)) and not rest.endswith(b"\n"):
+                pass
+        place = file.tell()
+
+
+def open_journal(path: Path) -> BinaryIO:
+    """Open a journal to read it.
+
+    Raises
+    ------
+    OutputError
+        If that is not possible; it says what to remove.
+    """
+    try:
+        # No FIFO is opened: that would wait for ever.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OutputError(
+                f"{path.parent.name}/{path.name} in the output folder is not a regular file",
+                hint="remove it: slices that were finished are found again, at the cost of time",
+            )
+        return path.open("rb")
+    except OutputError:
+        raise
+    except OSError as exc:
+        raise OutputError(
+            f"{path.parent.name}/{path.name} in the output folder cannot be read: "
+            f"{exc.strerror or exc}",
+            hint="remove it: slices that were finished are found again, at the cost of time",
+        ) from exc
+
+
+def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what JSON made of a record with its tuples as tuples again."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+    }
