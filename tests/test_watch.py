@@ -492,13 +492,23 @@ def test_a_device_that_is_gone_ends_the_watch(landing, out, tmp_path, monkeypatc
     assert not contents(out)
 
 
-def test_a_name_that_is_taken_is_the_fault_of_its_series(landing, out, tmp_path, quick):
-    """What stands there is not replaced, and does not hold up the others."""
+def test_a_name_that_is_taken_is_the_fault_of_its_series(
+    landing, out, tmp_path, quick, monkeypatch
+):
+    """What is no file of ours is not replaced, and does not hold up the others."""
     files = fault_cases.make_slices(landing, 3)
     infer(landing, out, ZERO_FILL)
     harmed = min(out.glob("*/*.dcm"))
-    harmed.write_bytes(harmed.read_bytes()[:-100])
+    harmed.unlink()
     fault_cases.make_slices(landing / "more", 2, salt="other")
+    real = service.prepare
+
+    def prepare_and_harm(*arguments):
+        found = real(*arguments)
+        harmed.symlink_to(tmp_path / "elsewhere")
+        return found
+
+    monkeypatch.setattr(service, "prepare", prepare_and_harm)
     with watching_here(landing, out) as (_, raised):
         fault_cases.wait_until(lambda: told(out).get("waiting") == 0)
     assert not raised
@@ -507,6 +517,58 @@ def test_a_name_that_is_taken_is_the_fault_of_its_series(landing, out, tmp_path,
     [one] = report["left_out"]
     assert f"another file stands under an output's name: {harmed.parent.name}/" in one["message"]
     assert len(files) == 3
+    assert harmed.is_symlink()
+
+
+def corrected(path, **elements):
+    dataset = pydicom.dcmread(path)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+
+
+@pytest.mark.parametrize("stale", ["refuse", "keep", "replace"])
+def test_a_corrected_file_is_told_kept_or_replaced_as_the_user_says(landing, out, quick, stale):
+    """The others go on; a source that goes away, as most do some day, is no correction."""
+    first, _, third = fault_cases.make_slices(landing, 3)
+    options = dataclasses.replace(ZERO_FILL, stale=stale)
+    with watching_here(landing, out, options):
+        fault_cases.wait_until(lambda: told(out)["written"] == 3)
+        before = contents(out)
+        third.unlink()
+        corrected(first, PatientName="NEW^NAME")
+        counted = "failed" if stale == "refuse" else "written"
+        expected = 1 if stale == "refuse" else 4
+        fault_cases.wait_until(lambda: told(out)[counted] == expected)
+        fault_cases.wait_until(lambda: len(told(out)["stale"]) == 1)
+        after = contents(out)
+    [one] = told(out)["stale"]
+    handled = {"refuse": "refused", "keep": "kept", "replace": "removed"}[stale]
+    assert (one["reason"], one["handled"]) == ("source-changed", handled)
+    names = {str(pydicom.dcmread(path).PatientName) for path in out.glob("*/*.dcm")}
+    if stale == "refuse":
+        assert after == before
+        assert [one["reason"] for one in told(out)["left_out"]] == ["stale-output"]
+        return
+    assert "NEW^NAME" in names
+    assert len(after) == (3 if stale == "replace" else 4)
+    assert len(after.keys() & before.keys()) == (2 if stale == "replace" else 3)
+    with watching_here(landing, out, options):  # a restart tells the same
+        fault_cases.wait_until(lambda: told(out).get("present") == 2)
+    assert [one["handled"] for one in told(out)["stale"]] == (["kept"] if stale == "keep" else [])
+    assert contents(out) == after
+
+
+def test_a_touched_file_is_present(landing, out, quick):
+    """Its bytes are what they were: nothing is computed again."""
+    files = fault_cases.make_slices(landing, 3)
+    with watching_here(landing, out):
+        fault_cases.wait_until(lambda: told(out)["written"] == 3)
+        before = contents(out)
+        files[0].touch()
+        fault_cases.wait_until(lambda: told(out)["present"] == 1)
+    assert told(out)["stale"] == []
+    assert contents(out) == before
 
 
 def test_a_share_that_was_away_is_read_again(landing, out, monkeypatch, quick):

@@ -408,6 +408,7 @@ class _Watcher:
             warnings=item.warnings,
         )
         self._record(item.path, record)
+        self._unsaved = True
 
     def _meet(self, error: Exception, run: RunState, scan: Scan) -> None:
         """Decide what follows from an error that ended a round."""
