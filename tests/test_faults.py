@@ -21,9 +21,10 @@ import pydicom
 import pytest
 from fault_cases import MATRIX, NOTHING_LOST, OTHER_MATRIX, contents, ended, losses, start
 
+from kspacesr_rt import survey
 from kspacesr_rt.bench.archive import make_archive
 from kspacesr_rt.errors import OutputError, RunMismatchError
-from kspacesr_rt.pipeline import InferOptions, flow, infer, local, opened
+from kspacesr_rt.pipeline import InferOptions, flow, infer, local, opened, slices
 from kspacesr_rt.pipeline.clock import auto_workers
 from kspacesr_rt.pipeline.compute import Computing
 from kspacesr_rt.pipeline.slices import MADE_AGAIN
@@ -669,6 +670,36 @@ def test_a_source_that_is_overwritten_while_it_is_read_is_computed_anew(
     assert report.reasons() == [("failed", "changed", 1)]
     infer(study, out, ZERO_FILL)
     assert losses(expected_of(study, tmp_path), out) == NOTHING_LOST
+
+
+@pytest.mark.parametrize("number", [3, 10], ids=["met by a worker", "met by the survey"])
+def test_a_source_that_is_overwritten_right_after_it_was_read_is_computed_anew(
+    study, out, tmp_path, monkeypatch, number
+):
+    """The journal must hold the status from before: one from after would vouch for other pixels."""
+    path, once = some(study, number), []
+
+    def overwrite(item):
+        if item.path == path and not once:
+            once.append(item)
+            dataset = pydicom.dcmread(path)
+            dataset.PixelData = dataset.PixelData[2:] + dataset.PixelData[:2]
+            dataset.save_as(path)
+
+    with monkeypatch.context() as patch:
+        for module, name in ((slices, "load_slice"), (survey, "read_slice")):
+            real = getattr(module, name)
+
+            def read_and_overwrite(item, real=real):
+                found = real(item)
+                overwrite(item)
+                return found
+
+            patch.setattr(module, name, read_and_overwrite)
+        infer(study, out, ZERO_FILL)
+    assert once
+    infer(study, out, ZERO_FILL)
+    assert losses(expected_of(study, tmp_path), out)["lost"] == 0
 
 
 def test_random_uids_are_the_same_after_a_fall(study, out, tmp_path):

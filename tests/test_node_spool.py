@@ -27,7 +27,7 @@ from kspacesr_rt.node.spool import SENT, Spool
 
 SERIES = ("1.2.3", "1.2.3.4")
 OTHER = ("1.2.3", "1.2.3.5")
-LEFT_OUT = b"left out"
+LEFT_OUT = b"start of left out"
 """Content of an instance that the processing of these tests finds nothing in."""
 
 
@@ -231,12 +231,18 @@ def run_through(root: Path, acknowledged: set, sent: list) -> None:
     try:
         for series, uid, content in (
             (SERIES, "1", b"a"),
-            (SERIES, "2", LEFT_OUT),
+            (SERIES, "2", b"left out"),
             (OTHER, "3", b"b"),
-            (("9", "9"), "4", LEFT_OUT),
+            (("9", "9"), "4", b"left out"),
         ):
             if (series, uid) not in acknowledged:
-                put(spool, series, uid, content)
+                arrival = spool.arrival(b"start of ")
+                try:
+                    arrival.write(content)
+                    arrival.finish()
+                    spool.store(series, uid, arrival.path)
+                finally:
+                    arrival.discard()
                 acknowledged.add((series, uid))  # Success has been answered
         spool.close(timeout_s=0)
         for part in spool.parts(State.closed):

@@ -209,8 +209,11 @@ class EnhancedWriter:
         """Read the file back: a full disk can leave one that opens without an error."""
         expected = len(self._head) + self._n_pixel_bytes
         with temporary.open("rb") as file:
-            head = file.read(len(self._head))
-        if head != self._head_of(uid) or temporary.stat().st_size != expected:
+            same = file.read(len(self._head)) == self._head_of(uid) and all(
+                hashlib.sha256(file.read(self._frame_bytes)).digest() == digest
+                for digest in self._digests
+            )
+        if not same or temporary.stat().st_size != expected:
             raise OutputError("an output reads back differently than it was written")
         try:
             with failing_the_file():

@@ -7,6 +7,7 @@ import re
 import enhanced_cases as cases
 import numpy as np
 import pytest
+from power_cut import watched
 from pydicom import dcmread
 
 from kspacesr_rt.dicom import EnhancedWriter, FrameReader, derive_enhanced, enhanced_store
@@ -15,6 +16,7 @@ from kspacesr_rt.dicom.store import prepare_output
 from kspacesr_rt.dicom.triage import examine
 from kspacesr_rt.dicom.uids import OUR_UID
 from kspacesr_rt.errors import OutputError, SliceFailed
+from kspacesr_rt.node.durable import sync_tree
 
 
 @pytest.fixture
@@ -151,6 +153,34 @@ def test_a_file_that_reads_back_short_is_never_published(writer, tmp_path, monke
     with pytest.raises(OutputError, match="reads back differently"):
         write_all(writer(), frames())
     assert list((tmp_path / "out").rglob("*")) == []
+
+
+@pytest.mark.parametrize("place", [200, -100, -1], ids=["header", "frame", "last sample"])
+def test_one_wrong_bit_is_noticed(writer, tmp_path, monkeypatch, place):
+    """Length and header are right: only reading the frames again tells."""
+    original = enhanced_store.EnhancedWriter._verify
+
+    def flip_first(self, temporary, uid):
+        content = bytearray(temporary.read_bytes())
+        content[place] ^= 1
+        temporary.write_bytes(content)
+        original(self, temporary, uid)
+
+    monkeypatch.setattr(enhanced_store.EnhancedWriter, "_verify", flip_first)
+    with pytest.raises(OutputError, match="reads back differently"):
+        write_all(writer(), frames())
+    assert list((tmp_path / "out").rglob("*")) == []
+
+
+def test_content_is_on_the_disk_before_the_name(writer, tmp_path):
+    """After a power cut a name stands for a whole file, or for none."""
+    (tmp_path / "out").mkdir()
+    growing = writer()
+    with watched(tmp_path) as disk:
+        path, _ = write_all(growing, frames())
+        sync_tree(tmp_path)  # only names: content is the writer's duty
+        restored = disk.restore(tmp_path.with_name(f"{tmp_path.name} restored"))
+    assert (restored / path.relative_to(tmp_path)).read_bytes() == path.read_bytes()
 
 
 def test_more_pixels_than_a_value_can_hold_are_refused_before_any_work(writer, tmp_path):
