@@ -50,7 +50,9 @@ def command(sop_instance="1.2.3.4", sop_class=MR, *, field=C_STORE, message_id=1
         return text.encode() + b"\0" * (len(text) % 2)
 
     body = element(0x0002, uid(sop_class)) + element(0x0100, struct.pack("<H", field))
-    body += element(0x0110, struct.pack("<H", message_id)) + element(0x0700, bytes(2))
+    if message_id is not None:
+        body += element(0x0110, struct.pack("<H", message_id))
+    body += element(0x0700, bytes(2))
     body += element(0x0800, struct.pack("<H", 1)) + element(0x1000, uid(sop_instance))
     return element(0x0000, struct.pack("<L", len(body))) + body
 

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import tracemalloc
+from random import Random
 
 import pytest
 from node_cases import (
@@ -35,6 +36,7 @@ from node_wire import (
 from pydicom import dcmread
 from pynetdicom import AE
 
+from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.node import acceptor, arrival, door, durable
 from kspacesr_rt.node.events import SELDOM_S, Log, Seldom
 from kspacesr_rt.node.metrics import Metrics
@@ -329,6 +331,7 @@ def test_a_message_that_drips_ends_its_association(place, monkeypatch):
         (pdv(2, b"data without a command"), "unintelligible"),
         (pdv(3, b"\0\0\0\0 no command set"), "unintelligible"),
         (pdv(3, command(field=0x7777)), "unintelligible"),
+        (pdv(3, command(message_id=None)) + pdv(2, bytes(5000)), "unintelligible"),
         (pdv(3, command()) + pdv(3, command()), "unintelligible"),
         (pdu(4, struct.pack(">LB", 1, 1)), "unintelligible"),
         (pdv(3, command(), context=77) + pdv(2, b""), "unintelligible"),
@@ -344,6 +347,26 @@ def test_what_breaks_the_protocol_is_aborted(place, content, reason, capfd):
     assert place.aborted(reason) == 1
     wait_until(place.is_quiet, "the end")
     assert capfd.readouterr().err == ""
+
+
+def test_changed_bytes_leave_nothing(place, tmp_path):
+    """Wherever they are, in lengths, commands or data: neither a file, nor a thread, nor room."""
+    [path] = make_series(tmp_path, 1, 1)
+    body = padded(path, 6000)
+    random = Random(1)
+    with quiet_pydicom():  # as the node is; here, a warning of a thread is an error
+        for number in range(150):
+            content = bytearray(pdv(3, command(f"1.2.3.{number}")) + pdv(2, body))
+            for _ in range(random.choice((1, 2, 8))):
+                content[random.randrange(random.choice((60, 200, 2200)))] = random.randrange(256)
+            with Wire(place.port, timeout_s=0.05) as wire, contextlib.suppress(OSError):
+                wire.send(request())
+                wire.answer()
+                wire.send(content)
+                wire.answer()
+        wait_until(place.is_quiet, "the end")
+    assert not place.spool._claims
+    assert place.metrics.value("internal_errors_total") == 0
 
 
 def test_requests_without_waiting_for_answers_are_bounded(place, monkeypatch):

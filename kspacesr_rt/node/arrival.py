@@ -217,10 +217,10 @@ class Arrivals:
             )
 
     def _end(self, kind: type[P_DATA], context_id: int) -> None:
-        arrival, self._growing = self._growing, None
-        assert arrival is not None
         message_id = int(self._dimse.message.command_set.MessageID)
         with self._lock:
+            arrival, self._growing = self._growing, None
+            assert arrival is not None
             # Some that pynetdicom answers itself, as of a class for another context.
             dropped = [one for one in [self._complete.pop(message_id, None)] if one]
             while len(self._complete) >= MAX_OUTSTANDING:
