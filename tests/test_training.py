@@ -6,6 +6,7 @@ import copy
 import csv
 import dataclasses
 import json
+import re
 import shutil
 
 import nibabel
@@ -35,7 +36,7 @@ from kspacesr_rt.train.pairs import (
     load_training_series,
     prepare_series,
 )
-from kspacesr_rt.train.recipe import read_recipe
+from kspacesr_rt.train.recipe import RECIPES, find_recipe, read_recipe
 from kspacesr_rt.train.run import RunSettings, train_from_folders
 from kspacesr_rt.train.spectra import measure_spectrum
 from kspacesr_rt.train.untrusted import read_document
@@ -670,6 +671,67 @@ def test_the_command_line_overrides_the_recipe(tmp_path):
     assert (options.name, options.steps, options.lr, options.width) == ("r", 7, 0.01, 32)
     assert options.augmentation == Augmentation(noise_share=0.5)
     assert read_recipe(None, {}) == TrainingOptions()
+
+
+SHIPPED = sorted(path.stem for path in RECIPES.glob("x*.toml"))
+
+
+@pytest.mark.parametrize("stem", SHIPPED)
+def test_no_run_inherits_what_a_shipped_model_states(stem, tmp_path):
+    """Twenty steps on somebody's data are not x2-fast, under its licence, from its patients."""
+    copied = tmp_path / "mine.toml"
+    copied.write_bytes(find_recipe(stem).read_bytes())
+    for recipe in (find_recipe(stem), copied):
+        options = read_recipe(recipe, {"steps": 20})
+        assert (options.name, options.training) == ("model", "")
+        assert (options.licence, options.attribution) == ("", "")
+        provenance = options.spec().provenance
+        assert (provenance.training, provenance.licence, provenance.attribution) == ("", "", "")
+        own = read_recipe(recipe, {"name": "mine", "training": "our knees", "licence": "MIT"})
+        assert (own.name, own.training, own.licence, own.attribution) == (
+            *("mine", "our knees", "MIT", ""),
+        )
+
+
+@pytest.mark.parametrize("stem", SHIPPED)
+def test_a_run_that_repeats_a_shipped_model_may_state_what_it_states(stem):
+    """Asked for by name, and with the recipe's own options only."""
+    recipe = find_recipe(stem)
+    options = read_recipe(recipe, {"validate_every": 7, "steps": None}, as_shipped=True)
+    assert (options.name, bool(options.training), bool(options.licence)) == (stem, True, True)
+    same = read_recipe(recipe, {"steps": options.steps}, as_shipped=True)
+    assert same.training == options.training
+    with pytest.raises(
+        InputError, match="--as-shipped: lr, steps differ from the recipe"
+    ) as caught:
+        read_recipe(recipe, {"steps": 20, "lr": 0.5}, as_shipped=True)
+    assert "--training" in caught.value.hint
+
+
+def test_only_a_shipped_models_recipe_can_be_repeated_as_shipped(tmp_path):
+    """There is nothing to state otherwise."""
+    for recipe in (None, find_recipe("seed")):
+        with pytest.raises(InputError, match="is no shipped model's recipe"):
+            read_recipe(recipe, {}, as_shipped=True)
+    odd = tmp_path / "odd.toml"
+    odd.write_text("[shipped]\nsteps = 4\n")
+    with pytest.raises(InputError, match=r"recipe, \[shipped\]: expected name, training"):
+        read_recipe(odd, {})
+
+
+def test_a_model_says_what_was_really_done(folder, tmp_path):
+    """Data, slices and steps are counted, whatever a sentence says; a name may change."""
+    path = tmp_path / "run.pt"
+    told = dataclasses.replace(TINY, training="our knees", steps=2)
+    spec = train_from_folders([folder], path, told)
+    assert spec == load_checkpoint(path).spec
+    assert re.fullmatch(
+        r"our knees \(\d+ slices of \d+ series\), 2 steps of \d+ slices", spec.provenance.training
+    )
+    stored = read_document(path)["training"]["options"]
+    assert dataclasses.replace(told, name="another").continues(stored)
+    older = json.dumps(json.loads(stored) | {"name": "x2-fast"})
+    assert told.continues(older)
 
 
 def test_a_recipe_that_is_no_toml_is_refused(tmp_path):

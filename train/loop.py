@@ -296,7 +296,7 @@ class _Run:
         if decides.psnr_db > self.best_db:
             self.best_db = decides.psnr_db
             best = self.output.with_name(f"{self.output.stem}-best.pt")
-            save_checkpoint(best, self.spec, self.averaged.state_dict(), {"step": self.step})
+            save_checkpoint(best, self.stated(), self.averaged.state_dict(), {"step": self.step})
         return found
 
     def draw(self, one: FloatArray) -> None:
@@ -311,6 +311,13 @@ class _Run:
             device=self.device,
         )
         replace_file(folder / f"step-{self.step:06d}.png", picture)
+
+    def stated(self) -> ModelSpec:
+        """Return what is true of the weights now: the steps that were done, not those planned."""
+        done = f"{self.step} steps of {self.ranks.count * self.options.batch} slices"
+        told = ", ".join(part for part in (self.options.training, done) if part)
+        provenance = dataclasses.replace(self.spec.provenance, training=told)
+        return dataclasses.replace(self.spec, provenance=provenance)
 
     def save(self, found: Judgement | None, *, row: bool) -> None:
         """Write the checkpoint, with every rank's random state, and perhaps a row of the CSV."""
@@ -333,6 +340,7 @@ class _Run:
             if self.discriminator is not None:
                 state["discriminator"] = self.discriminator.state_dict()
                 state["d_optimiser"] = self.d_optimiser.state_dict()
+            self.spec = self.stated()
             save_checkpoint(self.output, self.spec, self.averaged.state_dict(), state)
             if row:
                 self._append_row(found)

@@ -25,7 +25,7 @@ Schedule = Literal["cosine", "flat"]
 FLAT_UNTIL = 0.8
 """Share of the steps that a flat schedule stays at its peak."""
 
-FREE = ("training", "licence", "attribution", "validate_every", "val_size")
+FREE = ("name", "training", "licence", "attribution", "validate_every", "val_size")
 """Options that a resumed run may change: they leave every weight as it is."""
 
 WARM_UP_STEPS = 200
@@ -221,7 +221,8 @@ class TrainingOptions:
         ours, standard = json.loads(self.identity()), json.loads(type(self)().identity())
         if not isinstance(found, dict):
             return False
-        theirs = _filled(found, standard)
+        kept = {name: value for name, value in found.items() if name not in FREE}
+        theirs = _filled(kept, standard)
         until = min(FLAT_UNTIL, self.window_until if self.window else 1.0)
         if self.schedule == "flat" and isinstance(theirs["steps"], int):
             shorter = min(theirs["steps"], self.steps)

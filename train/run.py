@@ -117,8 +117,10 @@ def train_from_folders(
                             f"zero-fill on the {len(judged)} validation slices{where}: PSNR "
                             f"{found.psnr_db:.2f} dB, SSIM {found.ssim:.4f}, MAE {found.mae:.5f}"
                         )
+        seen = f"{n_slices} slices of {len(series)} series"
+        told = f"{resolved.training} ({seen})" if resolved.training else seen
         return train(
-            resolved,
+            dataclasses.replace(resolved, training=told),
             series,
             output,
             validation=judged,

@@ -51,6 +51,15 @@ def train(
         float | None, typer.Option(help="Share of patients to judge on, without --validation.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    training: Annotated[
+        str | None, typer.Option(help="What it is trained on, in a sentence for its file.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    attribution: Annotated[str | None, typer.Option(help="Credit for the data.")] = None,
+    as_shipped: Annotated[
+        bool,
+        typer.Option(help="The recipe's own data and options: state what its model states."),
+    ] = False,
     architecture: Annotated[
         str | None, typer.Option(help="dc-residual, seed-kspace or seed-image.")
     ] = None,
@@ -125,6 +134,9 @@ def train(
         find_recipe(recipe) if recipe else None,
         {
             "name": name,
+            "training": training,
+            "licence": licence,
+            "attribution": attribution,
             "architecture": architecture,
             "upscale": upscale,
             "width": width,
@@ -148,6 +160,7 @@ def train(
             "validate_every": validate_every,
             "random_state": random_state,
         },
+        as_shipped=as_shipped,
     )
     checkpoint = output or Path(f"{options.name}.pt")
     with progress_bar("steps", quiet) as update:
