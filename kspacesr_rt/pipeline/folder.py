@@ -37,6 +37,7 @@ from kspacesr_rt.pipeline.noted import (
     checked_line,
     open_journal,
     places_of_lines,
+    reading_journal,
     series_of,
     sound_entry,
 )
@@ -157,7 +158,7 @@ class Journal:
                 self._read(path)
 
     def _read(self, path: Path) -> None:
-        with open_journal(path) as file:
+        with open_journal(path) as file, reading_journal(path):
             for place, line in places_of_lines(file):
                 entry = sound_entry(line)
                 with suppress(LookupError, TypeError):

@@ -8,6 +8,7 @@ touched), or is so young that a change might hide in it, the file's SHA-256 deci
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import stat
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
@@ -187,14 +189,18 @@ def open_journal(path: Path) -> BinaryIO:
     OutputError
         If that is not possible; it says what to remove.
     """
-    try:
+    with reading_journal(path):
         # No FIFO is opened: that would wait for ever.
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise OutputError(
-                f"{path.parent.name}/{path.name} in the output folder is not a regular file",
-                hint="remove it: slices that were finished are found again, at the cost of time",
-            )
+            raise OSError(errno.EINVAL, "not a regular file")
         return path.open("rb")
+
+
+@contextmanager
+def reading_journal(path: Path) -> Iterator[None]:
+    """Say of a journal that cannot be read what to do about it."""
+    try:
+        yield
     except OutputError:
         raise
     except OSError as exc:
