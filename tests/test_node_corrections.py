@@ -8,14 +8,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from node_cases import TargetServer, make_series, wait_until
+from node_cases import TargetServer, make_series, send, wait_until
 from pydicom import dcmread
 from test_node_spool import Clock, CrashError, Crashing, contents, put
 from test_node_steps import Bench, step
 from test_node_steps import put as put_files
 
 from kspacesr_rt.node import corrections
+from kspacesr_rt.node.events import Log
+from kspacesr_rt.node.metrics import Metrics
 from kspacesr_rt.node.part import State
+from kspacesr_rt.node.peers import ANY_ON_THIS_MACHINE
+from kspacesr_rt.node.receiver import Receiver
 from kspacesr_rt.node.sent import SentJournal
 from kspacesr_rt.node.spool import SENT, Spool
 
@@ -37,6 +41,16 @@ def spool(tmp_path, clock):
 @pytest.fixture
 def paths(tmp_path):
     return make_series(tmp_path / "source", 1)
+
+
+@pytest.fixture
+def receiver(tmp_path):
+    """Run a receiver without what follows it; yields its port, spool and metrics."""
+    spool, metrics = Spool(tmp_path / "received"), Metrics()
+    one = Receiver("KSPACESR", [ANY_ON_THIS_MACHINE], spool, metrics, Log(quiet=True))
+    yield one.start("127.0.0.1", 0), spool, metrics
+    one.stop(patience_s=5)
+    spool.close_all()
 
 
 @pytest.fixture
@@ -166,6 +180,18 @@ def test_a_crash_at_any_change_of_the_disk_sends_the_correction_and_nothing_else
         if not crashing.crashed:
             break
     assert after > 40, "the crashes must have reached every step"
+
+
+def test_a_correction_is_answered_with_success_and_counted(receiver, paths):
+    """Its sender is told that it is safe, as of any other instance."""
+    port, spool, metrics = receiver
+    assert send(port, [paths[0]]) == [0x0000]
+    assert send(port, corrected(paths[:1], PatientName="NEW^NAME")) == [0x0000]
+    [part] = spool.parts(State.received)
+    [path] = part.inputs.iterdir()
+    assert str(dcmread(path).PatientName) == "NEW^NAME"
+    assert metrics.value("instances_corrected_total") == 1
+    assert metrics.value("instances_received_total") == 2
 
 
 # With the pipeline and a target ------------------------------------------------------------------

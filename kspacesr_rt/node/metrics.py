@@ -16,6 +16,7 @@ COUNTERS: Final = {
     "file_limit_total": "Times that the system gave no further file or connection, by where.",
     "instances_received_total": "Instances stored in the spool and answered with Success.",
     "instances_repeated_total": "Instances that an open series held already.",
+    "instances_corrected_total": "Instances that came again with other content within a part.",
     "instances_refused_total": "Instances answered with a failure, by reason.",
     "series_closed_total": "Parts of series taken as complete.",
     "slices_total": "Slices by what processing made of them.",
