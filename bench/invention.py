@@ -42,6 +42,7 @@ from kspacesr_rt.kspace import (
     degrade,
     divisible_crop,
     ifft2c,
+    magnitude_residual,
     measured_residual,
 )
 from kspacesr_rt.metrics import tissue_slices
@@ -151,7 +152,7 @@ class RealSlice:
     intensity_drift: float
     """See `kspacesr_rt.added_energy.intensity_drift`."""
     measured_residual: float
-    """See `kspacesr_rt.kspace.measured_residual`."""
+    """See `kspacesr_rt.kspace.measured_residual`, or `magnitude_residual` beside it."""
 
 
 def phantom_cases(
@@ -273,7 +274,13 @@ def noise_cases(
     return cases
 
 
-def real_slices(opener: Opener, upscale: int, data: Iterable[Path]) -> list[RealSlice]:
+def real_slices(
+    opener: Opener,
+    upscale: int,
+    data: Iterable[Path],
+    *,
+    residual: Callable[[FloatArray, FloatArray], float] = measured_residual,
+) -> list[RealSlice]:
     """Degrade and super-resolve every slice that holds tissue, and measure what was added.
 
     Parameters
@@ -284,6 +291,8 @@ def real_slices(opener: Opener, upscale: int, data: Iterable[Path]) -> list[Real
         HR samples per LR sample and axis.
     data
         Folders or files of HR images.
+    residual
+        How far SR is from LR, by what the model promises to keep.
     """
     rows = []
     for root in data:
@@ -305,7 +314,7 @@ def real_slices(opener: Opener, upscale: int, data: Iterable[Path]) -> list[Real
                             true_share=true.share,
                             true_ratio=true.ratio,
                             intensity_drift=intensity_drift(sr, source),
-                            measured_residual=measured_residual(sr, source),
+                            measured_residual=residual(sr, source),
                         )
                     )
     return rows
@@ -438,13 +447,21 @@ def measure(
         return open_backend(settled, bind(model, matrix), options)
 
     spec = model.spec
+    signs = spec.data_consistency == "magnitude"
     return Invention(
         model=spec.name,
         upscale=spec.upscale,
-        keeps_measured=spec.data_consistency == "hard" and spec.output == "real",
+        keeps_measured=signs or (spec.data_consistency == "hard" and spec.output == "real"),
         phantom=tuple(phantom_cases(opener, spec.upscale)),
         noise=tuple(noise_cases(opener, spec.upscale)),
-        slices=tuple(real_slices(opener, spec.upscale, data)),
+        slices=tuple(
+            real_slices(
+                opener,
+                spec.upscale,
+                data,
+                residual=magnitude_residual if signs else measured_residual,
+            )
+        ),
     )
 
 

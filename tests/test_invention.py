@@ -414,6 +414,25 @@ def test_measure_goes_through_all_of_it(model, folder, monkeypatch):
     dataclasses.replace(model.spec, bounds=bounds_from(found))
 
 
+def test_who_predicts_signs_is_held_to_magnitudes(make_generator, make_model, folder, monkeypatch):
+    """Measured k-space samples of its results are free to change; what LR stored is not."""
+    generator, spec = make_generator("dc-residual", 2, data_consistency="magnitude")
+    monkeypatch.setattr(invention, "phantom_cases", lambda *_: [])
+    monkeypatch.setattr(invention, "noise_cases", lambda *_: [])
+    found = invention.measure(make_model(generator, spec), [folder], threads=1)
+    assert found.keeps_measured
+    assert max(one.measured_residual for one in found.slices) < 1e-5
+    assert bounds_from(found)["measured_residual"] < 1e-3
+    free = real_slices(
+        lambda matrix: open_backend(
+            "ort-cpu", bind(make_model(generator, spec), matrix), BackendOptions(threads=1)
+        ),
+        2,
+        [folder],
+    )
+    assert min(one.measured_residual for one in free) > 1e-3
+
+
 def test_tables_and_json_hold_every_figure(small):
     """Markdown for people and strict JSON for machines, of the same rows."""
     text = as_text([small])
