@@ -10,9 +10,9 @@ import sys
 import pytest
 from pydicom import dcmread
 
-from kspacesr_rt.errors import InputError, NoMRImageError
+from kspacesr_rt.errors import InputError, NoMRImageError, SliceFailed
 from kspacesr_rt.mercure import read_task, run_task
-from kspacesr_rt.pipeline import InferOptions
+from kspacesr_rt.pipeline import InferOptions, slices
 from kspacesr_rt.sample import sample_folder
 
 SETTINGS = {"backend": "zero-fill", "upscale": 2}
@@ -92,6 +92,19 @@ def test_a_site_may_choose_to_have_a_partial_series(case):
     write_task(source_of(case), {**SETTINGS, "partial": "deliver"})
     assert run_task(read_task(case)) == 0
     assert result_of(case)["__mercure_notification"]["requested"]
+
+
+def test_a_case_of_which_nothing_is_left_is_kept_back_whatever_the_site_chose(case, monkeypatch):
+    """Mercure would take exit code 0 and no file for a case that is done."""
+
+    def fail(*_):
+        raise SliceFailed("too-large", "a matrix that DICOM cannot count")
+
+    monkeypatch.setattr(slices, "derive", fail)
+    write_task(source_of(case), {**SETTINGS, "partial": "deliver"})
+    assert run_task(read_task(case)) == 8
+    assert "3 failed: too-large" in result_of(case)["__mercure_notification"]["text"]
+    assert [path.name for path in read_task(case).output.iterdir()] == ["result.json"]
 
 
 def test_a_case_without_an_mr_image_says_so(case):

@@ -1,11 +1,13 @@
 """The parts of a run by themselves: stage times, half spectra, manifest and journal."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import struct
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,6 +306,28 @@ def test_a_line_that_a_full_disk_cut_is_an_error_and_spoils_no_other(noted, monk
     journal.close()
     again = Journal(out)
     assert [again.find(source) is not None for source, _, _ in slices] == [True, False, True]
+
+
+def open_below(folder):
+    """Return what of a folder this process holds open."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("this system does not list open files")
+    found = []
+    for descriptor in descriptors.iterdir():
+        with contextlib.suppress(OSError):  # that of the listing itself
+            found.append(descriptor.readlink())
+    return [path for path in found if path.is_relative_to(folder)]
+
+
+def test_a_run_leaves_no_file_open(study, tmp_path):
+    """A process that runs for months would end at its limit of descriptors."""
+    out = tmp_path / "out"
+    for _ in range(2):  # the second time reads what the first has noted
+        infer(study, out, ZERO_FILL)
+        assert open_below(tmp_path) == []
+    with held_folder(out, Manifest.of_folder(out).parameters, ""):
+        assert open_below(tmp_path) == [out / ".kspacesr-rt" / "lock"]
 
 
 def test_random_uids_are_drawn_once_a_folder(study, tmp_path):

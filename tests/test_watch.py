@@ -643,18 +643,22 @@ def test_late_slices_are_cropped_as_those_before(landing, out, tmp_path):
     assert len(shapes) == 1
 
 
-def test_another_folder_in_the_place_of_the_output_is_not_written_to(landing, out, quick):
-    """An unmounted disk leaves an empty folder; what is written there is found by nobody."""
+@pytest.mark.parametrize("locked", [False, True], ids=["an empty one", "one of another run"])
+def test_another_folder_in_the_place_of_the_output_is_not_written_to(landing, out, quick, locked):
+    """An unmounted disk leaves an empty folder, or shows another: nobody would find it there."""
     fault_cases.make_slices(landing, 2)
     with watching_here(landing, out) as (lines, raised):
         fault_cases.wait_until(lambda: told(out)["written"] == 2)
         out.rename(out.with_name("away"))
-        out.mkdir()
+        (out / ".kspacesr-rt" if locked else out).mkdir(parents=True)
+        if locked:
+            (out / ".kspacesr-rt" / "lock").touch()
+        before = sorted(out.rglob("*"))
         fault_cases.make_slices(landing / "more", 2, salt="more")
         fault_cases.wait_until(lambda: "output-error" in [line["event"] for line in lines])
         time.sleep(0.3)
-        assert not list(out.iterdir())
-        out.rmdir()
+        assert sorted(out.rglob("*")) == before
+        shutil.rmtree(out)
         out.with_name("away").rename(out)
         fault_cases.wait_until(lambda: told(out)["written"] == 4)
     assert not raised

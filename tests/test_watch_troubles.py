@@ -6,8 +6,9 @@ import fault_cases
 import pytest
 
 from kspacesr_rt.errors import OutputError
-from kspacesr_rt.watching import arrivals, troubles
+from kspacesr_rt.watching import arrivals, notices, troubles
 from kspacesr_rt.watching.arrivals import Arrivals
+from kspacesr_rt.watching.notices import Notified
 from kspacesr_rt.watching.troubles import MAX_ATTEMPTS, MAX_SET_ASIDE, Troubles, is_of_the_place
 
 ONE, OTHER, THIRD = ("1", "1.1"), ("1", "1.2"), ("2", "2.1")
@@ -154,3 +155,14 @@ def test_a_series_waits_for_rest_and_a_change_begins_the_wait_anew(tmp_path):
     assert seen.ready(at_most=100) is None, "nothing is known of the time since the last look"
     seen.look(None)
     assert seen.ready(at_most=100).n_slices == 2
+
+
+@pytest.mark.parametrize(("every_s", "expected"), [(600.0, [None, set()]), (0.0, [None, None])])
+def test_everything_is_looked_at_now_and_then_although_nothing_is_notified(
+    tmp_path, monkeypatch, every_s, expected
+):
+    """A queue of notifications that overflowed tells of nothing that was in it."""
+    pytest.importorskip("watchdog")
+    monkeypatch.setattr(notices, "LOOK_ANYWAY_S", every_s)
+    notified = Notified(tmp_path)
+    assert [notified.taken() for _ in range(2)] == expected

@@ -251,6 +251,26 @@ def test_input_and_output_are_kept_apart(root_in, root_out, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("root_in", "root_out", "message"),
+    [
+        ("in", "IN", "is the input itself"),
+        ("in", "IN/out", "lies inside the input"),
+        ("in/sub", "IN", "contains the input"),
+    ],
+)
+def test_two_names_of_one_folder_are_one_folder(root_in, root_out, message, tmp_path, monkeypatch):
+    """On a mount, or where case is no difference, only the system knows that they are the same."""
+    for name in ("in/sub", "IN"):
+        (tmp_path / name).mkdir(parents=True)
+    real, pair = Path.samefile, {tmp_path / "in", tmp_path / "IN"}
+    monkeypatch.setattr(
+        Path, "samefile", lambda one, other: {one, other} == pair or real(one, other)
+    )
+    with pytest.raises(OutputError, match=message):
+        prepare_output(tmp_path / root_in, tmp_path / root_out)
+
+
+@pytest.mark.parametrize(
     "foreign",
     [
         "notes.txt",
