@@ -191,7 +191,10 @@ def test_evaluate_prints_a_table_with_its_convention(run, one_slice):
     """A quality table without its convention means nothing."""
     result = run("evaluate", one_slice, "--model", "x2-fast", "--threads", 1)
     assert result.exit_code == 0
-    assert "Convention: slice-range1" in result.stdout
+    tables = [line for line in result.stdout.splitlines() if line.startswith("Convention: ")]
+    assert [line.split()[1].strip(",") for line in tables] == [
+        *("tissue", "slice-range1", "slice-range1-gaussian")
+    ]
     result = json.loads(
         run("evaluate", one_slice, "--model", "x2-fast", "--threads", 1, "--json").stdout
     )
