@@ -33,8 +33,8 @@ from kspacesr_rt.train.volumes import interpolation_of, read_volumes, resampled
 CONVENTION = "slice-range1"
 """What cards and gates quote."""
 SHOWN = ("tissue", CONVENTION, "slice-range1-gaussian")
-"""What tables of models show: tissue first, which is what is read; the whole slice, which is what is
-published; and another window, because SSIM depends more on it than on most models."""
+"""What tables of models show: tissue first, which is what is read; the whole slice, which is what
+is published; and another window, because SSIM depends more on it than on most models."""
 LR_OF = {
     "kspace-crop": "LR = magnitude of the inverse FFT of the k-space centre",
     "seed-resize": "LR = bilinear resize of the image, which lies off the k-space grid",
