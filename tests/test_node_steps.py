@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import socket
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from node_cases import (
@@ -235,6 +238,52 @@ def test_a_full_disk_is_not_the_parts_fault(make_bench, monkeypatch):
             assert not bench.processor.process(bench.only(State.closed))
     assert bench.processor.process(bench.only(State.closed))
     assert len(bench.only(State.processed).results()) == 3
+
+
+@pytest.mark.parametrize("n_broken", [1, 3])
+@pytest.mark.parametrize(
+    ("error", "kind"), [(errno.EMFILE, "file-limit"), (errno.EIO, "spool-unreadable")]
+)
+def test_a_file_that_the_system_does_not_give_is_tried_again(
+    make_bench, paths, monkeypatch, n_broken, error, kind
+):
+    """A slice that got Success must not end in quarantine since descriptors were short."""
+    bench = make_bench()
+    broken = sorted(bench.only(State.closed).inputs.iterdir())[:n_broken]
+    original = Path.open
+
+    def give_none(self, *args, **more):
+        if self.name in {path.name for path in broken}:
+            raise OSError(error, os.strerror(error))
+        return original(self, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", give_none)
+        for _ in range(MAX_ATTEMPTS - 1):
+            assert not bench.processor.process(bench.only(State.closed))
+    assert bench.metrics.value("processing_errors_total", kind=kind) == MAX_ATTEMPTS - 1
+    assert bench.processor.process(bench.only(State.closed))
+    assert len(bench.only(State.processed).results()) == 3
+
+
+def test_a_file_that_the_disk_has_lost_holds_nothing_up_for_ever(make_bench, monkeypatch):
+    """The others are delivered; it is kept, with its reason."""
+    bench = make_bench()
+    broken = min(bench.only(State.closed).inputs.iterdir()).name
+    original = Path.open
+
+    def give_none(self, *args, **more):
+        if self.name == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(self, *args, **more)
+
+    monkeypatch.setattr(Path, "open", give_none)
+    for _ in range(MAX_ATTEMPTS - 1):
+        assert not bench.processor.process(bench.only(State.closed))
+    assert bench.processor.process(bench.only(State.closed))
+    part = bench.only(State.processed)
+    assert len(part.results()) == 2
+    assert bench.processor.reasons(part) == {broken: "failed: unreadable"}
 
 
 def test_sigterm_ends_processing_at_a_slice_and_the_next_start_goes_on(make_bench):

@@ -178,8 +178,8 @@ class Door:
                 return
             address = str(place[0])
             if not self._is_admitted(address):
-                connection.close()
                 self.refused("address", address)
+                connection.close()
                 continue
             self._make_room(address)
             connection.setblocking(False)
@@ -203,8 +203,8 @@ class Door:
         same = [caller for caller in self._callers if caller.address == address]
         crowd = same if len(same) >= MAX_WAITING_PER_ADDRESS else self._callers
         if len(same) >= MAX_WAITING_PER_ADDRESS or len(self._callers) >= MAX_WAITING:
-            self._drop(crowd[0])
             self.refused("too-many-waiting", crowd[0].address)
+            self._drop(crowd[0])
 
     def _rest(self, error: OSError) -> None:
         """Wait for file descriptors: a port that is ready all the time would keep a core busy."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,11 +11,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
-from kspacesr_rt.dicom import scan_folder
+from kspacesr_rt.dicom import Scan, scan_folder
 from kspacesr_rt.dicom.limits import limited_to
 from kspacesr_rt.errors import NoMRImageError, ResultError, RunMismatchError
 from kspacesr_rt.node import durable
-from kspacesr_rt.node.durable import FULL_DISK
+from kspacesr_rt.node.durable import FILE_LIMITS, FULL_DISK
 from kspacesr_rt.node.events import Log
 from kspacesr_rt.node.metrics import Metrics
 from kspacesr_rt.node.part import Part
@@ -25,6 +26,8 @@ from kspacesr_rt.report import RunReport
 REPORT: Final = "report.json"
 NEVER_KEPT: Final = frozenset({"already-derived", "duplicate"})
 """What is left out for these reasons lies elsewhere: our own results, and what is there twice."""
+CANNOT_BE_READ: Final = "cannot be read: "
+"""How the message of a file begins that the system did not let be read; what it said follows."""
 EXHAUSTED: Final = "failed: attempts"
 """Reason of inputs that end every attempt: kept under any option, since nobody knows why."""
 
@@ -101,7 +104,11 @@ class Processor:
             self._spool.forgive_attempts(part)
             return self._error(RunMismatchError.__name__)
         except NoMRImageError:
-            self._set_aside(part, self._left_out(part))
+            scan = self._scan(part)
+            messages = [left.message for left in scan.left_out]
+            if self._is_systems_fault(part, messages, before):
+                return False
+            self._set_aside(part, self._left_out(part, scan))
             return True
         except Exception as exc:  # its text may quote a patient's values
             cause = exc.__cause__
@@ -109,6 +116,9 @@ class Processor:
                 self._spool.forgive_attempts(part)
             return self._error(type(exc).__name__)
         self.able = True
+        messages = [one.message for one in report.slices if one.outcome == "failed"]
+        if self._is_systems_fault(part, messages, before):
+            return False
         self._tell(part, report)
         self._spool.finish_processing(part)
         return True
@@ -163,14 +173,30 @@ class Processor:
             failed=report.count("failed"),
         )
 
-    def _left_out(self, part: Part) -> dict[str, str]:
-        """Return why each input was left out, when there is no report."""
+    def _is_systems_fault(self, part: Part, messages: list[str], before: int) -> bool:
+        """Return whether the part is to be tried again, since the system gave none of its files.
+
+        They are the spool's own: no sender is to blame that a disk or the number of files failed.
+        """
+        told = {one.removeprefix(CANNOT_BE_READ) for one in messages if CANNOT_BE_READ in one}
+        if told & {os.strerror(number) for number in FILE_LIMITS}:
+            self._metrics.count("file_limit_total", where="process")
+            self._spool.forgive_attempts(part)
+            return not self._error("file-limit")
+        if told and before + 1 < MAX_ATTEMPTS:
+            return not self._error("spool-unreadable")
+        return False
+
+    def _scan(self, part: Part) -> Scan:
         with limited_to(self._options.limits):
-            scan = scan_folder(
+            return scan_folder(
                 part.inputs,
                 include_derived=self._options.include_derived,
                 keep_private=self._options.keep_private,
             )
+
+    def _left_out(self, part: Part, scan: Scan) -> dict[str, str]:
+        """Return why each input was left out, when there is no report."""
         # What the scan would process, only ``--on-interpolated skip`` leaves out.
         reasons = {path.name: "skipped: interpolated" for path in _files(part)}
         told = {left.path.name: f"{left.outcome}: {left.reason}" for left in scan.left_out}
