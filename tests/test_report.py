@@ -42,6 +42,26 @@ def test_exit_codes_follow_the_worst_slice(slices, code):
     assert report(*slices).exit_code == code
 
 
+@pytest.mark.parametrize("code", [130, 143, 7, 1])
+def test_what_ended_a_run_is_its_exit_code_whatever_failed_before(code, tmp_path):
+    """In the object and in the file: a script that reads either must not take half for whole."""
+    ended = dataclasses.replace(
+        report(record("written"), record("failed", "non-finite")), interrupted=True, ended_with=code
+    )
+    ended.save(tmp_path / "report.json")
+    assert ended.exit_code == code
+    assert json.loads((tmp_path / "report.json").read_bytes())["exit_code"] == code
+
+
+def test_frames_count_as_slices_and_files_as_files():
+    """A multi-frame file of 40 frames is one file and forty slices."""
+    frames = dataclasses.replace(record("written"), n_frames=40)
+    one = report(frames, record("written"), dataclasses.replace(frames, outcome="failed"))
+    assert (one.count("written"), one.count_slices("written")) == (2, 41)
+    assert (one.count("failed"), one.count_slices("failed")) == (1, 40)
+    assert one.as_text().startswith("41 slices written")
+
+
 def test_the_summary_counts_each_reason_and_warning():
     """One line a reason, however many files it was."""
     text = report(

@@ -519,6 +519,20 @@ def test_unused_padding_goes_if_its_value_now_occurs(level, present, make, mr):
     assert ("PixelPaddingValue" in derived) == present
 
 
+@pytest.mark.parametrize(("first", "last"), [(33, 40), (40, 33)], ids=["up", "down"])
+@pytest.mark.parametrize(
+    ("level", "present"),
+    [(32.0, True), (33.0, False), (36.0, False), (40.0, False), (41.0, True)],
+)
+def test_an_unused_range_of_padding_goes_if_any_of_it_now_occurs(
+    level, present, first, last, make, mr
+):
+    """Value and limit stand in either order, and both belong to the range."""
+    told = {"PixelPaddingValue": first, "PixelPaddingRangeLimit": last}
+    derived = make(mr(np.full((20, 24), 5, "<u2"), **told), values=np.full((40, 48), level))
+    assert [keyword in derived for keyword in told] == [present, present]
+
+
 def test_high_bit_follows_the_stored_bits(make, mr):
     """A pre-2011 source kept its values in the upper bits; the output cannot."""
     stored = np.full((20, 24), 100 << 4, "<u2")
