@@ -365,6 +365,7 @@ def linked_file(path: Path, ds: Dataset) -> None:
     """Link to a good slice outside of the folder."""
     outside = path.parents[1] / "outside.dcm"
     outside.write_bytes(content(ds))
+    path.unlink(missing_ok=True)
     path.symlink_to(outside)
 
 

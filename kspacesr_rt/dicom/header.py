@@ -23,6 +23,7 @@ from pydicom.uid import (
 )
 
 from kspacesr_rt.dicom.carried import Carried, found_encoding, viewed
+from kspacesr_rt.dicom.element_steps import LONG_VRS
 from kspacesr_rt.dicom.limits import current_limits, too_large
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS as PARSE_ERRORS
 from kspacesr_rt.dicom.quiet import quiet_pydicom
@@ -170,7 +171,8 @@ def _parse(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | 
             view = viewed(dataset)
             if not view.file_meta.get("TransferSyntaxUID"):
                 view.file_meta.TransferSyntaxUID = _guessed_syntax(view)
-            pixels = _pixels(body, little=found_encoding(view)[1])
+            implicit, little = found_encoding(view)
+            pixels = _pixels(body, implicit=implicit, little=little)
     except RecursionError as exc:
         raise SliceFailed("too-large", "its sequences are nested too deeply") from exc
     except zlib.error as exc:
@@ -242,7 +244,7 @@ def _body(file: BinaryIO, dataset: FileDataset) -> tuple[BinaryIO, Dataset | Non
     return io.BytesIO(), after
 
 
-def _pixels(file: BinaryIO, *, little: bool) -> _Pixels | None:
+def _pixels(file: BinaryIO, *, implicit: bool, little: bool) -> _Pixels | None:
     """Return where the pixel data is, at whose element a stream stands; None if it does not."""
     order = "<" if little else ">"
     start = file.read(8)
@@ -252,7 +254,7 @@ def _pixels(file: BinaryIO, *, little: bool) -> _Pixels | None:
     tag = group << 16 | element
     if tag not in (PIXEL_DATA, *FLOAT_PIXEL_TAGS):
         return None
-    length = _pixel_length(file, start, order)
+    length = _pixel_length(file, start, order, implicit=implicit)
     here = file.tell()
     if length == _UNDEFINED_LENGTH:
         n_bytes, complete = fragments(file)
@@ -272,7 +274,7 @@ def _pixels(file: BinaryIO, *, little: bool) -> _Pixels | None:
     )
 
 
-def _pixel_length(file: BinaryIO, start: bytes, order: str) -> int:
+def _pixel_length(file: BinaryIO, start: bytes, order: str, *, implicit: bool) -> int:
     """Return the length of pixel data, of which the first eight bytes were read.
 
     Whether they are explicit is told by themselves: scanners and converters have written the one
@@ -281,7 +283,8 @@ def _pixel_length(file: BinaryIO, start: bytes, order: str) -> int:
     """
     vr, reserved = start[4:6], start[6:8]
     length: int
-    if vr.isalpha() and vr.isupper() and reserved == b"\0\0" and vr[0] % 2:
+    known = vr in LONG_VRS and not implicit
+    if known or (vr.isalpha() and vr.isupper() and reserved == b"\0\0" and vr[0] % 2):
         (length,) = struct.unpack(f"{order}L", file.read(4))
     else:
         (length,) = struct.unpack(f"{order}L", start[4:])
