@@ -207,11 +207,12 @@ def _carried_bytes(
 ) -> DataElement | RawDataElement:
     vr = _vr(raw, source, signed)
     value = raw.value or b""
-    if vr == "SQ":
+    # An implicit file does not say of private sequences that they are some.
+    if vr == "SQ" or (vr == "UN" and raw.VR is None and value.startswith(_ITEM)):
         try:
-            items = _items(raw, value, source)
+            items = items_of(raw, source)
         except (OSError, *PARSE_ERRORS):
-            return raw._replace(VR="SQ", value=value)
+            return RawDataElement(raw.tag, vr, len(value), value, 0, False, True)
         element = DataElement(raw.tag, "SQ", Sequence())
         return _carried_items(element, items, signed=signed, depth=depth)
     if not raw.is_little_endian:
@@ -249,8 +250,15 @@ def _one_of(vr: str, raw: RawDataElement, source: Dataset, signed: int | None) -
     return decided if len(decided) == 2 else vr.rsplit(" or ", 1)[-1]
 
 
-def _items(raw: RawDataElement, value: bytes, source: Dataset) -> Sequence:
-    """Return the items of a sequence of defined length."""
+def items_of(raw: RawDataElement, source: Dataset) -> Sequence:
+    """Return the items of a sequence of defined length, not yet `carried`.
+
+    Raises
+    ------
+    OSError, Exception
+        One of `kspacesr_rt.dicom.parse_errors.PARSE_ERRORS`, if it is none.
+    """
+    value = raw.value or b""
     _require_items(value, "<HHL" if raw.is_little_endian else ">HHL")
     return read_sequence(
         BytesIO(value),

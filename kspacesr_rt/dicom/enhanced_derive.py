@@ -28,6 +28,7 @@ from kspacesr_rt.dicom.derive import (
     new_file_meta,
     qualify,
 )
+from kspacesr_rt.dicom.enhanced_dimensions import PrivateDimensions
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups
 from kspacesr_rt.dicom.header import PIXEL_DATA
 from kspacesr_rt.dicom.identity import whose
@@ -80,7 +81,9 @@ def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
         raise SliceFailed("too-large", f"DICOM counts at most {US_MAX} rows or columns")
     with quiet_pydicom():
         source = _root(header)
+        dimensions = PrivateDimensions.of(header)
         drop_stale(header, keep_private=derivation.keep_private)
+        dimensions.put_back(header)
         # What sorts behind the pixels would stand behind them, where the writer has nothing.
         derived = shallow(header, lambda tag: tag < PIXEL_DATA)
         for keyword in _OF_THE_OLD_PIXELS:

@@ -21,6 +21,7 @@ from kspacesr_rt.dicom.attributes import (
     numbers,
     sort_numbers,
 )
+from kspacesr_rt.dicom.enhanced_dimensions import DANGLING, dangles
 from kspacesr_rt.dicom.enhanced_groups import FunctionalGroups, told_by_frame
 from kspacesr_rt.dicom.header import Header
 from kspacesr_rt.dicom.image_types import shows_map
@@ -103,6 +104,9 @@ def _source(
     )
     acquired = _acquired_samples(dataset, groups)
     interpolated = acquired is not None and acquired < INTERPOLATED_BELOW * max(matrix)
+    warnings = [f"interpolated {acquired}->{max(matrix)}"] if interpolated else []
+    if dangles(dataset, groups):
+        warnings.append(DANGLING)
     return SourceSlice(
         path=path,
         sop_class_uid=sys.intern(str(dataset.SOPClassUID)),
@@ -112,7 +116,7 @@ def _source(
         matrix=matrix,
         order=(round(first, 2), *sort_numbers(dataset)),
         interpolated_from=acquired if interpolated else None,
-        warnings=(f"interpolated {acquired}->{max(matrix)}",) if interpolated else (),
+        warnings=tuple(warnings),
         n_frames=len(frames),
     )
 
