@@ -119,8 +119,11 @@ def check_result(sr: FloatArray, lr: FloatArray, spec: ModelSpec) -> SliceFigure
     Raises
     ------
     SliceFailed
-        ``non-finite`` or ``data-consistency``.
+        ``non-finite`` or ``data-consistency``; ``bad-rescale``: the values are negative, and the
+        model gives magnitudes, which would be clipped to nothing.
     """
+    if spec.output == "magnitude" and -float(lr.min()) > max(float(lr.max()), 0.0):
+        raise SliceFailed("bad-rescale", "its values are negative, and the model gives magnitudes")
     if not np.isfinite(sr).all():
         raise SliceFailed("non-finite", "the result holds NaN or infinity")
     figures = measure_slice(sr, lr, spec.sample_grid)

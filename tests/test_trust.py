@@ -197,3 +197,15 @@ def test_nothing_that_is_no_number_passes(name, value):
     with pytest.raises(SliceFailed, match="NaN or infinity") as caught:
         check_result(sr, lr, (KEPT | FREE)[name])
     assert caught.value.reason == "non-finite"
+
+
+def test_a_magnitude_of_negative_values_is_no_result(make_spec):
+    """A negative Rescale Slope made a black slice of it, clipped at nothing."""
+    lr = brain_phantom((32, 32)).astype(np.float32)
+    spec = make_spec("seed-kspace")
+    assert spec.output == "magnitude"
+    check_result(zero_fill(lr, 2), lr, spec)
+    with pytest.raises(SliceFailed, match="the model gives magnitudes") as caught:
+        check_result(zero_fill(lr, 2), -lr, spec)
+    assert caught.value.reason == "bad-rescale"
+    check_result(zero_fill(-lr, 2), -lr, baseline_spec("zero-fill", 2))
