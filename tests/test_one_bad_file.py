@@ -334,6 +334,19 @@ def test_bytes_that_read_back_differently_are_the_places(tmp_path, monkeypatch):
         infer(put_series(tmp_path / "in"), tmp_path / "out", ZERO_FILL)
 
 
+def test_an_error_of_no_system_while_an_output_is_checked_is_the_files(tmp_path, monkeypatch):
+    """Say, of a sequence that ends in an element; pydicom tells it as the system would."""
+
+    def raising(*args):
+        raise OSError("JANE^DOE")
+
+    monkeypatch.setattr(store, "_verify", raising)
+    report = infer(put_series(tmp_path / "in", 0), tmp_path / "out", ZERO_FILL)
+    (record,) = report.slices
+    assert (record.reason, report.exit_code) == ("unreadable", 8)
+    assert list((tmp_path / "out").glob("*/*")) == []
+
+
 def test_sound_bytes_that_mean_something_else_are_the_files(tmp_path, monkeypatch):
     """The disk did what it was told."""
     source = put_series(tmp_path / "in", 0)

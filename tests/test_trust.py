@@ -208,4 +208,4 @@ def test_a_magnitude_of_negative_values_is_no_result(make_spec):
     with pytest.raises(SliceFailed, match="the model gives magnitudes") as caught:
         check_result(zero_fill(lr, 2), -lr, spec)
     assert caught.value.reason == "bad-rescale"
-    check_result(zero_fill(-lr, 2), -lr, baseline_spec("zero-fill", 2))
+    check_result(zero_fill(-lr, 2), -lr, baseline_spec("zero-fill", 2, (32, 32)))
