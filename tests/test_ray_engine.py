@@ -25,7 +25,7 @@ from kspacesr_rt.errors import (
     RunMismatchError,
 )
 from kspacesr_rt.pipeline import InferOptions, RayEngine, infer, ray_crew
-from kspacesr_rt.pipeline.ray_cluster import Placement
+from kspacesr_rt.pipeline.ray_cluster import Placement, answers, connected, head_address
 
 try:
     import ray
@@ -410,6 +410,67 @@ def test_a_killed_driver_takes_its_workers_along(archive, local, out):
     report = infer(archive, out, ZERO_FILL)
     assert report.count("present") > 0
     assert losses(local[1], out) == NOTHING_LOST
+
+
+def descendants(pid):
+    """Return command lines of a process's children, theirs, and so on, by process id."""
+    found, parents = {}, {}
+    for folder in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        for child in [one for one, its in parents.items() if its == parent]:
+            with contextlib.suppress(OSError):
+                found[child] = (PROC / str(child) / "cmdline").read_bytes().decode(errors="replace")
+            waiting.append(child)
+    return found
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ("raylet/raylet", "the only node of the Ray cluster of this run has ended"),
+        ("gcs_server", "the head node of the Ray cluster does not answer"),
+    ],
+)
+def test_a_cluster_that_dies_ends_the_run_with_a_sentence(archive, local, out, server, told):
+    """It hung for ever, or Ray ended it after a minute without a report."""
+    process = start("infer", archive, out, *ON_RAY)
+    fault_cases.wait_until(lambda: lines(out) > 12, process)
+    (victim,) = [pid for pid, line in descendants(process.pid).items() if server in line]
+    os.kill(victim, signal.SIGKILL)
+    returned, stderr = fault_cases.ended(process)
+    assert returned == 3, stderr
+    assert told in stderr
+    assert "the same command completes the run" in stderr
+    assert json.loads((out / "report.json").read_text())["interrupted"]
+    fault_cases.wait_until(lambda: not writers(out), timeout_s=60)
+    assert infer(archive, out, ZERO_FILL).count("present") > 0
+    assert losses(local[1], out) == NOTHING_LOST
+
+
+def test_its_own_cluster_listens_on_loopback_and_keeps_its_token(tmp_path, monkeypatch):
+    """Nobody else reaches it, and the home folder stays empty."""
+    ray.shutdown()
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with connected(None, cpus=1) as module:
+        (node,) = module.nodes()
+        ports = {head_address(module)[1], node["NodeManagerPort"], node["ObjectManagerPort"]}
+        for port in ports:
+            assert answers(("127.0.0.1", port))
+            # Another address of this machine: open if, and only if, it listens on all of them.
+            assert not answers(("127.0.0.2", port))
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_proc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -30,6 +31,8 @@ OWN: Final = "local"
 """What Ray calls a cluster that it starts itself."""
 CONNECT_S: Final = 5.0
 """How long a head node may take to answer; Ray itself waits for minutes."""
+_TOKEN: Final = secrets.token_hex(32)
+"""Of clusters of our own, in this process and those that it starts: no file holds it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +135,30 @@ def import_ray() -> Any:
     return ray
 
 
+def is_own(address: str | None) -> bool:
+    """Return whether `connected` would start a cluster, on this machine alone."""
+    return not import_ray().is_initialized() and _address(address) == OWN
+
+
+def _address(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or OWN
+
+
+def head_address(ray: Any) -> tuple[str, int]:
+    """Return host and port of the head node that this process is connected to."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return host, int(port)
+
+
+def answers(head: tuple[str, int]) -> bool:
+    """Return whether somebody listens at a head node's port; Ray's own calls would wait for it."""
+    try:
+        socket.create_connection(head, timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
 def nodes_of(ray: Any) -> list[dict[str, float]]:
     """Return what each living node offers, by Ray's names."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -166,14 +193,15 @@ def connected(address: str | None, *, cpus: int) -> Iterator[Any]:
         _require_same_cluster(ray, address)
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or OWN
+    address = _address(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
         stack.callback(_restore, before)
         stack.enter_context(_variables_kept())
         try:
             if address == OWN:
-                os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+                stack.enter_context(_on_loopback(ray))
+                stack.enter_context(_own_token(ray))
                 # Ray's logs go with the cluster: its own folder would keep them. Sockets lie in
                 # there, and their paths must be short.
                 folder = tempfile.TemporaryDirectory(
@@ -218,6 +246,40 @@ def _variables_kept() -> Iterator[None]:
             if name not in before:
                 del os.environ[name]
         os.environ.update(before)
+
+
+@contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Have a cluster that Ray starts listen on loopback, as it does on macOS and Windows.
+
+    On Linux its six servers listen on all interfaces, whatever address they are given (ray 2.60);
+    this constant is what Ray asks for the platform.
+    """
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _own_token(ray: Any) -> Iterator[None]:
+    """Have a cluster that Ray starts ask for a token that only its processes know.
+
+    Ray would write one into the home folder, which a container's user may not have.
+    """
+    if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        yield
+        return
+    loader = ray._raylet.AuthenticationTokenLoader.instance()
+    os.environ["RAY_AUTH_TOKEN"] = _TOKEN  # `_variables_kept` takes it away again
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        loader.reset_cache()
 
 
 @contextmanager

@@ -6,17 +6,19 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 from kspacesr_rt.dicom import Scan, Series
+from kspacesr_rt.dicom.store import STATE_FOLDER
 from kspacesr_rt.errors import BackendUnavailableError, SliceFailed
 from kspacesr_rt.pipeline.folder import Journal
 from kspacesr_rt.pipeline.ray_actor import ActorJob, Outcome, Refusal, SeriesActor
-from kspacesr_rt.pipeline.ray_cluster import Placement, nodes_of
+from kspacesr_rt.pipeline.ray_cluster import Placement, answers, head_address, nodes_of
 from kspacesr_rt.pipeline.state import RunState, Unit
 from kspacesr_rt.report import SliceRecord
 
@@ -28,6 +30,8 @@ POLL_S: Final = 0.25
 """How often the driver looks for signals."""
 HIRE_S: Final = 5.0
 """How often it looks for new nodes."""
+HEAD_S: Final = 20.0
+"""How long the head node may be away; Ray ends this process after 60 s, without a report."""
 START_S: Final = 300.0
 """How long it waits while no actor is there: nodes may be starting, or be taken by others."""
 STOP_S: Final = 10.0
@@ -71,7 +75,14 @@ class Crew:
     """Actors, and the series that are still to be done."""
 
     def __init__(
-        self, ray: Any, run: RunState, scan: Scan, placement: Placement, job: ActorJob
+        self,
+        ray: Any,
+        run: RunState,
+        scan: Scan,
+        placement: Placement,
+        job: ActorJob,
+        *,
+        own: bool = False,
     ) -> None:
         self._ray, self._run, self._placement, self._job = ray, run, placement, job
         starts = accumulate((len(one.slices) for one in scan.series), initial=0)
@@ -88,6 +99,10 @@ class Crew:
         self._next_hire = 0.0
         self._served = False  # whether any actor ever came up
         self._alone_since = time.monotonic()
+        self._own = own  # the cluster is this run's, with one node
+        self._head, self._head_seen = head_address(ray), time.monotonic()
+        self._gone = False  # whether the cluster is, so that nothing more is asked of it
+        self._written = 0  # bytes of all journals: what actors finish shows there first
         self.most = 0
         """Actors that were open at the same time, at most."""
 
@@ -104,7 +119,7 @@ class Crew:
         try:
             while self._queue or any(member.dealt for member in self._members):
                 self._run.check_stop()
-                self._hire()
+                self._look_around()
                 self._deal()
                 self._await(POLL_S)
                 self._give_up_alone()
@@ -121,13 +136,53 @@ class Crew:
     def _open(self) -> list[Member]:
         return [member for member in self._members if member.opening is None]
 
-    def _hire(self) -> None:
-        """Start actors where there is room, never more than there are series for."""
+    def _look_around(self) -> None:
+        """See whether the cluster is there, whether it gets on, and whether it has room for more.
+
+        Raises
+        ------
+        BackendUnavailableError
+            If it is gone: nothing that is left would ever be done.
+        """
         now = time.monotonic()
         if now < self._next_hire:
             return
         self._next_hire = now + HIRE_S
-        room = self._placement.wanted(nodes_of(self._ray))
+        self._note_progress()
+        if not answers(self._head):
+            self._run.elsewhere = "the head node of the Ray cluster does not answer"
+            if now - self._head_seen > HEAD_S:
+                self._lose_cluster(self._run.elsewhere)
+            return
+        self._head_seen = now
+        nodes = nodes_of(self._ray)
+        if not nodes and self._own:
+            self._lose_cluster("the only node of the Ray cluster of this run has ended")
+        at_work = sum(bool(member.dealt) for member in self._members)
+        self._run.elsewhere = (
+            f"{at_work} workers are at work on {len(nodes)} nodes of the Ray cluster, "
+            f"{len(self._queue)} series wait"
+        )
+        self._hire(nodes)
+
+    def _note_progress(self) -> None:
+        """Count it as a movement if any actor has noted something in its journal."""
+        written = _journal_bytes(self._run.output)
+        if written != self._written:
+            self._written = written
+            self._run.clock.moved()
+
+    def _lose_cluster(self, why: str) -> NoReturn:
+        self._gone = True
+        raise BackendUnavailableError(
+            f"{why}: {self._run.total - self._run.done} slices are not done, or not known to be",
+            hint="the same command completes the run; without --engine ray it does so in one "
+            "process. A node that ends by itself mostly lacks memory: fewer --actors need less",
+        )
+
+    def _hire(self, nodes: Sequence[Mapping[str, float]]) -> None:
+        """Start actors where there is room, never more than there are series for."""
+        room = self._placement.wanted(nodes)
         idle = sum(not member.dealt for member in self._members)
         for _ in range(min(room - len(self._members), len(self._queue) - idle)):
             self._members.append(self._started())
@@ -263,6 +318,8 @@ class Crew:
         """Let the actors finish their slices, and record what is finished."""
         run, deadline = self._run, time.monotonic() + STOP_S
         run.ending = True
+        if self._gone:
+            return
         for member in self._open:
             with suppress(Exception):
                 member.handle.stop.options(concurrency_group="control").remote()
@@ -281,6 +338,8 @@ class Crew:
         self._members.clear()
 
     def _kill(self, member: Member) -> None:
+        if self._gone:
+            return
         with suppress(Exception):
             self._ray.kill(member.handle)
 
@@ -307,6 +366,15 @@ def _not_loading(exc: Exception) -> BackendUnavailableError:
         f"{str(exc).strip().splitlines()[-1]}",
         hint="install the same version, with its extras, on every node",
     )
+
+
+def _journal_bytes(output: Path) -> int:
+    """Return how large the journals of an output folder are together: it grows with every slice."""
+    sizes = 0
+    for path in (output / STATE_FOLDER).glob("journal*.jsonl"):
+        with suppress(OSError):  # gone, or a share that is away
+            sizes += path.stat().st_size
+    return sizes
 
 
 def _units(work: Work) -> Iterator[Unit]:

@@ -22,7 +22,7 @@ from kspacesr_rt.pipeline.local import Engine, LocalEngine
 from kspacesr_rt.pipeline.opened import OpenBackends
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.ray_actor import ActorJob
-from kspacesr_rt.pipeline.ray_cluster import Placement, connected, nodes_of
+from kspacesr_rt.pipeline.ray_cluster import Placement, connected, is_own, nodes_of
 from kspacesr_rt.pipeline.ray_crew import Crew
 from kspacesr_rt.pipeline.state import RunState
 
@@ -53,6 +53,7 @@ class RayEngine:
         self._threads = (1, 1)
 
     def __enter__(self) -> Self:
+        self._own = is_own(self._address)
         self._ray = self._stack.enter_context(connected(self._address, cpus=self._wanted))
         return self
 
@@ -93,7 +94,7 @@ class RayEngine:
             workers=placement.workers(options),
             epoch=os.environ.get(EPOCH),
         )
-        crew = Crew(self._ray, run, scan, placement, job)
+        crew = Crew(self._ray, run, scan, placement, job, own=self._own)
         try:
             crew.work()
         finally:
