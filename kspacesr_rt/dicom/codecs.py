@@ -40,6 +40,7 @@ from kspacesr_rt.dicom.codestream import (
     CodeStreamError,
     read_jpeg,
     read_jpeg2000,
+    without_remarks,
 )
 from kspacesr_rt.dicom.failures import failure_of
 from kspacesr_rt.dicom.rle import decode_rle
@@ -124,7 +125,7 @@ def decode_frame(src: bytes, runner: Any) -> bytes | bytearray:
         return _decode_jpeg(src, stream, runner.bits_allocated)
     plugin = "pyjpegls" if is_jpeg_ls else "pylibjpeg"
     decode = importlib.import_module(f"pydicom.pixels.decoders.{plugin}")._decode_frame
-    decoded: bytes | bytearray = decode(src, runner)
+    decoded: bytes | bytearray = decode(without_remarks(src) if is_jpeg_ls else src, runner)
     return decoded
 
 

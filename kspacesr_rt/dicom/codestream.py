@@ -22,6 +22,8 @@ JPEG_LOSSLESS: Final = 0xC3
 JPEG_PROCESSES: Final = frozenset({0xC0, 0xC1, JPEG_LOSSLESS})
 """Baseline, extended sequential, lossless: what DICOM has not retired."""
 JPEG_LS: Final = 0xF7
+_NEEDED_BY_JPEG_LS: Final = frozenset({JPEG_LS, 0xF8, _DRI})
+"""Frame header, presets (ISO/IEC 14495-1 C.2.4), restart interval."""
 _SCAN_MARKER: Final = re.compile(rb"\xff+([\x01-\xfe])")
 _J2K_START: Final = b"\xff\x4f\xff\x51"
 _JP2_START: Final = b"\x00\x00\x00\x0cjP  "
@@ -99,6 +101,22 @@ def read_jpeg(frame: bytes) -> CodeStream:
         process=process,
         end=end,
     )
+
+
+def without_remarks(frame: bytes) -> bytes:
+    """Return a JPEG-LS stream that `read_jpeg` accepts without the segments no decoder needs.
+
+    CharLS gives up at segments that are JPEG's, such as an empty Huffman table; others skip them.
+    """
+    kept, at = bytearray(frame[:2]), 2
+    while True:
+        marker, at = _next_marker(frame, at)
+        if marker == _SOS:
+            return bytes(kept) + bytes((0xFF, _SOS)) + frame[at:]
+        (length,) = struct.unpack_from(">H", frame, at)
+        if marker in _NEEDED_BY_JPEG_LS:
+            kept += bytes((0xFF, marker)) + frame[at : at + length]
+        at += length
 
 
 def _next_marker(frame: bytes, at: int) -> tuple[int, int]:

@@ -299,6 +299,8 @@ def require_pixel_data(header: Header | SkimmedHeader, *, n_frames: int = 1) -> 
         raise SliceFailed("codec", "its transfer syntax is unknown")
     expected = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
     expected *= n_frames
+    if header.encapsulated and not header.complete:
+        raise SliceFailed("truncated", "its compressed pixel data do not end as they should")
     if not header.complete or (not header.encapsulated and header.pixel_bytes < expected):
         raise SliceFailed("truncated", "holds less pixel data than its matrix needs")
     # A codec may make a frame of noise larger than it was, but not twice.
