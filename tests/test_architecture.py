@@ -35,6 +35,7 @@ RUNTIME_LAYERS = {
     "rim_energy": 3,
     "interpolated": 4,
     "half_spectra": 3,
+    "signs": 2,
     "trust": 5,
     "survey": 5,
     "phantoms": 2,
