@@ -94,6 +94,8 @@ def test_series_whose_rim_is_noise_are_drawn_less():
     expected = rim_signal_share(clean.slices, 2) / rim_signal_share(slices, 2)
     assert weights[0] / weights[1] == pytest.approx(expected)
     assert weights[0] > 1.5 * weights[1]
+    evenly = series_weights([clean, noisy], Balance(by_signal=False), 2)
+    np.testing.assert_allclose(evenly, 0.5)
 
 
 def test_a_balance_that_leaves_nothing_is_refused():
@@ -103,6 +105,13 @@ def test_a_balance_that_leaves_nothing_is_refused():
     assert "names of files" in caught.value.hint
     with pytest.raises(InputError, match="every contrast has a share of 0"):
         Balance(**dict.fromkeys(CONTRASTS, 0.0))
+
+
+@pytest.mark.parametrize("value", [0, 1.0, "yes", None])
+def test_by_signal_is_yes_or_no(value):
+    """A share there would be taken for a weight that nobody applies."""
+    with pytest.raises(InputError, match=r"^balance: by_signal is "):
+        Balance(by_signal=value)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), "much", True, None])

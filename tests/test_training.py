@@ -342,7 +342,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(series, tmp_p
 
 
 @pytest.mark.parametrize(
-    "change", [{"width": 8}, {"upscale": 4}, {"architecture": "seed-image"}, {"name": "other"}]
+    "change", [{"width": 8}, {"upscale": 4}, {"architecture": "seed-image"}, {"lr": 2e-3}]
 )
 def test_resuming_another_run_is_refused(series, tmp_path, change):
     """Half of one run and half of another is no run that anybody could repeat."""

@@ -59,14 +59,20 @@ class Balance:
     """T1-weighted."""
     other: float = 1.0
     """Whatever no name tells."""
+    by_signal: bool = True
+    """Draw a series less, the more of what is to be predicted of it is noise."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
         for item in fields(self):
             value = getattr(self, item.name)
+            if item.name == "by_signal":
+                if not isinstance(value, bool):
+                    raise InputError(f"balance: by_signal is {value!r}, expected true or false")
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0.0:
                 raise InputError(f"balance: {item.name} is {value!r}, expected 0 or more")
-        if not any(getattr(self, item.name) for item in fields(self)):
+        if not any(getattr(self, name) for name in CONTRASTS):
             raise InputError("balance: every contrast has a share of 0")
 
 
@@ -79,6 +85,10 @@ def contrast_of(name: str) -> str:
 def _volume_of(one: _Series) -> tuple[str, str]:
     """Tell volumes apart: planes of one differ by what stands behind a colon."""
     return one.patient, re.sub(r":[12]$", "", one.name)
+
+
+def _signal_share(one: _Series, upscale: int) -> float:
+    return rim_signal_share(one.slices, upscale, support=(1.0, 1.0) if one.cropped else one.support)
 
 
 def series_weights(series: Sequence[_Series], balance: Balance, upscale: int) -> FloatArray:
@@ -97,9 +107,9 @@ def series_weights(series: Sequence[_Series], balance: Balance, upscale: int) ->
     -------
         Shape ``(len(series),)``, sum 1. Within a contrast a volume weighs the root of its slices
         a plane, less the more volumes of one patient there are (their root again), shared out
-        evenly over its planes and versions, and times the share of the rim's power that is signal
-        (`kspacesr_rt.train.noise.rim_signal_share`): a step on targets that are noise teaches
-        nothing.
+        evenly over its planes and versions, and, with `by_signal`, times the share of the rim's
+        power that is signal (`kspacesr_rt.train.noise.rim_signal_share`): a step on targets that
+        are noise teaches nothing.
 
     Raises
     ------
@@ -117,9 +127,7 @@ def series_weights(series: Sequence[_Series], balance: Balance, upscale: int) ->
             np.sqrt(np.mean(counts[_volume_of(one)]))
             / len(counts[_volume_of(one)])
             / np.sqrt(len(volumes[one.patient, contrast]))
-            * rim_signal_share(
-                one.slices, upscale, support=(1.0, 1.0) if one.cropped else one.support
-            )
+            * (_signal_share(one, upscale) if balance.by_signal else 1.0)
             for one, contrast in zip(series, contrasts, strict=True)
         ]
     )
