@@ -173,6 +173,27 @@ def test_stopped_runs_write_their_report_and_are_completed(
     assert log.stat().st_size - n_computed <= stopped * (fault_cases.N_FRAMES + 3 * 3)
 
 
+def test_killed_replacements_are_completed_and_no_name_is_left(study, out, tmp_path):
+    """Kill -9 while corrected slices take the place of others: in the end all say the new name."""
+    rng, log = random.Random(SEED), tmp_path / "computed"
+    infer(study, out, ZERO_FILL)
+    for path in study.rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientName = "NEW^NAME"
+        dataset.save_as(path)
+    kills = 0
+    for _ in range(3):
+        process = run_and_meet(rng, study, out, "--stale", "replace", log=log, longest_s=0.3)
+        process.kill()
+        code, stderr = ended(process)
+        kills += code == -signal.SIGKILL
+        assert code in (0, -signal.SIGKILL), stderr
+    code, stderr = ended(start("infer", study, out, *CLI, "--stale", "replace"))
+    assert (code, kills > 0) == (0, True), stderr
+    assert losses(expected_of(study, tmp_path), out) == NOTHING_LOST
+    assert not fault_cases.leftovers(out)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """Return what mounts a small file system, and gives it another size."""

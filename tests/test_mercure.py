@@ -10,9 +10,9 @@ import sys
 import pytest
 from pydicom import dcmread
 
-from kspacesr_rt.errors import InputError, NoMRImageError, SliceFailed
+from kspacesr_rt.errors import InputError, NoMRImageError, SliceFailed, StaleOutputError
 from kspacesr_rt.mercure import read_task, run_task
-from kspacesr_rt.pipeline import InferOptions, slices
+from kspacesr_rt.pipeline import InferOptions, infer, slices
 from kspacesr_rt.sample import sample_folder
 
 SETTINGS = {"backend": "zero-fill", "upscale": 2}
@@ -150,3 +150,39 @@ def test_a_missing_environment_is_named(tmp_path):
         read_task({"MERCURE_IN_DIR": str(tmp_path / "no")})
     with pytest.raises(InputError, match=r"no readable task\.json"):
         read_task({"MERCURE_IN_DIR": str(tmp_path), "MERCURE_OUT_DIR": str(tmp_path)})
+
+
+def test_what_a_killed_module_left_behind_is_not_delivered_with_a_corrected_case(case):
+    """The folder may outlive a container; the case came again under another name."""
+    task = read_task(case)
+    infer(task.source, task.output / ".kspacesr-rt", task.options)  # and killed before delivery
+    for path in source_of(case).glob("*.dcm"):
+        dataset = dcmread(path)
+        dataset.PatientName = "NEW^NAME"
+        dataset.save_as(path)
+    with pytest.raises(StaleOutputError):
+        run_task(task)
+    assert result_of(case)["exit_code"] == 10
+    assert not list(task.output.glob("*.dcm"))
+
+
+def test_only_what_the_run_vouches_for_is_delivered(case):
+    """What `keep` leaves beside it in the working folder is somebody's old name."""
+    task = read_task(case)
+    infer(task.source, task.output / ".kspacesr-rt", task.options)
+    for path in source_of(case).glob("*.dcm"):
+        dataset = dcmread(path)
+        dataset.PatientName = "NEW^NAME"
+        dataset.save_as(path)
+    write_task(source_of(case), SETTINGS | {"stale": "keep"})
+    assert run_task(read_task(case)) == 0
+    names = [str(dcmread(path).PatientName) for path in task.output.glob("*.dcm")]
+    assert names == ["NEW^NAME"] * 3
+
+
+@pytest.mark.parametrize("value", ["sometimes", 1, True])
+def test_a_word_for_stale_outputs_that_is_none_is_refused(case, value):
+    """As on the command line."""
+    write_task(source_of(case), SETTINGS | {"stale": value})
+    with pytest.raises(InputError, match="stale"):
+        read_task(case)

@@ -1,6 +1,7 @@
 """Archives on Ray: the same bytes as the local engine, whatever happens to workers and nodes."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import fault_cases
+import pydicom
 import pytest
 import ray_actors
 from fault_cases import NOTHING_LOST, contents, leftovers, losses
@@ -23,6 +25,7 @@ from kspacesr_rt.errors import (
     InputError,
     OutputError,
     RunMismatchError,
+    StaleOutputError,
 )
 from kspacesr_rt.pipeline import InferOptions, RayEngine, infer, ray_crew
 from kspacesr_rt.pipeline.ray_cluster import Placement, answers, connected, head_address
@@ -158,6 +161,34 @@ def test_the_same_bytes_and_the_same_report_come_out(cluster, backend, tmp_path)
     ]
     assert sheets[0] == sheets[1] != {}
     assert {one.name: one.workers for one in two.stages}["infer"] == 2
+
+
+def test_stale_outputs_are_refused_kept_or_replaced_as_by_the_local_engine(cluster, tmp_path):
+    """Whichever engine noted what, and whichever goes on: the workers' journals count, too."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    first, *_ = fault_cases.make_slices(source, 6)
+    options = InferOptions(backend="zero-fill", threads=1)
+    original = first.read_bytes()
+    engines = [lambda: RayEngine(actors=1), lambda: None, lambda: RayEngine(actors=1)]
+    for number, engine in enumerate(engines):
+        report = infer(source, out, options, engine=engine())
+        assert (report.exit_code, report.stale) == (0, ())
+        before = contents(out)
+        dataset = pydicom.dcmread(first)
+        dataset.PatientName = f"NEW^{number}"
+        dataset.save_as(first)
+        with pytest.raises(StaleOutputError):
+            infer(source, out, options, engine=engine())
+        assert contents(out) == before
+        for stale, handled in (("keep", "kept"), ("replace", "removed")):
+            told_what = dataclasses.replace(options, stale=stale)
+            report = infer(source, out, told_what, engine=engine())
+            assert [(one.reason, one.handled) for one in report.stale] == [
+                ("source-changed", handled)
+            ]
+        infer(source, tmp_path / f"fresh{number}", options)
+        assert losses(contents(tmp_path / f"fresh{number}"), out) == NOTHING_LOST
+    first.write_bytes(original)
 
 
 def test_random_uids_hang_on_the_folder_not_on_the_worker(cluster, archive, local, out):
