@@ -282,6 +282,12 @@ def test_options_that_were_added_since_leave_a_run_what_it_was():
     noisy = dataclasses.replace(TINY, augmentation=dataclasses.replace(AS_IS, rician_share=0.5))
     assert not noisy.continues(json.dumps(identity))
     assert not dataclasses.replace(TINY, balance=Balance()).continues(json.dumps(identity))
+    balanced = dataclasses.replace(TINY, balance=Balance(t2=2.0))
+    older = json.loads(balanced.identity())
+    del older["balance"]["by_signal"]
+    assert balanced.continues(json.dumps(older))
+    evenly = dataclasses.replace(TINY, balance=Balance(t2=2.0, by_signal=False))
+    assert not evenly.continues(json.dumps(older))
     assert not TINY.continues(json.dumps(identity | {"unknown": 1}))
     for nothing in (None, "", "[]", "no json"):
         assert not TINY.continues(nothing)

@@ -260,7 +260,8 @@ class TrainingOptions:
 def _filled(values: dict[str, Any], standard: dict[str, Any]) -> dict[str, Any]:
     """Add what is missing, in tables within too."""
     filled = {**standard, **values}
-    for name, inner in standard.items():
-        if isinstance(inner, dict) and isinstance(filled[name], dict):
+    for name, table in (("augmentation", Augmentation()), ("balance", Balance())):
+        if isinstance(filled[name], dict):
+            inner = json.loads(json.dumps(dataclasses.asdict(table)))
             filled[name] = {**inner, **filled[name]}
     return filled
