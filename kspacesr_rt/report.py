@@ -60,8 +60,13 @@ class SliceRecord:
     """Change of the mean intensity, over that of the source; worst frame's."""
     tissue_drift: float | None = None
     """Change of the mean over tissue, signed, over that of the source; worst frame's."""
+    clipped_share: float | None = None
+    """Samples that the top of the stored range cut off (of signed pixels its bottom too), of all;
+    worst frame's."""
+    stored_residual: float | None = None
+    """`measured_residual` of what is stored, where something was cut off; worst frame's."""
     flags: tuple[str, ...] = ()
-    """Figures that are beyond the model card's bounds."""
+    """Figures that are beyond the model card's bounds; ``clipped``, if samples were cut off."""
     warnings: tuple[str, ...] = ()
     """What is unusual about the input."""
 
@@ -210,21 +215,28 @@ class RunReport:
 
     @property
     def flagged(self) -> list[SliceRecord]:
-        """The files with a figure beyond the model's bounds."""
+        """The files with a figure beyond the model's bounds, or cut off by their stored range."""
         return [record for record in self.slices if record.flags]
 
     def _trust_lines(self) -> list[str]:
         """Say which results are beyond the model's bounds, or that it states none."""
+        clipped = sum(record.n_frames or 1 for record in self.slices if record.clipped_share)
+        lines = []
+        if clipped:
+            lines.append(f"{clipped} slices flagged as clipped: brighter than pixels can store")
         if not self.bounds:
-            return (
-                ["the model states no bounds: no slice is flagged"] if self.weights_sha256 else []
-            )
-        flagged = self.flagged
-        lines = [f"{len(flagged)} slices flagged as beyond the model's bounds"] if flagged else []
+            if self.weights_sha256:
+                other = "other " if clipped else ""
+                lines.append(f"the model states no bounds: no {other}slice is flagged")
+            return lines
+        flagged = [one for one in self.flagged if set(one.flags) & self.bounds.keys()]
+        if flagged:
+            lines.append(f"{len(flagged)} slices flagged as beyond the model's bounds")
         for record in flagged[:FLAGS_SHOWN]:
             told = ", ".join(
                 f"{name} {getattr(record, name):.3g} > {self.bounds[name]:.3g}"
                 for name in record.flags
+                if name in self.bounds
             )
             lines.append(f"  {record.file}: {told}")
         if len(flagged) > FLAGS_SHOWN:

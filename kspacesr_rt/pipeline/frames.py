@@ -23,6 +23,7 @@ from kspacesr_rt.dicom import (
     told_by_frame,
     writing_outputs,
 )
+from kspacesr_rt.dicom.clipping import Clipping, measure_clipping
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import FloatArray
@@ -62,6 +63,8 @@ class _GrowingFile:
     """Holds the frames that are done; they are on disk."""
     n_frames: int = 0
     """Frames that are done."""
+    clipping: Clipping = field(default_factory=Clipping)
+    """The worst so far."""
     figures: SliceFigures | None = None
     """The worst so far."""
     shown: list[Shown] = field(default_factory=list)
@@ -80,6 +83,9 @@ class _GrowingFile:
             self.figures = figures if self.figures is None else self.figures.worse_of(figures)
             with clock.busy("encode"):
                 stored = to_stored(sr, decoded.dataset)
+            with clock.busy("check"):
+                clipping = measure_clipping(stored, sr, decoded.values, decoded.dataset)
+            self.clipping = self.clipping.worse_of(clipping)
             self.n_frames += 1
             with clock.busy("write"):
                 self.writer.write(self.n_frames, stored)
@@ -137,7 +143,7 @@ def process_frames(
             output=str(path.relative_to(run.output)),
             matrix=source.matrix,
             n_frames=source.n_frames,
-            **told_figures(growing.figures, growing.flags),
+            **told_figures(growing.figures, growing.clipping, growing.flags),
             warnings=(
                 *source.warnings,
                 *([plan.warning] if plan.warning else []),

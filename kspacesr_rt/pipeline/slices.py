@@ -21,6 +21,8 @@ from kspacesr_rt.dicom import (
     write_atomically,
     writing_outputs,
 )
+from kspacesr_rt.dicom.clipping import Clipping, measure_clipping
+from kspacesr_rt.dicom.compress import native_samples
 from kspacesr_rt.dicom.failures import failing_the_file
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
 from kspacesr_rt.kspace import FloatArray, Matrix
@@ -141,6 +143,10 @@ def finish(
                 figures = check_result(sr, decoded.slice.values, spec)
             with run.clock.busy("encode"):
                 dataset = derive(decoded.slice, sr, plan.derivation)
+            with run.clock.busy("check"):
+                clipping = measure_clipping(
+                    native_samples(dataset), sr, decoded.slice.values, decoded.slice.dataset
+                )
             with run.clock.busy("read"):
                 before = FileState.read_after(unit.source.path, decoded.before)
         path = output_path(run.output, dataset)
@@ -163,7 +169,7 @@ def finish(
             sop_instance_uid=unit.source.sop_instance_uid,
             output=str(path.relative_to(run.output)),
             matrix=plan.matrix,
-            **told_figures(figures, figures.beyond(spec.bounds)),
+            **told_figures(figures, clipping, figures.beyond(spec.bounds)),
             warnings=(
                 *unit.source.warnings,
                 *([plan.warning] if plan.warning else []),
@@ -194,6 +200,13 @@ def shown_again(run: RunState, unit: Unit, record: SliceRecord) -> tuple[str, li
     return path.parent.name, [(unit.number, lr.values, sr.values)]
 
 
-def told_figures(figures: SliceFigures | None, flags: tuple[str, ...]) -> dict[str, Any]:
+def told_figures(
+    figures: SliceFigures | None, clipping: Clipping, flags: tuple[str, ...]
+) -> dict[str, Any]:
     """Return what a record tells of figures and flags."""
-    return {"flags": flags, **(asdict(figures) if figures else {})}
+    return {
+        "flags": (*flags, *clipping.flags),
+        "clipped_share": clipping.share,
+        "stored_residual": clipping.residual,
+        **(asdict(figures) if figures else {}),
+    }
