@@ -530,6 +530,18 @@ def test_nothing_is_left_of_its_own_cluster(archive, out, monkeypatch):
     assert not ray.is_initialized()
 
 
+def test_whatever_keeps_ray_from_starting_is_a_sentence(monkeypatch):
+    """Ray raises plain `Exception` where a node does not come up in time."""
+    ray.shutdown()
+
+    def init(**settings):
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(BackendUnavailableError, match=r"here: The current node.*startup\.$"):
+        connected(None, cpus=1).__enter__()
+
+
 def test_an_address_where_nothing_answers_is_an_error_at_once(archive, out):
     """Ray would try for minutes."""
     ray.shutdown()

@@ -216,10 +216,14 @@ def connected(address: str | None, *, cpus: int) -> Iterator[Any]:
                 _require_reachable(address)
             stack.callback(ray.shutdown)
             ray.init(address=address, **quiet)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as exc:
+        except Exception as exc:  # Ray raises that very class where a node does not come up
             if address == OWN:
-                told = f"Ray does not start here: {type(exc).__name__}"
-                raise BackendUnavailableError(told) from exc
+                why = str(exc).strip().partition("\n")[0] or type(exc).__name__
+                raise BackendUnavailableError(
+                    f"Ray does not start here: {why}",
+                    hint="a busy machine may be too slow for its deadlines: try again, or take "
+                    "--engine local",
+                ) from exc
             raise _unreachable(address, type(exc).__name__) from exc
         _restore(before)  # Ray has put its own in the place of the command line's
         stack.enter_context(_silent(ray))

@@ -51,7 +51,9 @@ class Opening:
 
     def waits_for(self) -> str:
         """Say what is opened."""
-        return f"the model is loaded, and backend '{self._backend}' opened or verified"
+        return (
+            f"the engine starts, the model is loaded, backend '{self._backend}' chosen or verified"
+        )
 
 
 class StallWatch:
