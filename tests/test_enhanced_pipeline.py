@@ -165,8 +165,8 @@ def test_a_frame_that_cannot_be_decoded_fails_the_file(place, out):
     ds.PixelData = ds.PixelData[:-208] + bytes(200) + ds.PixelData[-8:]
     report = infer(place(ds), out, ZERO_FILL)
     (record,) = report.slices
-    assert (record.outcome, record.reason) == ("failed", "decode")
-    assert record.message.startswith("frame 4: ")
+    assert (record.outcome, record.reason) == ("failed", "truncated")
+    assert record.message.startswith("frame 4: its RLE Lossless pixel data end early")
     assert outputs(out) == []
     assert report.exit_code == 8
 
