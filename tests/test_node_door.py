@@ -265,8 +265,11 @@ def test_a_door_without_file_descriptors_says_so_rests_and_goes_on(place):
         for _ in range(3):
             stack.enter_context(Wire(place.port))
         wait_until(lambda: place.metrics.value("file_limit_total", where="accept"), "the limit")
+        threading.Event().wait(0.2)
     assert answers_echo("127.0.0.1", place.port)
     assert "event=file-limit where=accept" in place.text.getvalue()
+    # It rests between two attempts: without, there are thousands a second.
+    assert place.metrics.value("file_limit_total", where="accept") < 100
     assert place.metrics.value("internal_errors_total") == 0
 
 
@@ -307,6 +310,20 @@ def test_a_pdu_that_drips_ends_its_association(place, monkeypatch):
         wire.associate()
         wire.send(pdv(3, command())[:20])
         assert wire.answer() == b""
+    assert place.aborted("slow") == 1
+    wait_until(place.is_quiet, "the end")
+
+
+def test_a_pdus_deadline_is_for_the_whole_of_it(place, monkeypatch):
+    """Byte by byte, each in time, 256 KiB would hold a thread for half a year."""
+    monkeypatch.setattr(acceptor, "NETWORK_TIMEOUT_S", 0.5)
+    with Wire(place.port) as wire:
+        wire.associate()
+        with contextlib.suppress(ConnectionError):
+            for byte in pdv(3, command()):  # in all, twelve seconds and more
+                wire.send(bytes([byte]))
+                threading.Event().wait(0.1)
+            pytest.fail("the whole PDU was waited for")
     assert place.aborted("slow") == 1
     wait_until(place.is_quiet, "the end")
 

@@ -42,7 +42,7 @@ from kspacesr_rt.node.metrics import Metrics
 MAX_REQUEST_BYTES: Final = 1 << 18
 """Longest A-ASSOCIATE-RQ. One of 128 presentation contexts, each with 20 transfer syntaxes of 30
 characters, has half of that."""
-HANDSHAKE_S: Final = 15.0
+HANDSHAKE_S: Final = 30.0
 """From the connection to the last byte of the request, however it drips."""
 LINGER_S: Final = 2.0
 """For the other end to read why it was refused, and to close."""

@@ -20,7 +20,7 @@ MAX_CONNECTIONS: Final = 16
 """At a time; the oldest makes room."""
 MAX_REQUEST_BYTES: Final = 1 << 14
 """Line and headers of a request: what follows is not read."""
-REQUEST_S: Final = 10.0
+REQUEST_S: Final = 30.0
 """From the connection to the last byte of the answer, however either drips."""
 REST_S: Final = 0.2
 """Pause when the system gives no further connection."""
