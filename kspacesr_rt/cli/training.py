@@ -58,7 +58,7 @@ def train(
     attribution: Annotated[str | None, typer.Option(help="Credit for the data.")] = None,
     as_shipped: Annotated[
         bool,
-        typer.Option(help="The recipe's own data and options: state what its model states."),
+        typer.Option("--as-shipped", help="A run on its data, with its options: state the same."),
     ] = False,
     architecture: Annotated[
         str | None, typer.Option(help="dc-residual, seed-kspace or seed-image.")
