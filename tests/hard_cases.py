@@ -649,7 +649,7 @@ case(
 )
 case(
     "cut-rle.dcm",
-    FAIL + "decode",
+    FAIL + "truncated",
     adjusted(lambda ds: packed(ds, cut(stream(ds, uids.RLELossless)), uids.RLELossless)),
 )
 for _name, _syntax in (
@@ -698,7 +698,7 @@ for _name, _syntax in (
         return whole.replace(str(uids.JPEGLosslessSV1).encode(), name)
 
     case(f"{_name}.dcm", FAIL + "codec", raw(_undecodable))
-case("nested.dcm", FAIL + "unreadable", raw(nested_bytes))
+case("nested.dcm", FAIL + "too-large", raw(nested_bytes))
 
 
 def stream_of_sample() -> bytes:
