@@ -13,9 +13,23 @@ import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+)
 
-from kspacesr_rt.dicom import derive, dropped_elements, read_slice
+from kspacesr_rt.dicom import (
+    derive,
+    dropped_elements,
+    output_path,
+    read_slice,
+    write_atomically,
+)
 from kspacesr_rt.dicom.stale import drop_stale
 from kspacesr_rt.errors import NonFiniteError, ShapeError, SliceFailed
 from kspacesr_rt.kspace import zero_fill_image
@@ -531,6 +545,37 @@ def test_an_unused_range_of_padding_goes_if_any_of_it_now_occurs(
     told = {"PixelPaddingValue": first, "PixelPaddingRangeLimit": last}
     derived = make(mr(np.full((20, 24), 5, "<u2"), **told), values=np.full((40, 48), level))
     assert [keyword in derived for keyword in told] == [present, present]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "expected"),
+    [
+        (JPEGBaseline8Bit, "01"),
+        (JPEGExtended12Bit, "01"),
+        (JPEGLosslessSV1, None),
+        (JPEG2000, None),  # lossy or not: what the source says stands
+        (ExplicitVRLittleEndian, None),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_what_a_lossy_syntax_lost_is_told_though_the_source_does_not(
+    syntax, expected, mr, save, load, run
+):
+    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5); the output's own syntax hides it."""
+    decoded = load(save(mr()))
+    decoded.dataset.file_meta.TransferSyntaxUID = syntax
+    derived = derive(decoded, np.zeros((40, 48), np.float32), run())
+    assert derived.get("LossyImageCompression") == expected
+
+
+def test_an_odd_number_of_bytes_is_padded_before_it_is_written(mr, save, load, run, tmp_path):
+    """8 bits, 21 x 23, x3: what is verified against the file is what was derived."""
+    decoded = load(save(mr(np.full((21, 23), 9, np.uint8))))
+    derived = derive(decoded, np.full((63, 69), 9, np.float32), run(upscale=3))
+    assert len(derived.PixelData) == 63 * 69 + 1
+    path = output_path(tmp_path / "out", derived)
+    write_atomically(derived, path)
+    assert set(dcmread(path).pixel_array.ravel()) == {9}
 
 
 def test_high_bit_follows_the_stored_bits(make, mr):

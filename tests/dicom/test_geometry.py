@@ -167,3 +167,12 @@ def test_the_grid_reaches_a_classic_file_and_its_uids(mr, save, load, run):
     assert derived.PixelData == usual.PixelData
     assert derived.SOPInstanceUID != usual.SOPInstanceUID
     assert derived.SeriesInstanceUID != usual.SeriesInstanceUID
+
+
+@given(st.lists(st.floats(-300, 300), min_size=3, max_size=3), st.integers(0, 999))
+def test_a_slice_lies_along_the_normal_of_any_plane(position, seed):
+    """Oblique, coronal, sagittal: the cross product of row and column directions, in its order."""
+    plane, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    orientation = (*plane[0], *plane[1])
+    found = geometry.slice_position_mm(position, orientation)
+    assert found == pytest.approx(np.dot(np.cross(plane[0], plane[1]), position), abs=1e-9)

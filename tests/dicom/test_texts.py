@@ -25,6 +25,8 @@ def description(value, charset=None, *, vr="LO", keyword="SeriesDescription"):
         add_text(dataset, keyword, MARK, joint=" ", limit=64)
     found = dataset.get_item(tag)
     assert found.VR == "LO" if keyword == "SeriesDescription" else found.VR
+    if isinstance(found, RawDataElement):  # a value has an even length (PS3.5 7.1)
+        assert (len(found.value), len(found.value) % 2) == (found.length, 0)
     value = found.value if isinstance(found.value, bytes) else str(found.value).encode()
     return value.rstrip()
 
