@@ -125,8 +125,10 @@ def test_a_missing_frame_is_a_bug_that_shows(writer):
 
 def test_a_frame_of_another_shape_is_refused(writer):
     """It would overwrite its neighbour."""
-    with pytest.raises(ValueError, match="does not fit"), writer() as growing:
-        growing.write(1, frames()[0][:-1])
+    image = frames()[0]
+    for other in (image[:-1], image.T.copy(), image.astype(np.uint32), image.ravel()):
+        with pytest.raises(ValueError, match="does not fit"), writer() as growing:
+            growing.write(1, other)
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(writer, tmp_path, monkeypatch):

@@ -162,6 +162,62 @@ def test_content_is_on_the_disk_before_the_name(derived, target, tmp_path):
     assert (restored / target.relative_to(tmp_path)).read_bytes() == target.read_bytes()
 
 
+def test_an_output_stands_if_it_is_whole_and_is_that_output(derived, target):
+    """An earlier run's: it is not written again, and is left as it is."""
+    assert not store.stands_whole(target, derived)
+    write_atomically(derived, target)
+    before = target.stat()
+    assert store.stands_whole(target, derived)
+    assert (target.stat().st_ino, target.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("harm", ["cut by a byte", "emptied", "another instance", "not trusted"])
+def test_what_is_no_whole_output_makes_room_for_it(harm, derived, target):
+    """Half a file under an output's name would be taken for it for ever."""
+    write_atomically(derived, target)
+    content = target.read_bytes()
+    uid = str(derived.SOPInstanceUID).encode()
+    if harm == "cut by a byte":
+        target.write_bytes(content[:-1])
+    elif harm == "emptied":
+        target.write_bytes(b"")
+    elif harm == "another instance":
+        target.write_bytes(content.replace(uid, b"1" * len(uid)))
+    assert not store.stands_whole(target, derived, trusted=harm != "not trusted")
+    write_atomically(derived, target)
+    assert target.read_bytes() == content
+
+
+def test_a_link_under_an_outputs_name_is_refused_and_left(derived, target, tmp_path):
+    """It may lead into the input."""
+    write_atomically(derived, target)
+    elsewhere = tmp_path / "elsewhere.dcm"
+    target.rename(elsewhere)
+    target.symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="under an output's name"):
+        store.stands_whole(target, derived)
+    assert target.is_symlink()
+    assert elsewhere.exists()
+
+
+def test_only_files_that_a_killed_run_left_are_removed(tmp_path):
+    """Links and folders of such names, and other names, are none of ours."""
+    series = tmp_path / stable_uid("s")
+    series.mkdir()
+    ours = [series / f".{stable_uid('i')}.dcm.0123abcd.part", tmp_path / ".a.json.0123abcd.part"]
+    for path in ours:
+        path.write_bytes(b"half")
+    others = [series / ".b.0123abc.part", series / "b.0123abcd.part", tmp_path / "c.part"]
+    for path in others:
+        path.write_bytes(b"theirs")
+    link, folder = series / ".link.0123abcd.part", series / ".folder.0123abcd.part"
+    link.symlink_to(others[0])
+    folder.mkdir()
+    store.remove_leftovers(tmp_path)
+    assert [path for path in ours if path.exists()] == []
+    assert all(path.exists() for path in (*others, link, folder))
+
+
 def test_an_interrupt_leaves_nothing(derived, target, monkeypatch):
     """Ctrl-C ends a run, not the tidiness of the folder."""
 
