@@ -344,6 +344,29 @@ def test_parts_of_a_concatenation_belong_together_again(derived):
     assert (first.InConcatenationNumber, second.InConcatenationNumber) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    "corrected",
+    [{"PatientID": "other"}, {"PatientName": "Other^Name"}, {"StudyInstanceUID": "1.9"}],
+)
+def test_a_concatenation_of_another_patient_or_study_is_another(corrected, derived):
+    """A corrected header must not be joined with what was sent before it."""
+    uids = {"ConcatenationUID": "1.2.5.1", "SOPInstanceUIDOfConcatenationSource": "1.2.5.2"}
+    first = derived(cases.build(cases.sample_frames(2), **uids, InConcatenationNumber=1))
+    told = {**uids, **corrected, "SOPInstanceUID": "1.2.8"}
+    second = derived(cases.build(cases.sample_frames(2), **told, InConcatenationNumber=2))
+    for keyword in uids:
+        assert first[keyword].value != second[keyword].value
+
+
+def test_rows_and_columns_of_each_frame_keep_their_own_spacing(derived):
+    """Pixels of 1.4 x 0.9 mm: between rows first (PS3.3 10.7.1.3), in every frame."""
+    frames = [cases.Frame(pixels=np.full((8, 8), n, np.uint16), spacing=(1.4, 0.9)) for n in (1, 2)]
+    ds = derived(cases.build(frames))
+    for number in (1, 2):
+        found = [float(v) for v in macro(ds, number, "PixelMeasuresSequence").PixelSpacing]
+        assert found == [0.7, 0.45]
+
+
 def test_an_implicit_source_becomes_explicit(derived):
     """Outputs have one transfer syntax."""
     ds = derived(cases.build(cases.sample_frames(2), syntax=ImplicitVRLittleEndian))
