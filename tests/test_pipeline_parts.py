@@ -16,7 +16,7 @@ from kspacesr_rt.added_energy import added_energy
 from kspacesr_rt.backends import BACKENDS
 from kspacesr_rt.cores import available_cores
 from kspacesr_rt.dicom import scan_folder
-from kspacesr_rt.errors import InputError, OutputError, RunMismatchError
+from kspacesr_rt.errors import InputError, OutputError, RunMismatchError, SliceFailed
 from kspacesr_rt.half_spectra import HalfSpectra
 from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import measured_residual, zero_fill_image
@@ -31,6 +31,7 @@ from kspacesr_rt.pipeline.clock import (
     bottleneck,
 )
 from kspacesr_rt.pipeline.folder import Journal, Manifest, held_folder
+from kspacesr_rt.pipeline.noted import RACY_NS, FileState
 from kspacesr_rt.sample import sample_folder
 
 MATRICES = [(1, 1), (1, 4), (2, 3), (3, 2), (4, 4), (5, 8), (31, 16), (16, 31), (67, 90)]
@@ -306,6 +307,59 @@ def test_a_line_that_a_full_disk_cut_is_an_error_and_spoils_no_other(noted, monk
     journal.close()
     again = Journal(out)
     assert [again.find(source) is not None for source, _, _ in slices] == [True, False, True]
+
+
+STATE = FileState(size=9, mtime_ns=5, ctime_ns=6, inode=7, sha256="ab", seen_ns=6 + RACY_NS + 1)
+
+
+@pytest.mark.parametrize("name", ["size", "mtime_ns", "ctime_ns", "inode"])
+def test_a_file_is_known_again_by_all_of_its_status(name):
+    """Tools set times back, editors write a new file: each leaves one of these changed."""
+    assert STATE.looks_like(dataclasses.replace(STATE, sha256="", seen_ns=0))
+    assert not STATE.looks_like(dataclasses.replace(STATE, **{name: 99}))
+
+
+@pytest.mark.parametrize("name", ["mtime_ns", "ctime_ns"])
+def test_a_file_that_was_young_when_it_was_read_is_read_again(name):
+    """Within what a file system's clock ticks, a change leaves no trace in the status."""
+    assert STATE.settled
+    assert not dataclasses.replace(STATE, **{name: 7}).settled
+    assert not dataclasses.replace(STATE, sha256="").settled
+
+
+def test_a_file_that_was_replaced_while_it_was_used_vouches_for_nothing(tmp_path):
+    """What it holds now is not what the slice was made from."""
+    path = tmp_path / "a.dcm"
+    path.write_bytes(b"one")
+    before = path.stat()
+    assert FileState.read_after(path, before).sha256 == FileState.read(path).sha256
+    path.write_bytes(b"other")
+    with pytest.raises(SliceFailed, match="replaced while it was processed") as caught:
+        FileState.read_after(path, before)
+    assert caught.value.reason == "changed"
+
+
+def test_an_existing_output_is_compared_if_that_is_asked_for(noted):
+    """One flipped bit leaves the size; only reading tells."""
+    out, slices = noted
+    harmed = out / slices[0][2].output
+    content = bytearray(harmed.read_bytes())
+    content[-1] ^= 1
+    harmed.write_bytes(content)
+    sources = [source for source, _, _ in slices]
+    found = [Journal(out, verify=True).find(source) is not None for source in sources]
+    assert found == [False, True, True]
+    assert all(Journal(out).find(source) is not None for source in sources)
+
+
+def test_another_version_does_not_continue_a_run(tmp_path):
+    """It may round differently."""
+    Manifest(parameters={"upscale": 2}, run_salt="salt", version="0.0.0").save(tmp_path)
+    with (
+        pytest.raises(RunMismatchError, match=r"version \(0\.0\.0, now "),
+        held_folder(tmp_path, {"upscale": 2}, "salt"),
+    ):
+        pass
 
 
 def open_below(folder):
