@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from kspacesr_rt.errors import InputError
 from kspacesr_rt.train.optimisers import MUON_RATIO, ConvolutionMuon, build_optimiser
 
 
@@ -107,3 +108,10 @@ def test_weights_decay_and_slopes_do_not(name):
         torch.testing.assert_close(model[index].weight, kept * before[index].weight)
     assert torch.equal(model[1].weight, before[1].weight)
     assert torch.equal(model[0].bias, before[0].bias)
+
+
+def test_a_network_without_a_wide_layer_is_refused():
+    """An empty list of matrices was torch's to complain about, in its own words."""
+    with pytest.raises(InputError, match="no convolution of 16 channels") as caught:
+        build_optimiser("muon", nn.Conv2d(1, 8, 3), 1e-3)
+    assert "optimiser 'adam'" in caught.value.hint

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kspacesr_rt.errors import InputError
+
 MUON_RATIO = 5.0
 """Muon's learning rate over Adam's: its steps have Adam's size per weight at a ratio of 1."""
 MUON_MOMENTUM = 0.95
@@ -42,6 +44,11 @@ class ConvolutionMuon:
     def __init__(self, generator: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
         hidden = [one for one in generator.parameters() if _hidden(one)]
         rest = [one for one in generator.parameters() if not _hidden(one)]
+        if not hidden:
+            raise InputError(
+                f"optimiser 'muon' finds no convolution of {SMALLEST_SIDE} channels or more",
+                hint="take a larger width, or optimiser 'adam'",
+            )
         # torch's Muon takes matrices: these share the memory of the convolutions' weights.
         self._matrices = [(one, nn.Parameter(_rows(one.detach()))) for one in hidden]
         self._adam = _adam(rest, lr, weight_decay)
