@@ -263,7 +263,8 @@ def run_through(root: Path, acknowledged: set, sent: list) -> None:
                     journal.record("PACS", path.parent.name, path.stem)
             spool.finish_forwarding(part)
         for part in spool.parts(State.forwarded):
-            spool.tidy(part, reasons_of(part))
+            report = part.outputs.exists()  # it stands there, and goes with the results
+            spool.tidy(part, reasons_of(part) if report else {})
     finally:
         spool.close_all()
 
