@@ -85,6 +85,26 @@ def test_a_series_whose_size_the_sender_told_closes_at_its_last_instance(spool):
     assert len(spool.close(timeout_s=10)) == 1
 
 
+def test_a_size_that_was_told_once_holds_for_the_series(spool):
+    """Not every instance of it tells, and not every sender."""
+    put(spool, SERIES, "1", expected=2)
+    put(spool, SERIES, "2")
+    assert len(spool.close(timeout_s=10)) == 1
+
+
+def test_what_is_refused_anew_is_told_anew(spool):
+    """The reasons of the time before would send somebody to the wrong archive."""
+    put(spool, SERIES, "1")
+    [part] = spool.close(timeout_s=0)
+    spool.finish_processing(part)
+    for refused in ({"ONE": {"2.25.1": "status-0122"}}, {"OTHER": {"2.25.2": "status-a900"}}):
+        [part] = spool.parts(State.processed)
+        spool.keep_undelivered(part, refused)
+        [part] = spool.parts(State.undelivered)
+        assert json.loads((part.folder / "refused.json").read_bytes()) == refused
+        assert spool.offer_again() == 1
+
+
 def test_an_instance_that_is_sent_again_is_kept_once(spool):
     """A sender that lost our answer sends again."""
     assert put(spool, SERIES, "1") == "stored"
