@@ -285,9 +285,9 @@ def test_what_is_noted_after_a_torn_line_is_found(noted, n_bytes):
     journal = Journal(out)
     for one in slices:
         journal.note(*one)
+    assert len([line for line in path.read_bytes().splitlines() if line]) == lines + len(slices)
     assert all(journal.find(source) is not None for source, _, _ in slices), "at once, too"
     journal.close()
-    assert len([line for line in path.read_bytes().splitlines() if line]) == lines + len(slices)
     again = Journal(out)
     assert [again.find(source) is not None for source, _, _ in slices] == [True] * len(slices)
 
