@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 from kspacesr_rt.dft_matrices import centred_dft, left_factor, right_factor
 from kspacesr_rt.errors import ModelFileError, ShapeError
+from kspacesr_rt.graph_memory import require_bounded
 from kspacesr_rt.kspace import FloatArray, Matrix, centred_offset, nyquist_gain
 from kspacesr_rt.model_file import ModelFile, bound_constants
 from kspacesr_rt.real_band import (
@@ -282,12 +283,18 @@ def bind(model: ModelFile, matrix: Matrix) -> BoundModel:
     ------
     ShapeError
         If the matrix is too small or too large.
+    ModelFileError
+        If the graph needs more memory than an image of that size explains; see `graph_memory`.
     """
     require_bindable(matrix)
     spec = dataclasses.replace(model.spec, matrix=(matrix[0], matrix[1]))
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     rebind(proto, spec)  # at the stored matrix too: constants in a file are not trusted
+    # Nor are shapes in a file: a runtime would fold constants of them.
+    for part in (proto.graph, *proto.functions):
+        del part.value_info[:]
+    require_bounded(proto, spec, model.name)
     return BoundModel(spec=spec, proto=proto)
 
 

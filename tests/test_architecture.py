@@ -45,6 +45,7 @@ RUNTIME_LAYERS = {
     "sample": 2,
     "models": 2,
     "model_content": 3,
+    "graph_memory": 3,
     "model_file": 4,
     "dicom": 3,
     "preview": 3,

@@ -239,7 +239,10 @@ def test_the_best_weights_inside_tissue_are_kept(series, tmp_path, monkeypatch):
     assert all(torch.equal(kept[name], judged[1][name]) for name in kept)
     assert not all(torch.equal(weights[0][name], judged[1][name]) for name in kept)
     assert read_document(best)["training"] == {"step": 6}
-    assert load_checkpoint(best).spec == load_checkpoint(output).spec
+    first, last = load_checkpoint(best).spec, load_checkpoint(output).spec
+    assert first.provenance.training == "6 steps of 2 slices"
+    assert last.provenance.training == "12 steps of 2 slices"
+    assert dataclasses.replace(first, provenance=last.provenance) == last
     rows = rows_of(tmp_path / "run.csv")
     assert [row["tissue_psnr_db"] for row in rows] == ["30.0", "33.0", "32.0", "31.0"]
     assert {row["psnr_db"] for row in rows} == {"40.0"}
