@@ -490,6 +490,7 @@ def agreement(**changes):
         "max_error": 0.0,
         "centre_error": 0.0,
         "rim_error": 0.0,
+        "sign_share": 0.0,
         "delta_psnr_db": 0.0,
         "delta_ssim": 0.0,
         "delta_mae_share": 0.0,
