@@ -357,7 +357,12 @@ def _gathered(node: onnx.NodeProto, given: list[Any], shape: list[int]) -> Any:
 
 
 def _joined(node: onnx.NodeProto, given: list[Any], shape: list[int]) -> Any:
-    return np.ma.concatenate(given) if all(one.ndim == 1 for one in given) else None
+    if any(one.ndim != 1 for one in given):
+        return None
+    return np.ma.array(
+        np.concatenate([np.ma.getdata(one) for one in given]),
+        mask=np.concatenate([np.ma.getmaskarray(one) for one in given]),
+    )
 
 
 def _elementwise(compute: Callable[[Any, Any], Any]) -> Callable[..., Any]:
