@@ -31,6 +31,9 @@ hardly ever does. The shipped models need 550, a network of 128 channels in 4 ca
 LARGEST_COLUMNS = 8192
 """Samples under a convolution's kernel, over all of its outputs, per SR sample: a runtime that
 computes it as one matrix product copies them. SR_kspace's last layer has 5184."""
+FINEST = 4
+"""SR samples per LR sample and axis that the limits count: a network that upscales by more has few
+channels there, and `upscale` is a number in the file of a stranger."""
 SMALLEST_IMAGE = 2**16
 """SR samples that a smaller image is judged as: weights are worked on at any matrix."""
 MOST_STEPS = 20_000
@@ -110,7 +113,8 @@ class _Walk:
     def __init__(self, proto: onnx.ModelProto, spec: ModelSpec, name: str) -> None:
         self._proto, self._spec, self._name = proto, spec, name
         self._bodies = {body.name: body for body in proto.functions}
-        rows, columns = spec.sr_matrix(spec.matrix)
+        finest = min(spec.upscale, FINEST)
+        rows, columns = (finest * length for length in spec.matrix)
         if spec.lowering == "dynamic":  # its graph makes a square matrix for each axis
             rows = columns = max(rows, columns)
         self._samples = max(rows * columns, SMALLEST_IMAGE)

@@ -243,6 +243,16 @@ def test_the_limit_follows_the_matrix(proto):
     bind(forged, (256, 256))
 
 
+def test_a_claimed_upscale_raises_no_limit(proto, model):
+    """A file states its upscale itself."""
+    nodes = [ints("size", 1, 2 * LARGEST_VALUE, 256, 256), op("ConstantOfShape", "size")]
+    bound = bind(model, (64, 64)).spec
+    forged = in_graph(proto, nodes)
+    for upscale in (4, 16):
+        with pytest.raises(ModelFileError, match="'made'"):
+            require_bounded(forged, dataclasses.replace(bound, upscale=upscale), "m.onnx")
+
+
 def test_functions_that_unfold_without_end_are_refused(proto):
     """Few nodes in a file may be millions once each call is written out."""
     in_function(proto, [op("Identity", "x", f"same{number}") for number in range(2000)])
@@ -316,7 +326,7 @@ def test_layers_state_no_absurd_grids(make_generator, make_model, name, value):
 
 def shares(proto: onnx.ModelProto, spec) -> tuple[float, float]:
     """Return the shares of both limits that a bound graph needs."""
-    rows, columns = spec.sr_matrix(spec.matrix)
+    rows, columns = (min(spec.upscale, 4) * length for length in spec.matrix)
     if spec.lowering == "dynamic":
         rows = columns = max(rows, columns)
     allowed = 4 * max(rows * columns, SMALLEST_IMAGE)
@@ -339,6 +349,8 @@ def test_shipped_models_have_room(name):
 NETWORKS = [
     ("dc-residual", 2, {"width": 128, "blocks": 12, "cascades": 3}),
     ("dc-residual", 4, {"width": 64, "blocks": 10, "cascades": 2}),
+    ("dc-residual", 8, {"width": 64, "blocks": 10, "cascades": 2}),
+    ("dc-residual", 16, {"width": 64, "blocks": 10, "cascades": 1}),
     *(("seed-kspace", upscale, {"width": 64, "blocks": 16}) for upscale in (2, 4)),
     *(("seed-image", upscale, {"width": 64, "blocks": 16}) for upscale in (2, 4)),
 ]

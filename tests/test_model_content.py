@@ -19,6 +19,7 @@ from kspacesr_rt.model_content import MOST_NODES
 from kspacesr_rt.model_file import (
     KNOWN_ANSWER_KEY,
     LARGEST_ANSWER,
+    LARGEST_QUESTION,
     METADATA_KEY,
     graph_digest,
     load_model,
@@ -283,6 +284,17 @@ GOOD = packed([8, 8], np.ones((8, 8), "<f4").tobytes())
 def test_a_known_answer_that_is_none_is_refused(proto, sr):
     """64 MiB of zeros pack to 64 KiB: no more is unpacked than the shape says, and is allowed."""
     stored(proto, KNOWN_ANSWER_KEY).value = json.dumps({"lr": GOOD, "sr": sr})
+    model = parse_model(proto.SerializeToString(), name="m.onnx")
+    with pytest.raises(ModelFileError, match="the stored known answer is damaged"):
+        model.known_answer()
+
+
+def test_a_known_question_larger_than_any_is_refused(proto):
+    """What the graph may take of memory follows from the image that a file asks it for."""
+    side = int(LARGEST_QUESTION**0.5) + 1
+    lr = packed([side, side], np.ones((side, side), "<f4").tobytes())
+    sr = packed([2 * side, 2 * side], np.ones((2 * side, 2 * side), "<f4").tobytes())
+    stored(proto, KNOWN_ANSWER_KEY).value = json.dumps({"lr": lr, "sr": sr})
     model = parse_model(proto.SerializeToString(), name="m.onnx")
     with pytest.raises(ModelFileError, match="the stored known answer is damaged"):
         model.known_answer()
