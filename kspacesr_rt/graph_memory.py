@@ -10,15 +10,14 @@ SR image is refused, and so is what has no size yet.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from onnx import TensorProto, TypeProto, helper, numpy_helper
+from onnx import TensorProto, TypeProto, helper
 
 from kspacesr_rt.errors import ModelFileError
+from kspacesr_rt.graph_lengths import Scope, follow, keep
 from kspacesr_rt.plain_text import shortened
 from kspacesr_rt.spec import OP_DOMAIN, ModelSpec
 
@@ -39,8 +38,6 @@ SMALLEST_IMAGE = 2**16
 MOST_STEPS = 20_000
 """Nodes with those of each call's function: 5000 calls of 5000 nodes are few nodes in a file. The
 shipped models have 80, a `dynamic` file of 8 cascades 3000."""
-SMALL = 1024
-"""Elements up to which integers are followed through the graph: shapes, lengths, indices."""
 
 _BATCH = "batch"
 _PLAIN = frozenset(
@@ -72,18 +69,6 @@ class GraphMemory:
     """All values together, without initialisers."""
     largest_bytes: int
     """The largest value."""
-
-
-@dataclass(kw_only=True, slots=True)
-class _Scope:
-    """The values of a graph, or of one call of a function."""
-
-    opset: int
-    types: dict[str, TypeProto] = field(default_factory=dict)
-    known: dict[str, Any] = field(default_factory=dict)
-    """Small integers whose values are known: masked where they follow from the batch."""
-    given: dict[str, TensorProto] = field(default_factory=dict)
-    """Small constants, as shape inference reads them."""
 
 
 def require_bounded(proto: onnx.ModelProto, spec: ModelSpec, name: str) -> GraphMemory:
@@ -123,7 +108,7 @@ class _Walk:
     def memory(self) -> GraphMemory:
         graph = self._proto.graph
         try:
-            scope = _Scope(opset=_opset(self._proto.opset_import))
+            scope = Scope(opset=_opset(self._proto.opset_import))
         except ValueError as exc:
             raise self._refusal("states the version of ONNX's operators not once") from exc
         source = graph.input[0]
@@ -131,8 +116,7 @@ class _Walk:
         for item in graph.initializer:
             self._require_new(item.name, scope)
             scope.types[item.name] = helper.make_tensor_type_proto(item.data_type, item.dims)
-            if math.prod(item.dims) <= SMALL:
-                _keep(scope, item.name, item)
+            keep(scope, item.name, item)
         for node in graph.node:
             where = f"node '{shortened(node.name or node.op_type, 80)}'"
             try:
@@ -156,10 +140,10 @@ class _Walk:
             raise self._refusal("its input has more than one channel")
         return helper.make_tensor_type_proto(TensorProto.FLOAT, [_BATCH, 1, *self._spec.matrix])
 
-    def _call(self, node: onnx.NodeProto, scope: _Scope, where: str) -> None:
+    def _call(self, node: onnx.NodeProto, scope: Scope, where: str) -> None:
         """Walk through the body of a function, with the call's inputs and attributes."""
         body = self._bodies[node.op_type]
-        inner = _Scope(opset=_opset(body.opset_import))
+        inner = Scope(opset=_opset(body.opset_import))
         for formal, actual in zip(body.input, node.input, strict=False):
             for values in ("types", "known", "given"):
                 if actual in getattr(scope, values):
@@ -175,7 +159,7 @@ class _Walk:
                 if formal in getattr(inner, values):
                     getattr(scope, values)[actual] = getattr(inner, values)[formal]
 
-    def _one(self, node: onnx.NodeProto, scope: _Scope, where: str) -> None:
+    def _one(self, node: onnx.NodeProto, scope: Scope, where: str) -> None:
         self._steps += 1
         if self._steps > MOST_STEPS:
             raise self._refusal(f"its functions unfold into more than {MOST_STEPS} nodes")
@@ -201,9 +185,9 @@ class _Walk:
                 self._weigh(made.get(output), where)
                 self._require_new(output, scope)
                 scope.types[output] = made[output]
-        _follow(node, scope)
+        follow(node, scope)
 
-    def _require_new(self, value: str, scope: _Scope) -> None:
+    def _require_new(self, value: str, scope: Scope) -> None:
         """Refuse a second value of one name: which of them a runtime takes is its own affair."""
         if value in scope.types:
             raise self._refusal(f"has more than one value '{shortened(value, 80)}'")
@@ -289,110 +273,3 @@ def _with_attributes(
             made.attribute.add().CopyFrom(given[item.ref_attr_name])
             made.attribute[-1].name = item.name
     return made
-
-
-def _keep(scope: _Scope, name: str, constant: TensorProto) -> None:
-    scope.given[name] = constant
-    if constant.data_type == TensorProto.INT64:
-        scope.known[name] = np.ma.asarray(numpy_helper.to_array(constant))
-
-
-def _follow(node: onnx.NodeProto, scope: _Scope) -> None:
-    """Compute small integers, because shapes further down follow from them."""
-    output = node.output[0]
-    if node.op_type == "Constant":
-        constant = _constant(node)
-        if constant is not None and math.prod(constant.dims) <= SMALL:
-            _keep(scope, output, constant)
-        return
-    compute = _FOLLOWED.get(node.op_type)
-    made = scope.types[output].tensor_type
-    shape = [axis.dim_value for axis in made.shape.dim]
-    if compute is None or made.elem_type != TensorProto.INT64 or math.prod(shape) > SMALL:
-        return
-    if node.op_type == "Shape":
-        values = _shape(node, scope)
-    elif all(name in scope.known for name in node.input if name) and node.input[0]:
-        values = compute(node, [scope.known[name] for name in node.input if name], shape)
-    else:
-        return
-    if values is None or list(values.shape) != shape:
-        return
-    scope.known[output] = values
-    if not np.ma.is_masked(values):
-        scope.given[output] = numpy_helper.from_array(np.ma.getdata(values).astype(np.int64))
-
-
-def _constant(node: onnx.NodeProto) -> TensorProto | None:
-    attribute = node.attribute[0]
-    value = helper.get_attribute_value(attribute)
-    if attribute.name == "value":
-        return value if isinstance(value, TensorProto) else None
-    if attribute.name in ("value_int", "value_ints"):
-        return numpy_helper.from_array(np.asarray(value, dtype=np.int64))
-    if attribute.name in ("value_float", "value_floats"):
-        return numpy_helper.from_array(np.asarray(value, dtype=np.float32))
-    return None
-
-
-def _shape(node: onnx.NodeProto, scope: _Scope) -> Any:
-    axes = scope.types[node.input[0]].tensor_type.shape.dim
-    lengths = np.ma.array(
-        [axis.dim_value for axis in axes],
-        mask=[not axis.HasField("dim_value") for axis in axes],
-        dtype=np.int64,
-    )
-    bounds = {item.name: item.i for item in node.attribute}
-    return lengths[bounds.get("start", 0) : bounds.get("end", len(axes))]
-
-
-def _moved(node: onnx.NodeProto, given: list[Any], shape: list[int]) -> Any:
-    return given[0].reshape(shape)
-
-
-def _gathered(node: onnx.NodeProto, given: list[Any], shape: list[int]) -> Any:
-    if given[0].ndim != 1 or np.ma.is_masked(given[1]):
-        return None
-    return (
-        given[0][np.ma.getdata(given[1])]
-        if given[1].ndim
-        else given[0][[int(given[1])]].reshape(())
-    )
-
-
-def _joined(node: onnx.NodeProto, given: list[Any], shape: list[int]) -> Any:
-    if any(one.ndim != 1 for one in given):
-        return None
-    return np.ma.array(
-        np.concatenate([np.ma.getdata(one) for one in given]),
-        mask=np.concatenate([np.ma.getmaskarray(one) for one in given]),
-    )
-
-
-def _elementwise(compute: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    def computed(node: onnx.NodeProto, given: list[Any], shape: list[int]) -> Any:
-        if len(given) != 2:
-            return None
-        with np.errstate(all="ignore"):
-            return np.ma.asarray(compute(*given))
-
-    return computed
-
-
-def _quotient(left: Any, right: Any) -> Any:
-    """Divide as ONNX does, towards zero."""
-    return np.sign(left) * np.sign(right) * (abs(left) // abs(right))
-
-
-_FOLLOWED: dict[str, Callable[[onnx.NodeProto, list[Any], list[int]], Any]] = {
-    **dict.fromkeys(("Identity", "Reshape", "Squeeze", "Unsqueeze"), _moved),
-    "Shape": _moved,
-    "Gather": _gathered,
-    "Concat": _joined,
-    "Add": _elementwise(np.ma.add),
-    "Sub": _elementwise(np.ma.subtract),
-    "Mul": _elementwise(np.ma.multiply),
-    "Div": _elementwise(_quotient),
-    "Max": _elementwise(np.ma.maximum),
-    "Min": _elementwise(np.ma.minimum),
-}

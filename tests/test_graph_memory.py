@@ -18,10 +18,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from kspacesr_rt import graph_memory
 from kspacesr_rt.binding import bind, rebind
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import ModelFileError
+from kspacesr_rt.graph_lengths import Scope, follow
 from kspacesr_rt.graph_memory import (
     LARGEST_SUM,
     LARGEST_VALUE,
@@ -401,7 +401,7 @@ def test_what_is_followed_is_what_onnx_computes():
         op("Add", "joined,one", "sum"),
     ]
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 1, 24, 31])
-    scope = graph_memory._Scope(opset=20)
+    scope = Scope(opset=20)
     scope.types["x"] = helper.make_tensor_type_proto(TensorProto.FLOAT, ["batch", 1, 24, 31])
     names = [node.output[0] for node in nodes]
     outputs = [helper.make_tensor_value_info(one, TensorProto.INT64, None) for one in names]
@@ -413,7 +413,7 @@ def test_what_is_followed_is_what_onnx_computes():
         given = {one: scope.given[one] for one in node.input if one in scope.given}
         schema = onnx.defs.get_schema(node.op_type, 20, "")
         scope.types |= onnx.shape_inference.infer_node_outputs(schema, node, types, given)
-        graph_memory._follow(node, scope)
+        follow(node, scope)
     for name, value in zip(names, expected, strict=True):
         assert np.array_equal(numpy_helper.to_array(scope.given[name]), value), name
 
