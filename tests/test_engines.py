@@ -521,13 +521,16 @@ def test_a_dft_is_refused_by_the_names_of_its_layers(make_generator, make_model,
 def test_an_unknown_operator_is_named_with_its_node(model, tmp_path):
     """The library's log says 'Plugin not found', which helps nobody."""
 
-    def with_blob(proto):
-        proto.graph.node.append(helper.make_node("Blob", ["lr"], ["blob"], name="strange"))
+    def with_dft(proto):
+        last = helper.make_node("Constant", [], ["last"], name="last", value_ints=[0, 0, -1, 1])
+        real = helper.make_node("Reshape", ["lr", "last"], ["real"], name="real")
+        strange = helper.make_node("DFT", ["real"], ["spectrum"], name="strange")
+        proto.graph.node.extend([last, real, strange])
 
     with pytest.raises(EngineError) as caught:
-        build_engine(changed(model, with_blob), tmp_path / "m.engine", gpu="sm89")
+        build_engine(changed(model, with_dft), tmp_path / "m.engine", gpu="sm89")
     assert str(caught.value).endswith(
-        "cannot be built for sm89: there is no operator Blob, which 'strange' needs"
+        "cannot be built for sm89: there is no operator DFT, which 'strange' needs"
     )
 
 
