@@ -178,6 +178,10 @@ WRAPPINGS = {
     "params": lambda w: {"params": w},
     "state_dict": lambda w: {"state_dict": w},
     "twice": lambda w: {"model": {"state_dict": with_prefix("module.", w)}},
+    "averaged by torch": lambda w: with_prefix("module.", w) | {"n_averaged": torch.tensor(3)},
+    "average in lightning": lambda w: {
+        "state_dict": with_prefix("ema.module.", w) | {"ema.n_averaged": torch.tensor(3)}
+    },
     "an unusual name": lambda w: {"saved_at_noon": w},
 }
 

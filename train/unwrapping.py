@@ -27,6 +27,8 @@ MOST_CONTAINERS = 1000
 """Containers that are looked into, in all."""
 WRAPPERS = ("_orig_mod", "module")
 """Parts of keys that wrappers add, wherever they stand; no layer of ours has such a name."""
+COUNTER = "n_averaged"
+"""What PyTorch's AveragedModel counts its steps in, among the weights."""
 AVERAGES = ("ema", "averaged", "average", "shadow", "swa", "teacher")
 """Words in a container's name, or in a prefix, that say that its weights are averages."""
 USUAL = (
@@ -124,7 +126,7 @@ def tensors_of(mapping: Mapping[str, object]) -> StateDict:
     return {
         without_wrappers(str(key)): value
         for key, value in mapping.items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and str(key).rpartition(".")[2] != COUNTER
     }
 
 

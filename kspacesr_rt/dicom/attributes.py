@@ -42,6 +42,11 @@ def numbers(dataset: Attributes, keyword: str) -> tuple[float, ...]:
         return ()
 
 
+def is_signed(dataset: Attributes) -> bool:
+    """Return whether stored values are two's complement, whatever VR Pixel Representation has."""
+    return int(dataset.PixelRepresentation) == 1
+
+
 def image_type(dataset: Attributes) -> list[str]:
     """Return the values of Image Type in capitals, underscores as blanks."""
     value = value_of(dataset, "ImageType")

@@ -18,6 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import UID, HTJ2KLossless, JPEG2000Lossless, RLELossless
 
+from kspacesr_rt.dicom.attributes import is_signed
 from kspacesr_rt.dicom.codecs import find_decoder
 from kspacesr_rt.dicom.pixels import IntArray
 from kspacesr_rt.dicom.quiet import quiet_pydicom
@@ -108,13 +109,13 @@ def native_samples(dataset: Dataset) -> IntArray:
 
 def sample_dtype(dataset: Dataset) -> np.dtype[Any]:
     """Return the type of native samples."""
-    kind = "i" if dataset.PixelRepresentation == 1 else "u"
+    kind = "i" if is_signed(dataset) else "u"
     return np.dtype(f"<{kind}{int(dataset.BitsAllocated) // 8}")
 
 
 def compress_frame(stored: IntArray, header: Dataset, syntax: UID) -> bytes:
     """Return one frame as a code stream of the precision that the header states."""
-    bits, signed = int(header.BitsStored), header.PixelRepresentation == 1
+    bits, signed = int(header.BitsStored), is_signed(header)
     try:
         if syntax == HTJ2KLossless:
             return _htj2k(stored, bits, signed=signed)

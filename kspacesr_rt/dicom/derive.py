@@ -20,7 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExten
 
 from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
-from kspacesr_rt.dicom.attributes import image_type, numbers
+from kspacesr_rt.dicom.attributes import image_type, is_signed, numbers
 from kspacesr_rt.dicom.carried import copied, strip_padding
 from kspacesr_rt.dicom.header import PARSE_ERRORS
 from kspacesr_rt.dicom.identity import header_digest, told_digest, whose
@@ -267,7 +267,7 @@ def _set_pixels(derived: Dataset, source: Dataset, stored: IntArray) -> None:
     describe_pixels(derived, source)
     if numbers(derived, "NumberOfFrames") != (1.0,):
         derived.pop("NumberOfFrames", None)  # a 0, which some write for "not multi-frame"
-    value_vr = "SS" if source.PixelRepresentation == 1 else "US"
+    value_vr = "SS" if is_signed(source) else "US"
     for keyword, extreme in (
         ("SmallestImagePixelValue", stored.min()),
         ("LargestImagePixelValue", stored.max()),
@@ -281,6 +281,8 @@ def _set_pixels(derived: Dataset, source: Dataset, stored: IntArray) -> None:
 
 def describe_pixels(derived: Dataset, source: Dataset) -> None:
     """Write as it should be what triage has understood in spite of how it was written."""
+    for keyword in ("SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"):
+        setattr(derived, keyword, int(getattr(source, keyword)))
     derived.HighBit = int(source.BitsStored) - 1  # PS3.5 8.1.1; the values were shifted down
     photometric = str(source.PhotometricInterpretation)
     if photometric != photometric.strip():

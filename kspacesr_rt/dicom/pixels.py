@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
 from pydicom.uid import UID, RLELossless
 
-from kspacesr_rt.dicom.attributes import numbers
+from kspacesr_rt.dicom.attributes import is_signed, numbers
 from kspacesr_rt.dicom.carried import Carried, carried
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.failures import failing_the_file
@@ -148,7 +148,7 @@ def to_stored(values: FloatArray, dataset: Dataset) -> IntArray:
 def stored_range(dataset: Dataset) -> tuple[int, int]:
     """Return the lowest and highest integer that Bits Stored can hold."""
     bits = int(dataset.BitsStored)
-    if dataset.PixelRepresentation == 1:
+    if is_signed(dataset):
         return -(1 << bits - 1), (1 << bits - 1) - 1
     return 0, (1 << bits) - 1
 
@@ -170,7 +170,7 @@ def _number_or(absent: float, dataset: Dataset, keyword: str) -> float:
 
 
 def _dtype(dataset: Dataset) -> np.dtype[Any]:
-    kind = "i" if dataset.PixelRepresentation == 1 else "u"
+    kind = "i" if is_signed(dataset) else "u"
     return np.dtype(f"<{kind}{int(dataset.BitsAllocated) // 8}")
 
 
@@ -256,7 +256,7 @@ def stored_integers(
     SliceFailed
         ``decode``: the decoder gave another matrix than the header announces.
     """
-    if array.shape != (dataset.Rows, dataset.Columns):
+    if array.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise SliceFailed("decode", "its pixel data decodes to another matrix than it announces")
     stored = array.astype(np.int32)
     bits = int(dataset.BitsStored)
@@ -264,7 +264,7 @@ def stored_integers(
         # Other codecs know the precision; these two leave overlays and rubbish in unused bits.
         stored = stored >> (int(dataset.HighBit) + 1 - bits)
     stored = stored & ((1 << bits) - 1)
-    if dataset.PixelRepresentation == 1:
+    if is_signed(dataset):
         stored = stored - ((stored >> bits - 1) << bits)
     return stored
 

@@ -213,7 +213,7 @@ def refuse_other_pixels(header: Header | SkimmedHeader) -> None:
     for keyword in ("SamplesPerPixel", "PhotometricInterpretation"):
         if not dataset.get(keyword):
             raise missing(keyword)
-    if dataset.SamplesPerPixel != 1:
+    if numbers(dataset, "SamplesPerPixel") != (1.0,):
         raise SliceSkipped("not-grayscale", "several samples per pixel")
 
 

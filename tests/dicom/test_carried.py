@@ -441,3 +441,34 @@ def test_a_copy_shares_only_what_nobody_can_change():
     derived = derive(decoded, zero_fill(decoded.values, 2), DERIVATION)
     assert derived.SeriesDescription != decoded.dataset.SeriesDescription
     assert before == {tag: decoded.dataset.get_item(tag) for tag in before}
+
+
+@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+@pytest.mark.parametrize("vr", [b"AS", b"IS", b"DS", b"LO"])
+def test_what_describes_pixels_is_written_as_numbers(vr, kind, mr, tmp_path):
+    """It was understood, so the output must not need a reader that understands it too."""
+    tags = {0x00280002: b"1 ", 0x00280100: b"16", 0x00280101: b"16", 0x00280102: b"15"}
+    ds = mr() if kind == "classic" else enhanced()
+    stored = np.arange(-900, -900 + len(ds.PixelData) // 2, dtype=np.int16)
+    stored = stored.reshape(
+        (ds.get("NumberOfFrames"), -1, ds.Columns) if kind == "enhanced" else (ds.Rows, ds.Columns)
+    )
+    ds.file_meta = FileMetaDataset()
+    ds.PixelData, ds.PixelRepresentation = stored.tobytes(), 1
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    for tag in (*tags, 0x00280103):
+        del ds[tag]
+    data = raw_elements.content(ds)
+    for tag, value in {**tags, 0x00280103: b"1 "}.items():
+        raw = raw_elements.element(tag, vr, value)
+        data = raw_elements.insert(data, raw, following(ds, tag))
+    path = tmp_path / "slice.dcm"
+    path.write_bytes(data)
+    content = derived_bytes(path)
+    found = raw_elements.elements(content)
+    assert [found[(tag,)] for tag in tags] == [
+        ("US", struct.pack("<H", int(value))) for value in tags.values()
+    ]
+    assert found[(0x00280103,)] == ("US", b"\1\0")
+    sr = dcmread(io.BytesIO(content)).pixel_array
+    np.testing.assert_array_equal(sr[..., ::2, ::2], stored)
