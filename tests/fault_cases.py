@@ -2,13 +2,15 @@
 
 Run as a script it is `kspacesr-rt` with a backend that is slow, and that notes what it computed:
 ``FAULT_SLEEP`` is the seconds a batch takes longer, ``FAULT_LOG`` the file in which every computed
-slice becomes one byte, ``FAULT_READY`` a file that is there as soon as series are processed.
+slice becomes one byte, ``FAULT_READY`` a file that is there as soon as series are processed,
+``FAULT_HOLD`` a file that has batches wait, but for the first two, until it is gone.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -86,7 +88,7 @@ def environment(*, sleep_s: float = 0.0, log: Path | None = None, **more: str) -
     tests = str(Path(__file__).parent)
     told = {**os.environ, "OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": EPOCH, "PYTHONPATH": tests}
     faults = {"FAULT_SLEEP": str(sleep_s), "FAULT_LOG": str(log or ""), "FAULT_READY": os.devnull}
-    return {**told, **faults, **more}
+    return {**told, **faults, "FAULT_HOLD": "", **more}
 
 
 def start(
@@ -133,6 +135,7 @@ def _main() -> None:
     real, sleep_s = opened.open_backend, float(os.environ["FAULT_SLEEP"])
     log = os.environ["FAULT_LOG"]
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log else None
+    hold, batches = os.environ["FAULT_HOLD"], itertools.count()
 
     def open_slowly(*arguments):
         backend = real(*arguments)
@@ -141,6 +144,8 @@ def _main() -> None:
         @functools.wraps(run)
         def run_slowly(batch):
             time.sleep(sleep_s)
+            if next(batches) >= 2 and hold:
+                wait_until(lambda: not Path(hold).exists())
             if file is not None:
                 os.write(file, b"." * len(batch))
             return run(batch)

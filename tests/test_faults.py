@@ -5,7 +5,7 @@ nothing disturbed. ``KSPACESR_KILLS`` says how often to kill (default 8), ``KSPA
 from which seed the moments are drawn.
 """
 
-import builtins
+import io
 import json
 import os
 import random
@@ -279,9 +279,9 @@ def replace_by_a_broken_disk(path):
 
 HARMS = {
     "gone": (lambda path: path.unlink(), "unreadable"),
-    "truncated": (cut, "decode"),
-    "emptied": (lambda path: os.truncate(path, 0), "truncated"),
-    "another file": (lambda path: path.write_bytes(b"a note" * 99), "truncated"),
+    "truncated": (cut, "truncated"),
+    "emptied": (lambda path: os.truncate(path, 0), "changed"),
+    "another file": (lambda path: path.write_bytes(b"a note" * 99), "changed"),
     "another instance": (lambda path: shutil.copy(some(path.parent, 0), path), "changed"),
     "read error": (replace_by_a_broken_disk, "unreadable"),
 }
@@ -349,7 +349,7 @@ def test_a_multi_frame_file_that_changes_before_its_turn_fails_alone(
 def test_what_a_worker_may_not_read_fails_alone(study, out, tmp_path, monkeypatch, what, error):
     """A share that answers with an error for one file says nothing about the others."""
     expected, path = expected_of(study, tmp_path), some(study, 3)
-    where, name = (builtins, "open") if what == "open" else (type(path), "stat")
+    where, name = (io, "open") if what == "open" else (type(path), "stat")
     real = getattr(where, name)
 
     def refusing(file, *arguments, **options):
@@ -502,12 +502,15 @@ def test_twenty_runs_at_once_do_not_meet(study, tmp_path):
     assert [losses(expected, place) for place in places] == [NOTHING_LOST] * 20
 
 
-def test_a_second_run_into_the_same_folder_is_refused(mixed, undisturbed, out):
+def test_a_second_run_into_the_same_folder_is_refused(mixed, undisturbed, out, tmp_path):
     """It says so, with 7, and the first one does not notice."""
-    first = start("infer", mixed, out, *CLI, sleep_s=0.15)
+    hold = tmp_path / "hold"
+    hold.touch()
+    first = start("infer", mixed, out, *CLI, FAULT_HOLD=str(hold))
     fault_cases.wait_until(lambda: contents(out), first)
-    for _ in range(3):
-        code, stderr = ended(start("infer", mixed, out, *CLI))
+    seconds = [ended(start("infer", mixed, out, *CLI)) for _ in range(3)]
+    hold.unlink()
+    for code, stderr in seconds:
         assert code == 7, stderr
         assert "another run writes into this output folder" in stderr
     code, stderr = ended(first)
