@@ -3,7 +3,7 @@
 Run as a script it is `kspacesr-rt` with a backend that is slow, and that notes what it computed:
 ``FAULT_SLEEP`` is the seconds a batch takes longer, ``FAULT_LOG`` the file in which every computed
 slice becomes one byte, ``FAULT_READY`` a file that is there as soon as series are processed,
-``FAULT_HOLD`` a file that has batches wait, but for the first two, until it is gone.
+``FAULT_HOLD`` a file that has batches wait, but for the first five, until it is gone.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _main() -> None:
         @functools.wraps(run)
         def run_slowly(batch):
             time.sleep(sleep_s)
-            if next(batches) >= 2 and hold:
+            if next(batches) >= 5 and hold:
                 wait_until(lambda: not Path(hold).exists())
             if file is not None:
                 os.write(file, b"." * len(batch))
