@@ -20,7 +20,8 @@ from kspacesr_rt.dicom import pixels, scan_folder, skim
 from kspacesr_rt.dicom.codestream import CodeStreamError, read_jpeg, read_jpeg2000
 from kspacesr_rt.dicom.limits import Limits, current_limits, limited_to, parsed_limits
 from kspacesr_rt.dicom.rle import decode_rle
-from kspacesr_rt.errors import InputError, NoMRImageError
+from kspacesr_rt.dicom.weighing import require_modest
+from kspacesr_rt.errors import InputError, NoMRImageError, SliceFailed
 from kspacesr_rt.mercure import read_task
 from kspacesr_rt.pipeline import InferOptions, infer
 
@@ -162,6 +163,47 @@ def test_what_exceeds_a_limit_is_too_large_and_the_option_raises_it(name, tmp_pa
         return
     assert f"--limit {limit}={2 * allowed} raises it" in message
     assert outcome_of(data, tmp_path) is None
+
+
+def _plain(tags, *, implicit):
+    form = "<HHL" if implicit else "<HH2sH"
+    parts = (2,) if implicit else (b"LO", 2)
+    return b"".join(struct.pack(form, 0x0041, tag, *parts) + b"a " for tag in tags)
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"\xff" * 16])
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("place", ["on top", "in an item", "in an open item", "in an unknown"])
+def test_elements_are_counted_wherever_they_are(place, implicit, rubbish, tmp_path):
+    """In implicit files too, and in sequences whose length is told, behind rubbish or not."""
+    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+
+    def sequence(content, *, vr=b"SQ"):
+        item = delimiter(ITEM, len(content)) + content
+        head = struct.pack("<HH2sH", 0x0040, 0x0275, vr, 0)[: 4 if implicit else 8]
+        return head + struct.pack("<L", len(item)) + item
+
+    implicit_inside = implicit or place == "in an unknown"
+    many = _plain(range(4096, 9096), implicit=implicit_inside)
+    if place == "in an item":
+        many = sequence(many)
+    elif place == "in an unknown":
+        many = sequence(many, vr=b"UN")
+    elif place == "in an open item":
+        item = delimiter(ITEM, 0xFFFFFFFF) + many + delimiter(ITEM_END)
+        head = struct.pack("<HH2sH", 0x0040, 0x0275, b"SQ", 0)[: 4 if implicit else 8]
+        many = head + struct.pack("<L", 0xFFFFFFFF) + item + delimiter(SEQUENCE_END)
+    data = with_elements((sequence(rubbish) if rubbish else b"") + many, syntax=syntax)
+    path = tmp_path / "in.dcm"
+    path.write_bytes(data)
+    with limited_to(Limits(elements=2000, items=100)), path.open("rb") as file:
+        with pytest.raises(SliceFailed) as caught:
+            require_modest(file)
+        assert caught.value.reason == "too-large"
+        assert "elements" in str(caught.value)
+    with limited_to(Limits(elements=6000, items=100)), path.open("rb") as file:
+        require_modest(file)
+        assert file.tell() == 0
 
 
 @pytest.mark.parametrize("undefined", [True, False])

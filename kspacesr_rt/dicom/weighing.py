@@ -18,6 +18,7 @@ _ITEM_BYTES: Final = 8
 _STEP: Final = 1 << 20
 _META_BYTES: Final = 4096
 """More than File Meta Information ever takes."""
+_META_GROUP: Final = 0x0002
 _DELIMITERS: Final = 0xFFFE
 _PIXEL_GROUP: Final = 0x7FE0
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
@@ -89,7 +90,7 @@ def _search(file: BinaryIO) -> None:
 
 
 class _Walk:
-    """Steps from element to element, up to the pixels."""
+    """Steps from element to element, up to the pixels, and through sequences as they come."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -97,53 +98,91 @@ class _Walk:
         if start[128:132] != b"DICM" or any(uid in start for uid in _OTHER_SYNTAXES):
             raise OddError
         file.seek(132)
-        self._n_items = self._n_elements = 0
+        self._n_items = self._n_elements = self._depth = 0
+        self._implicit: bool | None = None  # not known before the first element of the data set
+        self._inside = 0
+        """Where the sequence of known length ends that is walked through; 0 outside of one."""
+        self._implicit_inside = False
 
     def header(self) -> None:
         """Go up to the pixels."""
-        file, depth = self._file, 0
-        while len(start := file.read(8)) == 8:
-            group, element, vr, length = struct.unpack("<HH2sH", start)
+        file = self._file
+        while True:
+            if self._inside and file.tell() >= self._inside:
+                self._leave()
+            start = file.read(8)
+            if len(start) < 8:
+                break
             if file.tell() > current_limits().extra:
                 raise too_large("has a header of more bytes than", "extra")
+            group, element = struct.unpack("<HH", start[:4])
             if group == _DELIMITERS:
-                (length,) = struct.unpack("<L", start[4:])
-                depth += self._delimiter(element, length)
-                continue
-            if vr not in VRS:
-                raise OddError  # implicit, or something else
-            self._n_elements += 1
-            if self._n_elements > current_limits().elements:
-                raise too_large("holds more elements than", "elements")
-            if vr in LONG_VRS:
-                (length,) = struct.unpack("<L", file.read(4))
-            if group == _PIXEL_GROUP and depth == 0:
+                self._delimiter(element, *struct.unpack("<L", start[4:]))
+            elif not self._element(group, start):
                 return
-            if length == UNDEFINED_LENGTH:
-                if vr not in (b"SQ", b"UN"):
-                    raise OddError
-                depth += 1
-            elif vr in (b"SQ", b"UN"):
-                self._look_into(length)
-            else:
-                file.seek(length, os.SEEK_CUR)
-        if depth or file.tell() > os.fstat(file.fileno()).st_size:
+        if self._depth or file.tell() > os.fstat(file.fileno()).st_size:
             raise OddError
 
-    def _delimiter(self, element: int, length: int) -> int:
-        """Return by how much the depth changes."""
+    def _element(self, group: int, start: bytes) -> bool:
+        """Step over an element, or into it; return whether it was not the pixels."""
+        vr = self._vr(group, start[4:6])
+        if vr is None:  # rubbish in a sequence, of which the end is known
+            self._leave()
+            return True
+        self._n_elements += 1
+        if self._n_elements > current_limits().elements:
+            raise too_large("holds more elements than", "elements")
+        if not vr:
+            (length,) = struct.unpack("<L", start[4:])
+        elif vr in LONG_VRS:
+            (length,) = struct.unpack("<L", self._file.read(4))
+        else:
+            (length,) = struct.unpack("<H", start[6:])
+        if group == _PIXEL_GROUP and self._depth == 0 and not self._inside:
+            return False
+        if length == UNDEFINED_LENGTH:
+            if vr not in (b"", b"SQ", b"UN"):
+                raise OddError
+            self._depth += not self._inside
+        elif vr in (b"", b"SQ", b"UN"):
+            self._enter(length, implicit=vr != b"SQ")
+        else:
+            self._file.seek(length, os.SEEK_CUR)
+        return True
+
+    def _vr(self, group: int, vr: bytes) -> bytes | None:
+        """Return the VR, empty where none is told; None for rubbish."""
+        if group != _META_GROUP and self._implicit is None:
+            self._implicit = vr not in VRS
+        if self._implicit_inside or (self._implicit and group != _META_GROUP):
+            return b""
+        if vr in VRS:
+            return vr
+        if self._inside:
+            return None
+        raise OddError
+
+    def _delimiter(self, element: int, length: int) -> None:
         if element == _ITEM:
-            self._n_items += 1
-            require_few_items(self._n_items)
-            if length != UNDEFINED_LENGTH:
-                self._look_into(length)
-            return 0
+            if not self._inside:  # those have been counted
+                self._n_items += 1
+                require_few_items(self._n_items)
+                if length != UNDEFINED_LENGTH:
+                    self._enter(length, implicit=bool(self._implicit), is_item=True)
+            return
         if element not in (_ITEM_END, _SEQUENCE_END):
             raise OddError
-        return -1 if element == _SEQUENCE_END else 0
+        if not self._inside:
+            self._depth -= element == _SEQUENCE_END
 
-    def _look_into(self, length: int) -> None:
-        """Count the items in a value of known length."""
+    def _enter(self, length: int, *, implicit: bool, is_item: bool = False) -> None:
+        """Count the items in a value of known length, and go through it if it holds some."""
+        if self._inside:
+            if implicit:  # then nothing tells a value from a sequence but that it begins like one
+                holds_items = self._file.read(min(length, 4)) == _ITEM_TAGS[0]
+                back = min(length, 4)
+                self._file.seek(-back if holds_items else length - back, os.SEEK_CUR)
+            return
         if length > current_limits().extra:
             raise too_large("has a header of more bytes than", "extra")
         data = self._file.read(length)
@@ -151,3 +190,10 @@ class _Walk:
             raise OddError
         self._n_items += data.count(_ITEM_TAGS[0])
         require_few_items(self._n_items)
+        if is_item or data.startswith(_ITEM_TAGS[0]):
+            self._inside, self._implicit_inside = self._file.tell(), implicit
+            self._file.seek(-length, os.SEEK_CUR)
+
+    def _leave(self) -> None:
+        self._file.seek(self._inside)
+        self._inside, self._implicit_inside = 0, False
