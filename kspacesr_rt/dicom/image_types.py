@@ -48,7 +48,7 @@ _MAP_TOKENS: Final = frozenset(
         # projections, reformats and pictures of the console
         *("MIP", "MINIP", "MNIP", "MAXIP", "AVGIP", "AIP", "CPR", "VRT", "SSD", "REFORMATTED"),
         *("REFORMAT", "SCREENSAVE", "SCREENSHOT", "SCREENCAPTURE", "FUSED", "FUSION"),
-        *("PASTED", "POSDISP"),
+        *("PASTED", "POSDISP", "VOLREN", "VXTL", "COLLAGE"),
         *("SEGMENTATION", "SEGMENTED"),
         # differences
         *("SUB", "SUBTRACT", "SUBTRACTION", "SUBTRACTED"),
@@ -69,7 +69,7 @@ _MAPS_IF_DERIVED: Final = frozenset(
         # Scanners write ORIGINAL\PRIMARY\MPR on plain acquisitions: there, MPR says nothing.
         *("MPR", "MPR THICK", "MPR RANGES", "CSA MPR", "PROCESSED", "REPORT"),
         *("FF", "FP", "WF", "R1", "R2", "RHO", "T0", "B1", "CHI", "SUSCEPTIBILITY", "WAVE"),
-        *("RA", "VR", "MD", "RD", "MK", "DEC"),
+        *("RA", "VR", "MD", "AD", "RD", "MK", "DEC", "LEAKAGE", "T1 VALUES", "T2 VALUES"),
         *("WIN", "WOUT", "WI", "WO", "SER", "MSI", "MSD", "ATT", "BAT", "DELAY", "AUC", "VE", "VP"),
         *("DIVISION", "DIV", "MULTIPLICATION", "MAXIMUM", "MINIMUM", "VARIANCE", "CORRELATION"),
         *("EXP", "EXPONENTIAL", "LOG", "MASK", "K2", "COV", "MYC", "PROC"),
