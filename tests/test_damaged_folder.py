@@ -1,9 +1,11 @@
 """A damaged output folder is resumable, or the message says what to remove."""
 
+import dataclasses
 import json
 import os
 import shutil
 import stat
+import zlib
 from pathlib import Path
 
 import fault_cases
@@ -335,3 +337,22 @@ def test_an_output_folder_that_cannot_be_written_has_its_own_hint(study, tmp_pat
     with pytest.raises(OutputError, match="Read-only file system") as caught:
         infer(study, tmp_path / "out", ZERO_FILL)
     assert "permissions" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "changed", [{"source": 5}, {"output": None}, {"output": "a\0b"}, {"n_frames": "x"}, None]
+)
+def test_a_journals_line_of_other_kinds_is_none(changed, tmp_path):
+    """Its checksum says that it is what was written, not that it is what is written today."""
+    record = {"file": "f", "outcome": "written", "output": "o", "n_frames": None}
+    entry = {"source": "1.2", "bytes": 1, "output_sha256": "", "record": record}
+    entry |= dataclasses.asdict(noted.FileState(size=1, mtime_ns=1, ctime_ns=1, inode=1))
+    assert noted.Noted.of_entry(entry).source == "1.2"
+    if changed is None:
+        text = b"[1}"
+        assert noted.sound_entry(b'[1,"crc":%d}' % zlib.crc32(text)) is None
+        return
+    for name, value in changed.items():
+        (entry if name in entry else record)[name] = value
+    with pytest.raises(TypeError):
+        noted.Noted.of_entry(entry)

@@ -136,6 +136,13 @@ class Noted:
     def of_entry(cls, entry: dict[str, Any]) -> Self:
         """Return what a sound line tells; KeyError or TypeError if it is of another kind."""
         names = [field.name for field in dataclasses.fields(FileState)]
+        record = entry["record"]
+        texts = (entry["source"], entry["output_sha256"], record["output"])
+        frames = record["n_frames"]
+        if not all(isinstance(text, str) and "\0" not in text for text in texts) or not (
+            frames is None or isinstance(frames, int)
+        ):
+            raise TypeError("a line of a journal holds values of other kinds")
         return cls(
             source=entry["source"],
             state=FileState(**{name: entry[name] for name in names}),
@@ -165,7 +172,10 @@ def sound_entry(line: bytes) -> dict[str, Any] | None:
     text = line[: found.start()] + b"}"
     if zlib.crc32(text) != int(found[1]):
         return None
-    entry = json.loads(text)
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
     return entry if isinstance(entry, dict) else None
 
 
