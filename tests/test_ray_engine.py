@@ -175,6 +175,10 @@ def test_stale_outputs_are_refused_kept_or_replaced_as_by_the_local_engine(clust
         assert (report.exit_code, report.stale) == (0, ())
         before = contents(out)
         dataset = pydicom.dcmread(first)
+        dataset.RetrieveAETitle = f"AT-{number}"  # which no output tells
+        dataset.save_as(first)
+        report = infer(source, out, options, engine=engine())
+        assert (report.count("present"), report.stale) == (6, ())
         dataset.PatientName = f"NEW^{number}"
         dataset.save_as(first)
         with pytest.raises(StaleOutputError):

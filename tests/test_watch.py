@@ -559,6 +559,18 @@ def test_a_corrected_file_is_told_kept_or_replaced_as_the_user_says(landing, out
     assert contents(out) == after
 
 
+def test_a_file_that_changes_in_nothing_that_is_told_is_present(landing, out, quick):
+    """It was fetched anew from elsewhere: that is no correction, and nothing is computed again."""
+    files = fault_cases.make_slices(landing, 3)
+    with watching_here(landing, out):
+        fault_cases.wait_until(lambda: told(out)["written"] == 3)
+        before = contents(out)
+        corrected(files[0], RetrieveAETitle="MIRROR")
+        fault_cases.wait_until(lambda: told(out)["present"] + told(out)["failed"] == 1)
+    assert (told(out)["present"], told(out)["stale"]) == (1, [])
+    assert contents(out) == before
+
+
 def test_a_touched_file_is_present(landing, out, quick):
     """Its bytes are what they were: nothing is computed again."""
     files = fault_cases.make_slices(landing, 3)

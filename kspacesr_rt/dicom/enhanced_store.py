@@ -101,7 +101,7 @@ class EnhancedWriter:
             )
         with failing_the_file():
             self._head = _before_pixels(derived, self._n_pixel_bytes)
-            self._told = told_digest(derived)
+            self.told = told_digest(derived)  # beside the pixels
         self._syntax = syntax
         self.made_again = False  # whether a damaged file stood under its name
         self._temporary: Path | None = None
@@ -195,7 +195,7 @@ class EnhancedWriter:
     def _instance_uid(self, digests: bytes) -> str:
         """Return the UID for all that is told: the first of the possible ones of the length."""
         pixels = hashlib.sha256(repr(self._shape).encode() + digests).hexdigest()
-        told = f"{self._told}/{pixels}"
+        told = f"{self.told}/{pixels}"
         return next(
             uid
             for attempt in count()

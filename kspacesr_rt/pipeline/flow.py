@@ -285,7 +285,13 @@ class Flow:
                 run.fail(job.unit, outcome, n_slices=n_slices)
                 return
             if run.journal is not None:
-                run.journal.note(job.unit.source, outcome.before, outcome.record, outcome.output)
+                run.journal.note(
+                    job.unit.source,
+                    outcome.before,
+                    outcome.record,
+                    outcome.output,
+                    told=outcome.told,
+                )
             if state.previews is not None:
                 state.previews.keep(outcome.series_uid, outcome.shown)
             run.settle(job.unit, outcome.record, n_slices=n_slices)

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from kspacesr_rt._version import __version__
-from kspacesr_rt.dicom import SourceSlice
+from kspacesr_rt.dicom import Derivation, SourceSlice
+from kspacesr_rt.dicom.source_digest import source_digest
 from kspacesr_rt.dicom.store import MANIFEST_NAME, STATE_FOLDER, WRITABLE, remove_leftovers
-from kspacesr_rt.errors import OutputError, RunMismatchError, system_says
+from kspacesr_rt.errors import OutputError, RunMismatchError, SliceError, system_says
 from kspacesr_rt.files import replace_file
 from kspacesr_rt.pipeline.noted import (
     LINE_MAX,
@@ -123,7 +124,13 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, writer: str = "", *, collected: bool = False, verify: bool = False
+        self,
+        folder: Path,
+        writer: str = "",
+        *,
+        derivation: Derivation | None = None,
+        collected: bool = False,
+        verify: bool = False,
     ) -> None:
         """Read what earlier runs noted.
 
@@ -134,6 +141,9 @@ class Journal:
         writer
             Hexadecimal digits of a process beside others: each has a journal of its own, since
             appending is not atomic on NFS.
+        derivation
+            What makes the outputs: a source whose file was changed in nothing that reaches its
+            output is known again by it. None: only by its bytes.
         collected
             Outputs are taken away once they stand: one that is missing is done all the same.
         verify
@@ -144,12 +154,13 @@ class Journal:
         OutputError
             If a journal cannot be read; it says what to remove.
         """
-        self._collected, self._verify = collected, verify
+        self._derivation, self._collected, self._verify = derivation, collected, verify
         self._root, self._folder = folder, folder / STATE_FOLDER
         self._path = self._folder / f"journal{writer and '-'}{writer}.jsonl"
         self._places: dict[int, list[_Place]] = {}  # of lines, by source
         self._series: dict[str, list[dict[str, Any]]] = {}
         self._verified: set[str] = set()
+        self._told: dict[tuple[str, Any], str] = {}  # by content and matrix
         self._files: dict[Path, int] = {}
         self._file: int | None = None
         weakref.finalize(self, _close_all, self._files)
@@ -209,7 +220,10 @@ class Journal:
                 yield from (one for place in places if (one := self._noted_at(place)) is not None)
 
     def match(self, source: SourceSlice) -> Noted | None:
-        """Return what was noted of a source with the content that its file has now."""
+        """Return what was noted of a source with what its file says now.
+
+        Its bytes may be others, if nothing that reaches the output has changed.
+        """
         noted = self.noted(source.sop_instance_uid)
         if not noted:
             return None
@@ -219,9 +233,10 @@ class Journal:
             if len(alike) == 1 and alike[0].state.settled:
                 return alike[0]
             now = FileState.read(source.path)
+            same = [one for one in noted if one.state.sha256 == now.sha256]
+            same = same or [one for one in noted if self._tells(source, now, one)]
         except OSError:
             return None
-        same = [one for one in noted if one.state.sha256 == now.sha256]
         if not same:
             return None
         moved = dataclasses.replace(same[-1], state=now)
@@ -229,8 +244,24 @@ class Journal:
             self._note(moved)  # so that it is known by its status the next time
         return moved
 
+    def _tells(self, source: SourceSlice, now: FileState, noted: Noted) -> bool:
+        """Return whether a file says what was noted, in other bytes."""
+        matrix = noted.record.matrix
+        if self._derivation is None or matrix is None or not noted.told:
+            return False
+        key = now.sha256, matrix
+        if key not in self._told:
+            try:
+                told = source_digest(source, self._derivation, matrix)
+            except SliceError:
+                told = ""  # what is wrong with it is found out when it is processed
+            if FileState.read(source.path).sha256 != now.sha256:
+                return False  # it changes under our eyes
+            self._told[key] = told
+        return self._told[key] == noted.told
+
     def find(self, source: SourceSlice) -> SliceRecord | None:
-        """Return what was noted of a source, if that file is as it was and its output stands."""
+        """Return what was noted of a source, if it says what it said and its output stands."""
         noted = self.match(source)
         if noted is None or not self._stands(noted):
             return None
@@ -262,6 +293,8 @@ class Journal:
         before: os.stat_result | FileState,
         record: SliceRecord,
         output: FileState | None = None,
+        *,
+        told: str = "",
     ) -> None:
         """Note a slice whose output stands.
 
@@ -275,6 +308,8 @@ class Journal:
             For the report.
         output
             What the output holds, if that is known.
+        told
+            Digest of what of the source reached the output, if that is known.
 
         Raises
         ------
@@ -292,6 +327,7 @@ class Journal:
                 n_bytes=output.size,
                 output_sha256=output.sha256,
                 record=record,
+                told=told,
             )
         )
 

@@ -25,6 +25,7 @@ from kspacesr_rt.dicom import (
 )
 from kspacesr_rt.dicom.clipping import Clipping, measure_clipping
 from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.dicom.source_digest import SourceDigest
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.compute import Computing
@@ -122,9 +123,10 @@ def process_frames(
             with run.clock.busy("encode"):
                 derived = derive_enhanced(header, run.derivation)
                 output = EnhancedWriter(run.output, derived, run.derivation, syntax=run.syntax)
+                told = SourceDigest(output.told)
         with output as writer:
             growing = _GrowingFile(run=run, unit=unit, plan=plan, writer=writer)
-            _flow(run, growing, iter(reader), pool, backend)
+            _flow(run, growing, told.passing(reader), pool, backend)
             with failing_the_file():
                 with run.clock.busy("read"):
                     after = FileState.read_after(source.path, before)
@@ -152,6 +154,7 @@ def process_frames(
         ),
         before=after,
         output=written,
+        told=told.hexdigest(),
         series_uid=str(derived.SeriesInstanceUID),
         shown=growing.shown,
     )

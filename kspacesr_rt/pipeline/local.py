@@ -168,7 +168,7 @@ def infer(
         ):
             run.derivation = replace(run.derivation, run_salt=manifest.run_salt)
             run.stop_asked = lambda: bool(stop_asked())
-            run.journal = Journal(output, verify=options.verify_existing)
+            run.journal = Journal(output, derivation=run.derivation, verify=options.verify_existing)
             try:
                 stale = StaleOutputs(output, run.journal, scan)
                 if options.stale == "refuse":

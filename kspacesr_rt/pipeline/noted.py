@@ -118,16 +118,20 @@ class Noted:
     """Of the output."""
     record: SliceRecord
     """What the report said."""
+    told: str = ""
+    """Digest of what of the source reached the output; empty if it was not noted."""
 
     def as_line(self) -> bytes:
         """Return the line that notes it."""
         state = dataclasses.asdict(self.state)
+        told = {"told": self.told} if self.told else {}
         return checked_line(
             {
                 "source": self.source,
                 **state,
                 "bytes": self.n_bytes,
                 "output_sha256": self.output_sha256,
+                **told,
                 "record": dataclasses.asdict(self.record),
             }
         )
@@ -137,7 +141,8 @@ class Noted:
         """Return what a sound line tells; KeyError or TypeError if it is of another kind."""
         names = [field.name for field in dataclasses.fields(FileState)]
         record = entry["record"]
-        texts = (entry["source"], entry["output_sha256"], record["output"])
+        told = entry.get("told", "")
+        texts = (entry["source"], entry["output_sha256"], record["output"], told)
         frames = record["n_frames"]
         if not all(isinstance(text, str) and "\0" not in text for text in texts) or not (
             frames is None or isinstance(frames, int)
@@ -149,6 +154,7 @@ class Noted:
             n_bytes=entry["bytes"],
             output_sha256=entry["output_sha256"],
             record=SliceRecord(**_with_tuples(entry["record"])),
+            told=told,
         )
 
 

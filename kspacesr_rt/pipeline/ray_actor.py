@@ -204,7 +204,9 @@ class SeriesActor:
         if self._journal is not None:
             self._journal.close()
         verify = self._job.options.verify_existing
-        self._journal = Journal(self._job.output, self._writer, verify=verify)
+        self._journal = Journal(
+            self._job.output, self._writer, derivation=self._job.derivation, verify=verify
+        )
 
     def _processed(self, series: Series, *, again: bool) -> Outcome:
         job = self._job

@@ -93,7 +93,7 @@ class Crew:
         # The largest first, so that none of them is left alone at the end.
         self._queue = deque(sorted(works, key=lambda work: -work.pixels))
         self._members: list[Member] = []
-        self._known = Journal(run.output)  # before anything of this run
+        self._known = Journal(run.output, derivation=run.derivation)  # before anything of this run
         self._writer, self._hired = secrets.token_hex(4), 0
         self._lost = self._stillborn = 0
         self._next_hire = 0.0
@@ -347,7 +347,8 @@ class Crew:
         """Record what journals tell of series that no actor has told of."""
         if not works:
             return
-        run, journal = self._run, Journal(self._run.output)
+        run = self._run
+        journal = Journal(run.output, derivation=run.derivation)
         for work in works:
             for place, unit in enumerate(_units(work)):
                 found = journal.find(unit.source)

@@ -24,6 +24,7 @@ from kspacesr_rt.dicom import (
 from kspacesr_rt.dicom.clipping import Clipping, measure_clipping
 from kspacesr_rt.dicom.compress import native_samples
 from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.dicom.source_digest import SourceDigest
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.noted import FileState
@@ -71,6 +72,8 @@ class Finished:
     """What its source held when it was read."""
     output: FileState
     """What was written."""
+    told: str
+    """Digest of what of the source reached the output."""
     series_uid: str
     """Of the output."""
     shown: list[Shown]
@@ -143,6 +146,7 @@ def finish(
                 figures = check_result(sr, decoded.slice.values, spec)
             with run.clock.busy("encode"):
                 dataset = derive(decoded.slice, sr, plan.derivation)
+                told = SourceDigest.of_slice(dataset, decoded.slice).hexdigest()
             with run.clock.busy("check"):
                 clipping = measure_clipping(
                     native_samples(dataset), sr, decoded.slice.values, decoded.slice.dataset
@@ -178,6 +182,7 @@ def finish(
         ),
         before=before,
         output=output,
+        told=told,
         series_uid=str(dataset.SeriesInstanceUID),
         shown=[(unit.number, decoded.slice.values, sr)] if wanted else [],
     )

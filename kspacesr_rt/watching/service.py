@@ -180,7 +180,10 @@ class _Watcher:
         self._options, self._log, self._report_file = options, log, report_file
         self._stop_asked = stop_asked
         self._journal = Journal(
-            first.output, collected=options.collected, verify=first.options.verify_existing
+            first.output,
+            derivation=replace(first.derivation, run_salt=manifest.run_salt),
+            collected=options.collected,
+            verify=first.options.verify_existing,
         )
         self._workers = workers_of(first.options, first.backends.choice.backend)
         self._arrivals = Arrivals(
