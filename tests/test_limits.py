@@ -9,6 +9,7 @@ from hard_cases import content, sample
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     RLELossless,
@@ -16,7 +17,7 @@ from pydicom.uid import (
 from typer.testing import CliRunner
 
 from kspacesr_rt.cli import app
-from kspacesr_rt.dicom import pixels, scan_folder, skim
+from kspacesr_rt.dicom import header, pixels, scan_folder, skim
 from kspacesr_rt.dicom.codestream import CodeStreamError, read_jpeg, read_jpeg2000
 from kspacesr_rt.dicom.limits import Limits, current_limits, limited_to, parsed_limits
 from kspacesr_rt.dicom.rle import decode_rle
@@ -81,19 +82,20 @@ def nested(depth):
     return inside
 
 
-def deflated(raw):
-    """Return a deflated file with raw elements before its pixels."""
+def deflated(raw, *, meta=b""):
+    """Return a deflated file with raw elements before its pixels, others before what it is."""
     plain = with_elements(raw)
-    meta = 144 + struct.unpack("<L", plain[140:144])[0]
+    begin = 144 + struct.unpack("<L", plain[140:144])[0]
     named = slice_bytes(DeflatedExplicitVRLittleEndian)
     own = 144 + struct.unpack("<L", named[140:144])[0]
     packer = zlib.compressobj(wbits=-15)
-    return named[:own] + packer.compress(plain[meta:]) + packer.flush()
+    body = packer.compress(plain[begin:]) + packer.flush()
+    return named[:140] + struct.pack("<L", own - 144 + len(meta)) + meta + named[144:own] + body
 
 
 def outcome_of(data, tmp_path, **limits):
     """Return reason, message and hint of the one file of a run; None where it is written."""
-    (tmp_path / "in").mkdir(exist_ok=True)
+    (tmp_path / "in").mkdir(parents=True, exist_ok=True)
     (tmp_path / "in" / "a.dcm").write_bytes(data)
     options = InferOptions(backend="zero-fill", threads=1, limits=Limits(**limits))
     try:
@@ -204,6 +206,93 @@ def test_elements_are_counted_wherever_they_are(place, implicit, rubbish, tmp_pa
     with limited_to(Limits(elements=6000, items=100)), path.open("rb") as file:
         require_modest(file)
         assert file.tell() == 0
+
+
+def in_big_endian(raw):
+    """Return an Explicit VR Big Endian file with raw elements before its pixels."""
+    data = slice_bytes(ExplicitVRBigEndian)
+    at = data.rindex(b"\x7f\xe0\x00\x10")
+    return data[:at] + raw + data[at:]
+
+
+def _short(n, *, vr=b"LO", order="<", distinct=True):
+    """Return elements of eight bytes."""
+    return b"".join(
+        struct.pack(f"{order}HH2sH", 0x0041, 0x1000 + i * distinct, vr, 0) for i in range(n)
+    )
+
+
+SOME, FEW = _short(5000), _short(1)
+OPEN_BYTES = long_element((0x0041, 0x0FFF), b"OB", UNDEFINED) + b"abcd" + delimiter(SEQUENCE_END)
+IN_AN_ITEM = long_element(*_SQ, 8 + len(SOME)) + delimiter(ITEM, len(SOME)) + SOME
+BEHIND = long_element((0x7FE0, 0x0010), b"OW", 4) + b"abcd" + SOME
+CROWDS = {
+    "plain": with_elements(SOME),
+    "plain, of one tag": with_elements(_short(5000, distinct=False)),
+    "plain, one VR unknown": with_elements(_short(1, vr=b"XX") + SOME),
+    "plain, one VR missing": with_elements(_short(1, vr=b"\0\0") + SOME),
+    "plain, open bytes first": with_elements(OPEN_BYTES + SOME),
+    "plain, an offset table first": with_elements(
+        long_element((0x7FE0, 0x0001), b"OV", 8) + bytes(8) + SOME
+    ),
+    "plain, a syntax named in a comment": with_elements(
+        long_element((0x0041, 0x0FFF), b"OB", 20) + b"1.2.840.10008.1.2.2\0" + SOME
+    ),
+    "plain, deflation named in a comment": with_elements(
+        long_element((0x0041, 0x0FFF), b"OB", 22) + b"1.2.840.10008.1.2.1.99" + SOME
+    ),
+    "deflated, said late": deflated(
+        SOME, meta=long_element((0x0002, 0x0001), b"OB", 5000) + bytes(5000)
+    ),
+    "plain, no preamble": with_elements(SOME)[132:],
+    "behind the pixels": slice_bytes() + SOME,
+    "deflated": deflated(SOME),
+    "deflated, of one tag": deflated(_short(5000, distinct=False)),
+    "deflated, in an item": deflated(IN_AN_ITEM),
+    "deflated, one VR unknown": deflated(_short(1, vr=b"XX") + SOME),
+    "deflated, open bytes first": deflated(OPEN_BYTES + SOME),
+    "deflated, behind the pixels": deflated(BEHIND),
+    "big endian": in_big_endian(_short(5000, order=">")),
+    "big endian, in an item": in_big_endian(
+        struct.pack(">HH2sHL", *SEQUENCE, b"SQ", 0, 8 + 40_000)
+        + struct.pack(">HHL", 0xFFFE, ITEM, 40_000)
+        + _short(5000, order=">")
+    ),
+    "big endian, in an open item": in_big_endian(
+        struct.pack(">HH2sHL", *SEQUENCE, b"SQ", 0, UNDEFINED)
+        + struct.pack(">HHL", 0xFFFE, ITEM, UNDEFINED)
+        + _short(5000, order=">")
+        + struct.pack(">HHLHHL", 0xFFFE, ITEM_END, 0, 0xFFFE, SEQUENCE_END, 0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CROWDS)
+def test_elements_are_counted_in_every_transfer_syntax(name, tmp_path):
+    """Deflated and big endian ones were not, nor those behind pixels or an odd element."""
+    data = CROWDS[name]
+    reason, message = outcome_of(data, tmp_path, elements=2000, items=100)
+    assert reason == "too-large"
+    assert "elements" in message
+    assert "--limit elements=4000 raises it" in message
+
+
+@pytest.mark.parametrize("raw", [SOME, IN_AN_ITEM, OPEN_BYTES + SOME], ids=len)
+def test_a_deflated_file_of_as_many_elements_as_are_allowed_goes_through(raw, tmp_path):
+    """And one in big endian."""
+    assert outcome_of(deflated(raw), tmp_path, elements=6000, items=100) is None
+    big = in_big_endian(_short(5000, order=">"))
+    assert outcome_of(big, tmp_path / "big", elements=6000, items=100) is None
+
+
+def test_elements_of_a_deflated_file_are_counted_before_pydicom_reads_them(tmp_path, monkeypatch):
+    """Three million took most of a minute."""
+
+    def forbidden(*args, **kwargs):
+        pytest.fail("pydicom was asked")
+
+    monkeypatch.setattr(header, "dcmread", forbidden)
+    assert outcome_of(deflated(SOME), tmp_path, elements=2000)[0] == "too-large"
 
 
 @pytest.mark.parametrize("undefined", [True, False])

@@ -25,6 +25,8 @@ LONG_VRS: Final = frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32)
 SEQUENCE_VRS: Final = (b"SQ", b"UN")
 """What can have undefined length beside pixels; UN is then a sequence too (PS3.5 6.2.2)."""
 
+FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""How a data set without preamble can begin: group 0002 or 0008, little or big endian."""
 DEPTH_MAX: Final = 16
 """Sequences in sequences; a dozen is the most that any IOD has."""
 

@@ -23,11 +23,11 @@ from pydicom.uid import (
 )
 
 from kspacesr_rt.dicom.carried import Carried, found_encoding, viewed
-from kspacesr_rt.dicom.element_steps import LONG_VRS
+from kspacesr_rt.dicom.element_steps import FIRST_GROUPS, LONG_VRS
 from kspacesr_rt.dicom.limits import current_limits, too_large
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS as PARSE_ERRORS
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.weighing import ItemSearch, require_few_items
+from kspacesr_rt.dicom.weighing import ItemSearch, require_few_elements, require_few_items
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
 
 PIXEL_DATA: Final = 0x7FE00010
@@ -37,8 +37,6 @@ _STEP: Final = 1 << 20
 META_BYTES: Final = 4096
 """More than File Meta Information ever takes."""
 
-_FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
-"""How a data set without preamble can begin: group 0002 or 0008, little or big endian."""
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _SEQUENCE_END_BYTES: Final = 8
 _ITEM: Final = 0xFFFEE000
@@ -128,6 +126,7 @@ def parse_file(file: BinaryIO) -> tuple[Header, DataElement | None, Dataset]:
     element.is_undefined_length = pixels.encapsulated
     if after is None:
         body.seek(_SEQUENCE_END_BYTES if pixels.encapsulated else 0, os.SEEK_CUR)
+        require_few_elements(body, little=found_encoding(header.dataset)[1])
         try:
             with quiet_pydicom():
                 after = read_dataset(body, *found_encoding(header.dataset))
@@ -157,7 +156,7 @@ def _parse(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | 
     """Return the header, the stream that holds the pixels, where, and what follows if known."""
     start = file.read(132)
     has_preamble = start[128:] == b"DICM"
-    if not has_preamble and start[:2] not in _FIRST_GROUPS:
+    if not has_preamble and start[:2] not in FIRST_GROUPS:
         raise SliceSkipped("not-dicom", "not a DICOM file")
     file.seek(0)
     try:
@@ -210,21 +209,24 @@ def _guessed_syntax(dataset: Dataset) -> UID:
 
 
 def _require_inflatable(file: BinaryIO) -> None:
-    """Fail for a deflated data set that inflates to too much; leave other files alone."""
-    start = file.read(META_BYTES)
+    """Fail for a deflated data set that inflates to too much; leave other files alone.
+
+    It is inflated in steps, so that it never takes more memory than is allowed.
+    """
     file.seek(132)
-    if str(DeflatedExplicitVRLittleEndian).encode() in start:
-        # The File Meta Information; the deflated data set begins where it ends.
-        read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-        search = ItemSearch()
-        inflate, n_bytes, waiting = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        search, whole = ItemSearch(), io.BytesIO()
+        inflate, waiting = zlib.decompressobj(-zlib.MAX_WBITS), b""
         while not inflate.eof and (waiting := waiting or file.read(_STEP)):
             inflated = inflate.decompress(waiting, _STEP)
-            n_bytes += len(inflated)
+            whole.write(inflated)
             search.add(inflated)
             waiting = inflate.unconsumed_tail
-            if n_bytes > current_limits().inflated:
+            if whole.tell() > current_limits().inflated:
                 raise too_large("its deflated data set inflates to more bytes than", "inflated")
+        whole.seek(0)
+        require_few_elements(whole)
     file.seek(0)
 
 
