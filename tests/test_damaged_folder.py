@@ -340,12 +340,17 @@ def test_an_output_folder_that_cannot_be_written_has_its_own_hint(study, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "changed", [{"source": 5}, {"output": None}, {"output": "a\0b"}, {"n_frames": "x"}, None]
+    "changed",
+    [
+        *({"source": 5}, {"told": 5}, {"output": None}, {"output": "a\0b"}, {"n_frames": "x"}),
+        *({"matrix": [[1], [2]]}, {"matrix": [1, 2, 3]}, {"matrix": "ab"}, None),
+    ],
 )
 def test_a_journals_line_of_other_kinds_is_none(changed, tmp_path):
     """Its checksum says that it is what was written, not that it is what is written today."""
     record = {"file": "f", "outcome": "written", "output": "o", "n_frames": None}
-    entry = {"source": "1.2", "bytes": 1, "output_sha256": "", "record": record}
+    record["matrix"] = [48, 40]
+    entry = {"source": "1.2", "bytes": 1, "output_sha256": "", "told": "ab", "record": record}
     entry |= dataclasses.asdict(noted.FileState(size=1, mtime_ns=1, ctime_ns=1, inode=1))
     assert noted.Noted.of_entry(entry).source == "1.2"
     if changed is None:

@@ -14,12 +14,15 @@ import numpy as np
 import pydicom
 import pytest
 from fault_cases import contents
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
     RLELossless,
 )
 
@@ -239,6 +242,27 @@ def require_stale(study, tmp_path, change):
     assert contents(out) == before
     infer(study, tmp_path / "fresh", REFUSE)
     assert contents(tmp_path / "fresh") != before
+
+
+def test_what_a_lossy_encoding_told_is_missed_where_it_is_gone(tmp_path):
+    """The same samples, but their output does not tell any more that they lost something."""
+    study, out = tmp_path / "study", tmp_path / "out"
+    [path] = fault_cases.make_slices(study, 1)
+    dataset = pydicom.dcmread(path)
+    samples = dataset.pixel_array
+    stream = io.BytesIO()
+    Image.fromarray((samples * (255 / samples.max())).astype(np.uint8)).save(stream, "JPEG")
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.add_new("PixelData", "OB", encapsulate([stream.getvalue()]))
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.save_as(path)
+    infer(study, out, REFUSE)
+    dataset = pydicom.dcmread(path)
+    dataset.decompress(generate_instance_uid=False)
+    dataset.pop("LossyImageCompression", None)
+    dataset.save_as(path)
+    with pytest.raises(StaleOutputError):
+        infer(study, out, REFUSE)
 
 
 def test_private_elements_count_where_they_are_kept(study, tmp_path):

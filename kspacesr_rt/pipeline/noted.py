@@ -143,9 +143,10 @@ class Noted:
         record = entry["record"]
         told = entry.get("told", "")
         texts = (entry["source"], entry["output_sha256"], record["output"], told)
-        frames = record["n_frames"]
+        frames, matrix = record["n_frames"], record.get("matrix")
         if not all(isinstance(text, str) and "\0" not in text for text in texts) or not (
-            frames is None or isinstance(frames, int)
+            (frames is None or isinstance(frames, int))
+            and (matrix is None or (isinstance(matrix, list) and [*map(type, matrix)] == [int] * 2))
         ):
             raise TypeError("a line of a journal holds values of other kinds")
         return cls(
