@@ -308,8 +308,8 @@ def test_an_end_at_any_change_of_the_disk_loses_and_repeats_nothing(end, tmp_pat
             crashing.left = -1
             if end == "power cut" and crashing.crashed:
                 top = disk.restore(tmp_path / f"{after} restored")
-            disk.close()
             run_through(top / "spool", acknowledged, sent)
+            disk.close()  # of what the second life has touched too
         told = f"after {after} changes"
         assert len(set(sent)) == 2, told
         # Only what was in doubt, between the target's Success and the journal, may go twice.
