@@ -160,7 +160,11 @@ def _handlers() -> dict[signal.Signals, Any]:
     What a shell has told this process to ignore (a job in the background) stays ignored.
     """
     handlers = {number: signal.getsignal(number) for number in HELD}
-    return {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
+    return {
+        number: signal.SIG_DFL if handler is _end else handler
+        for number, handler in handlers.items()
+        if handler is not signal.SIG_IGN
+    }
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
@@ -173,7 +177,25 @@ def _note(number: int) -> None:
     if _Process.arrived is None:
         _Process.arrived = number
     for one in _handlers():
-        signal.signal(one, signal.SIG_DFL)
+        _leave_to_system(one)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End by a signal that came before the first one was dealt with, so that it is the second."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+def _leave_to_system(number: int) -> None:
+    """Let a signal end the process, one too that Python has noted but not yet handled.
+
+    Of that, Python would find the handler gone, say so with a traceback and forget the signal.
+    """
+    if (set_handler := _system_v_signal()) is None:
+        signal.signal(number, signal.SIG_DFL)
+    else:
+        signal.signal(number, _end)
+        set_handler(number, None)  # SIG_DFL
 
 
 def _forget_once_called(number: int) -> None:
@@ -182,12 +204,17 @@ def _forget_once_called(number: int) -> None:
     That is SA_RESETHAND, which glibc's System V signal function sets. Elsewhere the handler itself
     sees to it, as soon as the main thread comes to run it.
     """
+    if (set_handler := _system_v_signal()) is not None:
+        get_handler = ctypes.pythonapi.PyOS_getsig
+        get_handler.restype = ctypes.c_void_p
+        set_handler(number, get_handler(number))
+
+
+def _system_v_signal() -> Callable[[int, int | None], Any] | None:
+    """Return the function of glibc that sets a handler past Python; None elsewhere."""
     if sys.platform != "linux":
-        return
-    set_handler = getattr(ctypes.CDLL(None), "sysv_signal", None)
-    if set_handler is None:  # musl
-        return
-    get_handler = ctypes.pythonapi.PyOS_getsig
-    get_handler.restype = ctypes.c_void_p
-    set_handler.restype, set_handler.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-    set_handler(number, get_handler(number))
+        return None
+    function = getattr(ctypes.CDLL(None), "sysv_signal", None)
+    if function is not None:  # musl has none
+        function.restype, function.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    return function

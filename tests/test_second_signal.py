@@ -48,6 +48,30 @@ def test_the_other_signal_is_a_second_one_too():
     assert ended(process)[0] == -signal.SIGTERM
 
 
+AT_ONCE = """
+import os, signal
+from kspacesr_rt.interruption import held_signals, take_signals
+take_signals()
+both = [signal.SIGINT, signal.SIGTERM]
+{hold}
+    signal.pthread_sigmask(signal.SIG_BLOCK, both)
+    for number in both:
+        os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+    while True:
+        pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's signals")
+@pytest.mark.parametrize("hold", ["with held_signals():", "if True:"])
+def test_a_second_signal_that_comes_with_the_first_is_not_lost(hold):
+    """Python found its handler gone, printed that it "ignored" the signal, and did."""
+    code, stderr = ended(start(AT_ONCE.format(hold=hold)))
+    assert "ignored" not in stderr
+    assert code == -signal.SIGTERM
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc; glibc's signals")
 @pytest.mark.parametrize("block", ["python", "native-code-with-the-interpreter"])
 def test_a_run_that_is_stuck_ends_and_is_completed_by_the_same_command(tmp_path, block):
