@@ -12,7 +12,7 @@ from kspacesr_rt.pipeline import flow, ray_actor
 from kspacesr_rt.pipeline.compute import Computing
 from kspacesr_rt.pipeline.ray_actor import SeriesActor
 
-SLICE_S = 0.03
+SLICE_S = float(os.environ.get("RAY_ACTORS_SLICE_S", "0.03"))
 PATIENT = "DOE^JANE"
 
 

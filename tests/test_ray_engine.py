@@ -404,13 +404,13 @@ def test_a_lost_node_costs_nothing_but_time(archive, local, out, monkeypatch):
         nodes.shutdown()
 
 
-def start(*arguments):
+def start(*arguments, slice_s=0.03):
     return subprocess.Popen(
         [sys.executable, "-c", CLI, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=fault_cases.environment(),
+        env=fault_cases.environment(RAY_ACTORS_SLICE_S=str(slice_s)),
     )
 
 
@@ -475,8 +475,8 @@ def descendants(pid):
 )
 def test_a_cluster_that_dies_ends_the_run_with_a_sentence(archive, local, out, server, told):
     """It hung for ever, or Ray ended it after a minute without a report."""
-    process = start("infer", archive, out, *ON_RAY)
-    fault_cases.wait_until(lambda: lines(out) > 12, process)
+    process = start("infer", archive, out, *ON_RAY, slice_s=2.0)  # it must not end before that
+    fault_cases.wait_until(lambda: lines(out) > 2, process)
     (victim,) = [pid for pid, line in descendants(process.pid).items() if server in line]
     os.kill(victim, signal.SIGKILL)
     returned, stderr = fault_cases.ended(process)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from kspacesr_rt.backends import backend_info
 from kspacesr_rt.cores import available_cores
-from kspacesr_rt.errors import BackendUnavailableError, InputError
+from kspacesr_rt.errors import BackendUnavailableError, InputError, KspaceSRError
 from kspacesr_rt.interruption import handle, held_signals
 from kspacesr_rt.pipeline.options import InferOptions
 
@@ -216,6 +216,8 @@ def connected(address: str | None, *, cpus: int) -> Iterator[Any]:
                 _require_reachable(address)
             stack.callback(ray.shutdown)
             ray.init(address=address, **quiet)
+        except KspaceSRError:
+            raise
         except Exception as exc:  # Ray raises that very class where a node does not come up
             if address == OWN:
                 why = str(exc).strip().partition("\n")[0] or type(exc).__name__
