@@ -181,7 +181,9 @@ def test_an_accident_at_the_door_lets_nobody_in(receiver, monkeypatch):
 
     monkeypatch.setattr(Peer, "is_from", broken)
     with association(port, echo=True) as held:
-        assert held.is_rejected
+        # A requestor on a busy machine may see the end of the connection before the answer.
+        assert not held.is_established
+    assert metrics.value("associations_rejected_total", reason="congested") == 1
     assert metrics.value("internal_errors_total", where="receive", kind="RuntimeError") == 1
 
 
