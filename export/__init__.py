@@ -1,1 +1,1 @@
-"""Checkpoint to ONNX: lowering of the FFT layers, and the parity gate."""
+"""Checkpoint to ONNX: lowering of the FFT layers, which the parity gate then proves."""

@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
 from kspacesr_rt._version import __version__
-from kspacesr_rt.backends import open_backend
-from kspacesr_rt.binding import bind
-from kspacesr_rt.errors import OutputError
+from kspacesr_rt.conversion.parity import ParityReport, Run
+from kspacesr_rt.conversion.proof import Reference, prove, require_free
 from kspacesr_rt.export.lowering import lower
-from kspacesr_rt.export.mixed_precision import quantise_model
-from kspacesr_rt.export.parity import (
-    TIER_OF,
-    ParityReport,
-    Run,
-    check,
-    gate_cases,
-    require_parity,
-)
-from kspacesr_rt.export.placement import find_placement, require_placed
-from kspacesr_rt.export.precision import narrowed, opset_of
-from kspacesr_rt.export.quantisation import QUANTISED_TYPES
-from kspacesr_rt.files import replace_file
-from kspacesr_rt.kspace import FloatArray, Matrix, degrade, upscaled
-from kspacesr_rt.model_file import (
-    KNOWN_ANSWER_KEY,
-    KnownAnswer,
-    ModelFile,
-    graph_digest,
-    parse_model,
-    weights_digest,
-)
-from kspacesr_rt.moments import moment
-from kspacesr_rt.phantoms import brain_phantom
-from kspacesr_rt.spec import METADATA_KEY, DataConsistency, Lowering, ModelSpec, Precision
-from kspacesr_rt.train.checkpoint import Checkpoint, Stated, load_checkpoint
-
-KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
-"""LR matrix of the stored self-test: small, one axis odd, not square."""
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.model.file import ModelFile, parse_model
+from kspacesr_rt.model.spec import DataConsistency, Lowering, ModelSpec, Precision
+from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.moments import moment
+from kspacesr_rt.train.checkpoint import Checkpoint, SpecOverrides, load_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,20 +53,9 @@ def torch_runner(generator: torch.nn.Module) -> Run:
     return run
 
 
-def backend_runner(model: ModelFile, backend: str) -> Run:
-    """Return a function that binds a model to each slice's matrix and runs it on a backend."""
-
-    def run(lr: FloatArray) -> FloatArray:
-        bound = bind(model, (lr.shape[0], lr.shape[1]))
-        with open_backend(backend, bound) as opened:
-            return opened.run(lr[None, None])[0, 0]
-
-    return run
-
-
 def export_model(
-    checkpoint: Path,
-    output: Path,
+    checkpoint: str | PathLike[str],
+    output: str | PathLike[str],
     *,
     lowering: Lowering = "gemm",
     precision: Precision = "fp32",
@@ -101,7 +64,7 @@ def export_model(
     backend: str = "ort-cpu",
     name: str | None = None,
     data_consistency: DataConsistency | None = None,
-    stated: Stated | None = None,
+    stated: SpecOverrides | None = None,
     force: bool = False,
     report_file: Path | None = None,
 ) -> Exported:
@@ -138,84 +101,53 @@ def export_model(
         If the gate says no, or the model answers elsewhere than it says; no file is left.
     OutputError
         If the file exists, or cannot be written.
+
+    Returns
+    -------
+        Where the model is, what it is, and what the gate measured.
+
+    Examples
+    --------
+    Of the weights in a shipped model, as PyTorch has them:
+
+    >>> from pathlib import Path
+    >>> import kspacesr_rt as ks
+    >>> from kspacesr_rt.export.rebuild import checkpoint_from_model
+    >>> from kspacesr_rt.model.file import load_model, resolve_model
+    >>> model = load_model(resolve_model("x2-fast", upscale=2))
+    >>> checkpoint_from_model(model, Path("weights.pt"))
+    >>> exported = ks.export_model(Path("weights.pt"), Path("mine.onnx"), name="mine")
+    >>> exported.spec.name, exported.spec.upscale
+    ('mine', 2)
     """
-    if output.exists() and not force:
-        raise OutputError(f"{output} exists", hint="replace it with --force")
+    output = Path(output)
+    require_free(output, force=force, report_file=report_file)
     loaded = load_checkpoint(
-        checkpoint, name=name, data_consistency=data_consistency, stated=stated
+        Path(checkpoint), name=name, data_consistency=data_consistency, stated=stated
     )
-    reference = torch_runner(loaded.generator)
     proto = lower(loaded.generator, loaded.spec, lowering)
-    spec = dataclasses.replace(_stamped(loaded, lowering), precision=precision)
-    candidate = ModelFile(name=output.name, proto=proto, spec=spec, size_bytes=0)
-    notes: dict[str, Any] = {}
-    remarks: tuple[str, ...] = (f"weights from {loaded.source}",) if loaded.source else ()
-    if precision in QUANTISED_TYPES:
-        made = quantise_model(
-            candidate,
-            reference,
-            lambda model: backend_runner(model, backend),
-            precision,
-            calibration=calibration,
-            runtime=runtime,
-        )
-        proto, notes = made.proto, {"quantisation": made.notes}
-        remarks += (made.as_text(),)
-    else:
-        proto = narrowed(proto, precision)
-    spec = dataclasses.replace(spec, opset=opset_of(proto))
-    candidate = dataclasses.replace(candidate, proto=proto, spec=spec)
-    exported = backend_runner(candidate, backend)
-    report = check(
-        gate_cases(spec.upscale, spec.matrix),
-        reference,
-        exported,
-        backend=backend,
-        tier=TIER_OF[precision],
-        lowering=lowering,
-        signs_predicted=spec.data_consistency == "magnitude",
+    lowered = ModelFile(
+        name=output.name, proto=proto, spec=_stamped(loaded, lowering), size_bytes=0
     )
-    placement = find_placement(spec, exported)
-    notes |= {"placement": placement.to_dict()}
-    remarks += (placement.as_text(),)
-    if report_file is not None:
-        replace_file(report_file, json.dumps(report.to_dict() | notes, indent=1).encode())
-    require_parity(report)
-    require_placed(placement)
-    spec = dataclasses.replace(spec, parity=report.to_dict() | notes)
-    content = finished(proto, spec, known_answer(reference, spec.upscale))
-    replace_file(output, content)
-    written = parse_model(content, name=output.name)
+    proved = prove(
+        lowered,
+        Reference(run=torch_runner(loaded.generator), name="PyTorch fp32"),
+        precision,
+        runtime=runtime,
+        backend=backend,
+        calibration=calibration,
+        report_file=report_file,
+    )
+    replace_file(output, proved.content)
+    source = (f"weights from {loaded.source}",) if loaded.source else ()
     return Exported(
         path=output,
-        spec=written.spec,
-        report=report,
-        size_bytes=len(content),
-        remarks=remarks,
+        spec=parse_model(proved.content, name=output.name).spec,
+        report=proved.report,
+        size_bytes=len(proved.content),
+        remarks=source + proved.remarks,
         notes=loaded.notes,
     )
-
-
-def known_answer(reference: Run, upscale: int) -> KnownAnswer:
-    """Compute the self-test that travels in the file."""
-    phantom = brain_phantom(upscaled(KNOWN_ANSWER_MATRIX, upscale)).astype(np.float32)
-    lr = degrade(phantom, upscale).astype(np.float32)
-    return KnownAnswer(lr=lr, sr=reference(lr))
-
-
-def finished(proto: onnx.ModelProto, spec: ModelSpec, answer: KnownAnswer) -> bytes:
-    """Return the file's content: the graph with its specification, digests and self-test."""
-    stamped = onnx.ModelProto()
-    stamped.CopyFrom(proto)
-    provenance = dataclasses.replace(
-        spec.provenance, weights_sha256=weights_digest(proto), graph_sha256=graph_digest(proto)
-    )
-    spec = dataclasses.replace(spec, provenance=provenance)
-    onnx.helper.set_model_props(
-        stamped, {METADATA_KEY: spec.to_json(), KNOWN_ANSWER_KEY: answer.to_json()}
-    )
-    content: bytes = stamped.SerializeToString(deterministic=True)
-    return content
 
 
 def _stamped(loaded: Checkpoint, lowering: Lowering) -> ModelSpec:

@@ -25,12 +25,12 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kspacesr_rt._version import __version__
-from kspacesr_rt.binding import rebind
 from kspacesr_rt.errors import ExportError
-from kspacesr_rt.export.bodies import OPSET, function_bodies
-from kspacesr_rt.export.real_layers import REAL_LOWERINGS, in_real_coefficients
-from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
-from kspacesr_rt.spec import OP_DOMAIN, Lowering, ModelSpec
+from kspacesr_rt.graph.bodies import OPSET, function_bodies
+from kspacesr_rt.graph.real_layers import REAL_LOWERINGS, in_real_coefficients
+from kspacesr_rt.model.binding import rebind
+from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
+from kspacesr_rt.model.spec import OP_DOMAIN, Lowering, ModelSpec
 from kspacesr_rt.train import layers
 
 IR_VERSION = 10
@@ -278,7 +278,7 @@ _METHODS: dict[str, Callable[[_GraphWriter, fx.Node], None]] = {"expand": _expan
 
 def _fold_batch_norms(traced: fx.GraphModule) -> None:
     """Fold every BatchNorm into the convolution in front of it, in float64."""
-    modules = dict(traced.named_modules())
+    modules: dict[str, nn.Module] = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
         layer = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(layer, nn.BatchNorm2d):
@@ -320,7 +320,7 @@ def lower(generator: nn.Module, spec: ModelSpec, lowering: Lowering = "gemm") ->
     _fold_batch_norms(traced)
     ShapeProp(traced).propagate(torch.zeros(1, 1, TRACE_MATRIX, TRACE_MATRIX))
     writer = _GraphWriter(traced)
-    modules = dict(traced.named_modules())
+    modules: dict[str, nn.Module] = dict(traced.named_modules())
     for node in traced.graph.nodes:
         _emit(writer, node, modules)
     nodes = in_real_coefficients(writer.nodes) if lowering in REAL_LOWERINGS else writer.nodes

@@ -124,7 +124,7 @@ def _product(precision: str, size: int, device: str) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(0)
     multiply: Callable[..., Any] = torch.mm
     if precision == "int8":
-        multiply = torch._int_mm
+        multiply = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]
         left, right = (
             torch.randint(-127, 127, (size, size), dtype=torch.int8, generator=generator)
             for _ in "lr"

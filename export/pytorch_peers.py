@@ -120,8 +120,7 @@ def exporter_graph(generator: nn.Module, batch: FloatArray, *, threads: int = 1)
     name = session.get_inputs()[0].name
 
     def run(batch: FloatArray) -> FloatArray:
-        result: FloatArray = session.run(None, {name: batch})[0]
-        return result
+        return np.asarray(session.run(None, {name: batch})[0])
 
     return run
 

@@ -1,58 +1,16 @@
-"""From a model file back to PyTorch: the reference for tests and benchmarks of shipped models."""
+"""Checkpoints without a training run: of a model file, and of random weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from onnx import numpy_helper
-from torch import nn
 
-from kspacesr_rt.binding import attributes_of
-from kspacesr_rt.errors import CheckpointError
-from kspacesr_rt.model_file import ModelFile
-from kspacesr_rt.spec import ModelSpec
+from kspacesr_rt.model.file import ModelFile
+from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.train.checkpoint import save_checkpoint
 from kspacesr_rt.train.generators import build_generator
-
-
-def generator_from_model(model: ModelFile) -> nn.Module:
-    """Rebuild the PyTorch generator whose weights a model file holds.
-
-    Weights keep their state-dict names in the file; slopes of LeakyRelu nodes go back to the
-    PReLU layer of the node's name.
-
-    Parameters
-    ----------
-    model
-        A model without folded layers, that is, of architecture ``dc-residual``.
-
-    Returns
-    -------
-        The generator in evaluation mode, float32.
-
-    Raises
-    ------
-    CheckpointError
-        If the file's weights do not fill the generator: a folded BatchNorm cannot be undone.
-    """
-    generator = build_generator(model.spec)
-    weights = {
-        item.name: torch.from_numpy(numpy_helper.to_array(item).copy())
-        for item in model.proto.graph.initializer
-        if item.name in generator.state_dict()
-    }
-    for node in model.proto.graph.node:
-        if node.op_type == "LeakyRelu":
-            weights[f"{node.name}.weight"] = torch.tensor([attributes_of(node)["alpha"]])
-    try:
-        generator.load_state_dict(weights)
-    except RuntimeError as exc:
-        raise CheckpointError(
-            f"{model.name}: architecture '{model.spec.architecture}' cannot be rebuilt from the "
-            "graph, its BatchNorm layers are folded"
-        ) from exc
-    return generator.eval()
+from kspacesr_rt.train.rebuild import generator_from_model
 
 
 def checkpoint_from_model(model: ModelFile, path: Path) -> None:
@@ -61,14 +19,14 @@ def checkpoint_from_model(model: ModelFile, path: Path) -> None:
     Parameters
     ----------
     model
-        As for `generator_from_model`.
+        As for `kspacesr_rt.train.rebuild.generator_from_model`.
     path
         Checkpoint to write.
 
     Raises
     ------
     CheckpointError
-        As from `generator_from_model`.
+        As from it.
     """
     generator = generator_from_model(model)
     save_checkpoint(path, model.spec, generator.state_dict())

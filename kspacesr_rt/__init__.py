@@ -1,11 +1,79 @@
 """MRI super-resolution in k-space: run, export and measure models on folders of DICOM.
 
-Research software: super-resolved detail is predicted, not measured.
+The public names stand in ``__all__`` and are loaded when they are first used: importing this
+package loads no array library and no runtime. Research software: super-resolved detail is
+predicted, not measured.
+
+Examples
+--------
+>>> import numpy as np
+>>> import kspacesr_rt as ks
+>>> model = ks.load("x2-fast")
+>>> model(np.full((3, 32, 24), 100.0)).shape
+(3, 64, 48)
 """
 
-from kspacesr_rt import telemetry
+import importlib
+from typing import Any
+
 from kspacesr_rt._version import __version__
+from kspacesr_rt.system import telemetry
 
 telemetry.silence()  # before anything imports a runtime
 
-__all__ = ["__version__"]
+_HOMES = {
+    "InferOptions": "pipeline.options",
+    "Model": "pipeline.array_model",
+    "RunReport": "pipeline.report",
+    "Session": "pipeline.session",
+    "adopt_model": "conversion.adoption",
+    "convert_model": "conversion.convert",
+    "export_model": "export.exporter",
+    "export_module": "export.module_export",
+    "infer": "pipeline.inference",
+    "load": "pipeline.array_model",
+    "verify": "runtime.selection",
+}
+"""Where public names are defined; ``__init__.pyi`` tells type checkers and editors the same."""
+_MODULES = frozenset({"bench", "errors", "export", "layers", "train"})
+__all__ = [
+    "InferOptions",
+    "Model",
+    "RunReport",
+    "Session",
+    "__version__",
+    "adopt_model",
+    "bench",
+    "convert_model",
+    "errors",
+    "export",
+    "export_model",
+    "export_module",
+    "infer",
+    "layers",
+    "load",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for."""
+    if name in _MODULES:
+        return importlib.import_module(f"kspacesr_rt.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kspacesr_rt' has no attribute '{name}'")
+    try:
+        home = importlib.import_module(f"kspacesr_rt.{_HOMES[name]}")
+    except ModuleNotFoundError as exc:
+        if exc.name != "torch":
+            raise
+        install = "pip install 'kspacesr-rt[export]'"
+        raise ImportError(f"kspacesr_rt.{name} needs PyTorch: {install}", name="torch") from exc
+    value = getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,14 +9,16 @@
     │   ├── ModelFileError (ValueError)           not ours, truncated, altered or too new
     │   ├── CheckpointError (ValueError)          weights that fit no generator we know
     │   ├── TrainingDataError (ValueError)
-    │   └── ExportError (ValueError)              a layer that has no lowering
+    │   └── ExportError (ValueError)              a network that cannot be exported
     ├── BackendUnavailableError (RuntimeError)  3  never replaced by another backend
     │   └── EngineError                           no TensorRT engine of this model for that GPU
+    ├── UnhealthyError ....................... 3  a node does not answer, or cannot compute
+    ├── PluginError (RuntimeError) ........... 3  a backend of another package broke its contract
     ├── ParityError .......................... 4  the parity gate said no
+    ├── ExporterError ........................ 4  torch's exporter failed, or died
     ├── RegressionError ...................... 4  a benchmark got slower or worse
     ├── ResultError .......................... 5  a result that must not be used
-    │   ├── NonFiniteError (ArithmeticError)
-    │   └── DataConsistencyError (ArithmeticError)
+    │   └── NonFiniteError (ArithmeticError)
     ├── StrictRefusalError ................... 6  input refused under --strict
     ├── OutputError (OSError) ................ 7  unsafe or unwritable output
     │   ├── RunMismatchError                      outputs of other parameters are not mixed
@@ -29,6 +31,10 @@
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 class KspaceSRError(Exception):
@@ -64,11 +70,20 @@ class CheckpointError(InputError, ValueError):
 
 
 class TrainingDataError(InputError, ValueError):
-    """A folder holds nothing that a generator could be trained on."""
+    """A folder holds nothing that a generator could be trained on, or a file that is no image.
+
+    Its `reason` is the word that a list of failures carries.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, reason: str = "unreadable"
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class ExportError(InputError, ValueError):
-    """A generator uses a layer for which no ONNX lowering is written."""
+    """A network uses what has no ONNX lowering, or is none that could be exported."""
 
 
 class BackendUnavailableError(KspaceSRError, RuntimeError):
@@ -84,8 +99,26 @@ class EngineError(BackendUnavailableError):
     """
 
 
+class UnhealthyError(KspaceSRError):
+    """A node does not answer, or says that it cannot compute."""
+
+    exit_code = 3
+
+
+class PluginError(KspaceSRError, RuntimeError):
+    """A backend of another package raised an error of its own, or returned what is no result."""
+
+    exit_code = 3
+
+
 class ParityError(KspaceSRError):
     """Two implementations of one model disagree by more than the stated tolerance."""
+
+    exit_code = 4
+
+
+class ExporterError(KspaceSRError):
+    """PyTorch's exporter failed on a network, or took its process down; no file was written."""
 
     exit_code = 4
 
@@ -104,10 +137,6 @@ class ResultError(KspaceSRError):
 
 class NonFiniteError(ResultError, ArithmeticError):
     """A result holds NaN or infinity."""
-
-
-class DataConsistencyError(ResultError, ArithmeticError):
-    """A result does not hold the measured k-space samples it promised to keep."""
 
 
 class StrictRefusalError(KspaceSRError):
@@ -131,6 +160,8 @@ class StaleOutputError(OutputError):
 
     exit_code = 10
     reason = "stale-output"
+    report: Any = None
+    """The `RunReport` of the run that refused, which names each of them; None if there is none."""
 
 
 class PartialFailureError(KspaceSRError):
@@ -143,16 +174,37 @@ class NoMRImageError(KspaceSRError, LookupError):
     """The input holds no MR image that could be processed."""
 
     exit_code = 9
+    report: Any = None
+    """The `RunReport` of the run, which names each file that was left out; None if there is none.
+    It is not written: nothing is."""
+    skipped_for: str = ""
+    """Reason word of the series that could be processed, had the options not left them out."""
 
 
-def system_says(exc: OSError) -> str:
+def system_message(exc: OSError) -> str:
     """Return what the system says of an error; its type where it says nothing (never ``None``)."""
     return exc.strerror or type(exc).__name__
 
 
-def library_says(exc: Exception) -> str:
+@contextmanager
+def failing_the_output(what: str, hint: str | None = None) -> Iterator[None]:
+    """Raise what the system says of a file that is written as `OutputError`, behind `what`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as exc:
+        raise OutputError(f"{what}: {system_message(exc)}", hint=hint) from exc
+
+
+def library_message(exc: BaseException) -> str:
     """Return the text of another library's error; its type where it has none."""
     return str(exc).strip() or type(exc).__name__
+
+
+def first_line(exc: BaseException) -> str:
+    """Return the first line of `library_message`: a runtime's errors go on with its own code."""
+    return library_message(exc).splitlines()[0][:200]
 
 
 class SliceError(KspaceSRError):

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from sampling import pytest_addoption, pytest_collection_modifyitems
 from torch import nn
 
-from kspacesr_rt.model_file import ModelFile, parse_model, weights_digest
-from kspacesr_rt.spec import Lowering, ModelSpec
+from kspacesr_rt.model.file import ModelFile, parse_model, weights_digest
+from kspacesr_rt.model.spec import Lowering, ModelSpec
 
 torch.set_num_threads(1)
 # A shell starts jobs in the background with SIGINT ignored, and children inherit that.
@@ -27,6 +28,8 @@ os.environ["KSPACESR_RT_CACHE"] = tempfile.mkdtemp(prefix="kspacesr-test-cache-"
 # Shared machines stall for longer than Hypothesis' deadline without anything being wrong.
 settings.register_profile("shared-machine", deadline=None, max_examples=50)
 settings.load_profile("shared-machine")
+pytest_plugins = ["pytester"]
+
 
 GeneratorMaker = Callable[..., tuple[nn.Module, ModelSpec]]
 ModelMaker = Callable[..., ModelFile]
@@ -115,15 +118,16 @@ def make_generator() -> GeneratorMaker:
 @pytest.fixture(scope="session")
 def make_model() -> ModelMaker:
     """``make_model(generator, spec, lowering) -> ModelFile``, as export makes it, ungated."""
-    from kspacesr_rt.export.bodies import OPSET
-    from kspacesr_rt.export.exporter import finished, known_answer, torch_runner
+    from kspacesr_rt.conversion.proof import finished, known_answer
+    from kspacesr_rt.export.exporter import torch_runner
     from kspacesr_rt.export.lowering import lower
+    from kspacesr_rt.graph.bodies import OPSET
 
     def make(generator: nn.Module, spec: ModelSpec, lowering: Lowering = "gemm") -> ModelFile:
         proto = lower(generator, spec, lowering)
         provenance = dataclasses.replace(spec.provenance, weights_sha256=weights_digest(proto))
         stamped = dataclasses.replace(spec, lowering=lowering, opset=OPSET, provenance=provenance)
-        answer = known_answer(torch_runner(generator), spec.upscale)
+        answer = known_answer(torch_runner(generator), spec)
         return parse_model(finished(proto, stamped, answer), name=f"{spec.name}.onnx")
 
     return make

@@ -18,7 +18,7 @@ APODISATION_START = (0.0, 0.7)
 """Shares of Nyquist from which a scanner's filter may begin to fall."""
 APODISATION_DEPTH = 0.6
 """Largest fall at the end of k-space: 8 dB, so that the rim stays above
-`kspacesr_rt.support.SUPPORT_DROP_DB` and does not count as empty."""
+`kspacesr_rt.kspace.acquired_band.BAND_DROP_DB` and does not count as empty."""
 
 WINDOW_LEVEL = 0.05
 """Share of the series maximum from which a sample may be a window's centre: on the patient."""
@@ -163,7 +163,7 @@ def vary(
     if rng.random() < 0.5:
         start, depth = rng.uniform(*APODISATION_START), rng.uniform(0.0, APODISATION_DEPTH)
         rows, columns = (apodisation(n, start, depth) for n in matrix)
-        kspace = kspace * rows[:, None] * columns
+        kspace = np.multiply(kspace * rows[:, None], columns)
     return _magnitude(kspace, have, matrix)
 
 

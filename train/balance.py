@@ -37,7 +37,7 @@ class _Series(Protocol):
     @property
     def slices(self) -> FloatArray: ...
     @property
-    def support(self) -> tuple[float, float]: ...
+    def band(self) -> tuple[float, float]: ...
     @property
     def cropped(self) -> bool: ...
 
@@ -88,7 +88,7 @@ def _volume_of(one: _Series) -> tuple[str, str]:
 
 
 def _signal_share(one: _Series, upscale: int) -> float:
-    return rim_signal_share(one.slices, upscale, support=(1.0, 1.0) if one.cropped else one.support)
+    return rim_signal_share(one.slices, upscale, band=(1.0, 1.0) if one.cropped else one.band)
 
 
 def series_weights(series: Sequence[_Series], balance: Balance, upscale: int) -> FloatArray:

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 
 from kspacesr_rt._version import __version__
-from kspacesr_rt.files import replace_file
 from kspacesr_rt.kspace import Array
+from kspacesr_rt.system.files import replace_file
 
 FORMAT = 1
 """Raise it whenever reading or preparing changes what it computes: old entries then miss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class CachedArray:
     """One array, or the fact that there was none."""
 
     facts: dict[str, Any]
@@ -54,7 +54,7 @@ def entry_key(files: Iterable[Path], settings: str) -> str:
     return digest.hexdigest()
 
 
-def write_entry(folder: Path, key: str, items: Iterable[Kept]) -> None:
+def write_entry(folder: Path, key: str, items: Iterable[CachedArray]) -> None:
     """Write an entry, or replace it.
 
     Parameters
@@ -84,7 +84,7 @@ def write_entry(folder: Path, key: str, items: Iterable[Kept]) -> None:
     replace_file(folder / f"{key}.json", json.dumps(index, indent=1).encode())
 
 
-def read_entry(folder: Path, key: str, *, mapped: bool = True) -> list[Kept] | None:
+def read_entry(folder: Path, key: str, *, mapped: bool = True) -> list[CachedArray] | None:
     """Read an entry back.
 
     Parameters
@@ -105,11 +105,18 @@ def read_entry(folder: Path, key: str, *, mapped: bool = True) -> list[Kept] | N
         if index["sha256"] != _digest(rows):
             return None
         return [
-            Kept(facts=row["facts"], array=_array(_array_path(folder, key, number), row, mapped))
+            CachedArray(
+                facts=row["facts"], array=_array(_array_path(folder, key, number), row, mapped)
+            )
             for number, row in enumerate(rows)
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def forget_entry(folder: Path, key: str) -> None:
+    """Let an entry be missed from now on; arrays that are in use stay."""
+    (folder / f"{key}.json").unlink(missing_ok=True)
 
 
 def _array_path(folder: Path, key: str, number: int) -> Path:

@@ -21,8 +21,7 @@ import torch
 from torch import nn
 
 from kspacesr_rt.errors import CheckpointError
-from kspacesr_rt.plain_text import shortened
-from kspacesr_rt.spec import (
+from kspacesr_rt.model.spec import (
     LARGEST,
     LONGEST_NAME,
     DataConsistency,
@@ -30,6 +29,7 @@ from kspacesr_rt.spec import (
     ModelSpec,
     OutputGrid,
 )
+from kspacesr_rt.system.plain_text import shortened
 from kspacesr_rt.train.degradation import GRID_OF, grid_after
 from kspacesr_rt.train.generators import build_generator
 from kspacesr_rt.train.spectrum_files import read_spectra
@@ -101,7 +101,7 @@ def save_checkpoint(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stated:
+class SpecOverrides:
     """What whoever exports a checkpoint says of it; None leaves it to the file."""
 
     name: str | None = None
@@ -132,7 +132,7 @@ def load_checkpoint(
     *,
     name: str | None = None,
     data_consistency: DataConsistency | None = None,
-    stated: Stated | None = None,
+    stated: SpecOverrides | None = None,
 ) -> Checkpoint:
     """Load a checkpoint of ours, or the seed's network from what a trainer saved.
 
@@ -150,11 +150,11 @@ def load_checkpoint(
     CheckpointError
         If the file cannot be read, is newer than this version, or fits no generator.
     """
-    told = stated or Stated()
-    told = dataclasses.replace(
-        told,
-        name=name if name is not None else told.name,
-        data_consistency=data_consistency or told.data_consistency,
+    overrides = stated or SpecOverrides()
+    overrides = dataclasses.replace(
+        overrides,
+        name=name if name is not None else overrides.name,
+        data_consistency=data_consistency or overrides.data_consistency,
     )
     document = read_document(path)
     if document.get("format") == FORMAT:
@@ -168,13 +168,15 @@ def load_checkpoint(
             bare |= {key: beside[key] for key in SPECTRUM_KEYS if key in beside}
         spectra = {key: bare.pop(name) for name, key in SPECTRUM_KEYS.items() if name in bare}
         spec = infer_seed_spec(bare, name=path.stem[:LONGEST_NAME])
-        spec, notes = _with_grid(document, spec, told)
+        spec, notes = _with_grid(document, spec, overrides)
         notes = (choice, *notes) if choice else notes
         weights = {f"network.{key}": value for key, value in bare.items()}
-        weights, spec, missing = _with_spectra(weights, spectra, spec, neutral=told.h_lr is None)
+        weights, spec, missing = _with_spectra(
+            weights, spectra, spec, neutral=overrides.h_lr is None
+        )
         notes += missing
     require_stored(weights, path)
-    spec, weights, said = _as_told(spec, weights, told, path)
+    spec, weights, said = _with_overrides(spec, weights, overrides, path)
     generator = _filled(spec, weights, path)
     if not all(bool(torch.isfinite(value).all()) for value in generator.state_dict().values()):
         raise CheckpointError(f"{path}: holds weights that are NaN or infinite")
@@ -220,40 +222,40 @@ def _degradation(document: Mapping[str, object]) -> str | None:
 
 
 def _with_grid(
-    document: Mapping[str, object], spec: ModelSpec, told: Stated
+    document: Mapping[str, object], spec: ModelSpec, overrides: SpecOverrides
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """Say where the samples of foreign weights lie: by what they name, or by what they are."""
     named = GRID_OF.get(_degradation(document) or "")
-    if told.grid is not None or named is not None:
-        return dataclasses.replace(spec, output_grid=told.grid or named or "kspace"), ()
+    if overrides.grid is not None or named is not None:
+        return dataclasses.replace(spec, output_grid=overrides.grid or named or "kspace"), ()
     if spec.architecture == "seed-image":
         return dataclasses.replace(spec, output_grid="pixel-centre"), (RESIZED,)
-    return spec, (CROPPED,) if told.fft_convention == "seed" else ()
+    return spec, (CROPPED,) if overrides.fft_convention == "seed" else ()
 
 
-def _as_told(
-    spec: ModelSpec, weights: StateDict, told: Stated, path: Path
+def _with_overrides(
+    spec: ModelSpec, weights: StateDict, overrides: SpecOverrides, path: Path
 ) -> tuple[ModelSpec, StateDict, tuple[str, ...]]:
     """Apply what whoever exports says, and say what it replaced."""
     changes: dict[str, Any] = {}
-    if told.name is not None:
-        changes["name"] = told.name
-    if told.data_consistency is not None:
-        changes["data_consistency"] = told.data_consistency
-    if told.grid is not None:
-        changes["output_grid"] = told.grid
-    kspace_only = (told.fft_convention, told.h_lr, told.h_hr)
+    if overrides.name is not None:
+        changes["name"] = overrides.name
+    if overrides.data_consistency is not None:
+        changes["data_consistency"] = overrides.data_consistency
+    if overrides.grid is not None:
+        changes["output_grid"] = overrides.grid
+    kspace_only = (overrides.fft_convention, overrides.h_lr, overrides.h_hr)
     if any(value is not None for value in kspace_only) and spec.architecture != "seed-kspace":
         raise CheckpointError(
             f"{path}: --fft-convention, --h-lr and --h-hr are for a seed-kspace network, "
             f"this is {spec.architecture}"
         )
-    if told.fft_convention is not None:
-        changes["fft_convention"] = told.fft_convention
-        changes["normaliser"] = "kspace-peak" if told.fft_convention == "seed" else "slice-max"
+    if overrides.fft_convention is not None:
+        changes["fft_convention"] = overrides.fft_convention
+        changes["normaliser"] = "kspace-peak" if overrides.fft_convention == "seed" else "slice-max"
     notes: tuple[str, ...] = ()
-    if told.h_lr is not None or told.h_hr is not None:
-        spectra = read_spectra(told.h_lr, told.h_hr, spec.upscale)
+    if overrides.h_lr is not None or overrides.h_hr is not None:
+        spectra = read_spectra(overrides.h_lr, overrides.h_hr, spec.upscale)
         if spectra.keys() <= weights.keys():
             notes = ("--h-lr and --h-hr replace the mean spectra of the checkpoint",)
         weights = weights | spectra
@@ -332,7 +334,7 @@ def infer_seed_spec(weights: StateDict, *, name: str) -> ModelSpec:
     width, channels = int(first.shape[0]), int(first.shape[1])
     if channels not in (1, 2, 3):
         raise CheckpointError(f"{name}: a network on {channels} channels is neither domain's")
-    upscale = 2**steps
+    upscale: int = 2**steps
     kspace = channels == 2
     size = SEED_MATRIX.get(upscale, 320 // upscale)
     return ModelSpec(

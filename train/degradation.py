@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from kspacesr_rt.kspace import FloatArray, degrade, divisible_crop
-from kspacesr_rt.spec import DataConsistency, OutputGrid
+from kspacesr_rt.model.spec import DataConsistency, OutputGrid
 
 Degradation = Callable[[FloatArray, int], FloatArray]
 """HR ``(n, y, x)`` and an upscale to LR ``(n, y // upscale, x // upscale)``, float32."""

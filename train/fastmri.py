@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
 
-from kspacesr_rt.errors import TrainingDataError, library_says
+from kspacesr_rt.errors import TrainingDataError, library_message
 from kspacesr_rt.kspace import Array, FloatArray, Matrix, centre_crop, ifft2c
 from kspacesr_rt.train.formats import Samples
 
@@ -75,7 +75,7 @@ def read_fastmri(path: Path) -> Samples:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as exc:
         raise TrainingDataError(
-            f"{path.name}: not a readable HDF5 file: {library_says(exc)}"
+            f"{path.name}: not a readable HDF5 file: {library_message(exc)}"
         ) from exc
 
 
@@ -109,7 +109,7 @@ def _patient_id(file: h5py.File) -> str:
 
 
 def _dataset(path: Path, file: h5py.File, name: str, n_axes: tuple[int, ...]) -> h5py.Dataset:
-    found = file[name]
+    found: Any = file[name]
     shape = getattr(found, "shape", None)
     if shape is None or len(shape) not in n_axes or 0 in shape:
         axes = " or ".join(map(str, n_axes))
@@ -123,7 +123,8 @@ def _reconstructed(path: Path, file: h5py.File, geometry: _Geometry | None) -> F
     kspace = _dataset(path, file, KSPACE, (SINGLE_COIL_AXES, MULTI_COIL_AXES))
     if kspace.dtype.kind != "c":
         raise TrainingDataError(f"{path.name}: {KSPACE} is {_what(kspace)}, expected complex")
-    if "mask" in file and not np.asarray(file["mask"][()]).all():
+    mask: Any = file.get("mask")
+    if mask is not None and not np.asarray(mask[()]).all():
         raise TrainingDataError(
             f"{path.name}: k-space of which lines were left out, without a reconstruction",
             hint="train on fully sampled files; fastMRI's test and challenge sets are not",
@@ -150,8 +151,9 @@ def _combined(kspace: Array, matrix: Matrix) -> FloatArray:
 def _geometry(path: Path, file: h5py.File) -> _Geometry | None:
     if HEADER not in file:
         return None
+    header: Any = file[HEADER]
     try:
-        root = ElementTree.fromstring(file[HEADER][()])
+        root = ElementTree.fromstring(header[()])
         return _Geometry(
             encoded=_triple(root, "encodedSpace", "matrixSize"),
             matrix=_triple(root, "reconSpace", "matrixSize"),
@@ -159,7 +161,7 @@ def _geometry(path: Path, file: h5py.File) -> _Geometry | None:
         )
     except (ElementTree.ParseError, ValueError, TypeError) as exc:
         raise TrainingDataError(
-            f"{path.name}: {HEADER} cannot be understood: {library_says(exc)}"
+            f"{path.name}: {HEADER} cannot be understood: {library_message(exc)}"
         ) from exc
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kspacesr_rt.errors import TrainingDataError, library_says
+from kspacesr_rt.errors import TrainingDataError, library_message
 from kspacesr_rt.kspace import Array
 
 
@@ -28,15 +28,17 @@ class Samples:
 def read_nifti(path: Path) -> Samples:
     """Read ``.nii`` or ``.nii.gz``."""
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import SpatialImage
 
     try:
         image = nibabel.load(path)
-        if not isinstance(image, nibabel.spatialimages.SpatialImage):
+        if not isinstance(image, SpatialImage):
             raise TrainingDataError(f"{path.name}: holds no image")
         values = np.asarray(image.dataobj)
-    except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as exc:
+    except (OSError, ValueError, EOFError, ImageFileError) as exc:
         raise TrainingDataError(
-            f"{path.name}: not a readable NIfTI image: {library_says(exc)}"
+            f"{path.name}: not a readable NIfTI image: {library_message(exc)}"
         ) from exc
     return Samples(values=values, spacing_mm=tuple(map(float, image.header.get_zooms())))
 
@@ -49,7 +51,7 @@ def read_nrrd(path: Path) -> Samples:
         values, header = nrrd.read(str(path))
     except (OSError, ValueError, StopIteration, nrrd.NRRDError) as exc:
         raise TrainingDataError(
-            f"{path.name}: not a readable NRRD image: {library_says(exc)}"
+            f"{path.name}: not a readable NRRD image: {library_message(exc)}"
         ) from exc
     directions = header.get("space directions")
     spacing = header.get("spacings")
@@ -65,6 +67,6 @@ def read_numpy(path: Path) -> Samples:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as exc:
         raise TrainingDataError(
-            f"{path.name}: not a readable .npy array: {library_says(exc)}"
+            f"{path.name}: not a readable .npy array: {library_message(exc)}"
         ) from exc
     return Samples(values=np.asarray(values), slice_axis=0)

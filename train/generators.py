@@ -11,7 +11,7 @@ import math
 from torch import Tensor, nn
 
 from kspacesr_rt.errors import CheckpointError
-from kspacesr_rt.spec import ModelSpec
+from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.train.layers import (
     CentreCrop,
     CentreFill,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kspacesr_rt.kspace import centred_offset, nyquist_gain
-from kspacesr_rt.spectrum import resample_spectrum
+from kspacesr_rt.kspace.mean_spectrum import resample_spectrum
 
 TINY = 1e-20
 """Smallest divisor of a slice: an all-zero slice stays zero, anything above 1e-12 is untouched."""

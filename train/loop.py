@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from kspacesr_rt.errors import CheckpointError
-from kspacesr_rt.files import replace_file
-from kspacesr_rt.interruption import held_signals
 from kspacesr_rt.kspace import FloatArray
-from kspacesr_rt.metrics import Quality
-from kspacesr_rt.spec import ModelSpec
+from kspacesr_rt.model.spec import ModelSpec
+from kspacesr_rt.quality.metrics import Quality
+from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.interruption import deferred_signals
 from kspacesr_rt.train.checkpoint import save_checkpoint
 from kspacesr_rt.train.discriminator import Discriminator, discriminator_loss
 from kspacesr_rt.train.distributed import Ranks
@@ -31,8 +31,9 @@ from kspacesr_rt.train.optimisers import build_optimiser
 from kspacesr_rt.train.options import TrainingOptions
 from kspacesr_rt.train.pairs import PairSampler, TrainingSeries
 from kspacesr_rt.train.spectra import fill_spectra
+from kspacesr_rt.train.starting import read_start, start_from
 from kspacesr_rt.train.untrusted import read_document
-from kspacesr_rt.train.validation import Judgement, triptych, validation_quality
+from kspacesr_rt.train.validation import ValidationQuality, triptych, validation_quality
 
 GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm: one odd slice must not undo an hour."""
@@ -131,17 +132,17 @@ def train(
     run = _Run(options, series, output, ranks or Ranks(), vgg_weights, on_note)
     if resume:
         run.restore()
-    elif run.ranks.first:
-        run.log.unlink(missing_ok=True)
-    latest: Judgement | None = None
-    with held_signals() as stop_asked:
+    else:
+        run.begin(on_note)
+    latest: ValidationQuality | None = None
+    with deferred_signals() as stop_requested:
         while run.step < options.steps:
             run.advance()
-            stopping = run.ranks.any(bool(stop_asked()))
+            stopping = run.ranks.any(bool(stop_requested()))
             due = run.step % options.validate_every == 0 or run.step == options.steps
             found = None
             if due and validation and run.ranks.first:
-                latest = found = run.judge(validation)
+                latest = found = run.validate(validation)
                 if images:
                     run.draw(validation[len(validation) // 2])
             if due or stopping:
@@ -215,10 +216,24 @@ class _Run:
             balance=options.balance,
         )
         self.step = 0
+        self.origin = ""
         self.best_db = -math.inf
         self.means: dict[str, float] = {"loss": math.nan}
         self.seconds = 0.0
         self._since = time.monotonic()
+
+    def begin(self, on_note: Callable[[str], None] | None) -> None:
+        """Take the weights that the options start from, if any, and an empty log."""
+        if self.options.init:
+            start = read_start(self.options.init)
+            new = start_from(start, self.generator, self.spec)
+            self.averaged.load_state_dict(self.generator.state_dict())
+            self.origin = start.origin
+            if on_note is not None and self.ranks.first:
+                added = f"; new, and without effect at first: {', '.join(new)}" if new else ""
+                on_note(f"starts from {start.origin}{added}")
+        if self.ranks.first:
+            self.log.unlink(missing_ok=True)
 
     def advance(self) -> None:
         """Do one optimiser step."""
@@ -257,7 +272,7 @@ class _Run:
             self.averaged, self.generator, min(options.ema, (1 + self.step) / (10 + self.step))
         )
         self.step += 1
-        self._remember({"loss": loss.detach(), **parts, **terms})
+        self._update_means({"loss": loss.detach(), **parts, **terms})
 
     def _train_discriminator(
         self, discriminator: Discriminator, sr: Tensor, hr: Tensor
@@ -270,7 +285,7 @@ class _Run:
         self.d_optimiser.step()
         return {"d_loss": loss.detach(), "d_real": real.mean(), "d_fake": fake.mean()}
 
-    def _remember(self, values: dict[str, Tensor]) -> None:
+    def _update_means(self, values: dict[str, Tensor]) -> None:
         for name, tensor in values.items():
             value = float(tensor.detach())
             past = self.means.get(name, math.nan)
@@ -283,7 +298,7 @@ class _Run:
         """Seconds since the last checkpoint."""
         return time.monotonic() - self._since
 
-    def judge(self, validation: list[FloatArray]) -> Judgement:
+    def validate(self, validation: list[FloatArray]) -> ValidationQuality:
         """Measure the averaged weights, and keep them if they are the best so far."""
         found = validation_quality(
             self.averaged,
@@ -315,11 +330,12 @@ class _Run:
     def stated(self) -> ModelSpec:
         """Return what is true of the weights now: the steps that were done, not those planned."""
         done = f"{self.step} steps of {self.ranks.count * self.options.batch} slices"
-        told = ", ".join(part for part in (self.options.training, done) if part)
-        provenance = dataclasses.replace(self.spec.provenance, training=told)
+        origin = f"from {self.origin}" if self.origin else ""
+        training = ", ".join(part for part in (self.options.training, origin, done) if part)
+        provenance = dataclasses.replace(self.spec.provenance, training=training)
         return dataclasses.replace(self.spec, provenance=provenance)
 
-    def save(self, found: Judgement | None, *, row: bool) -> None:
+    def save(self, found: ValidationQuality | None, *, row: bool) -> None:
         """Write the checkpoint, with every rank's random state, and perhaps a row of the CSV."""
         states = self.ranks.gather(
             {"torch": torch.get_rng_state(), "numpy": dict(self.sampler.rng.bit_generator.state)}
@@ -336,6 +352,7 @@ class _Run:
                 "seconds": self.seconds,
                 "best_db": self.best_db,
                 "options": self.options.identity(),
+                "origin": self.origin,
             }
             if self.discriminator is not None:
                 state["discriminator"] = self.discriminator.state_dict()
@@ -372,9 +389,10 @@ class _Run:
         self.sampler.rng.bit_generator.state = own["numpy"]
         self.step, self.seconds = int(training["step"]), float(training["seconds"])
         self.best_db = float(training.get("best_db", -math.inf))
+        self.origin = str(training.get("origin", ""))
         self.means = {name: float(value) for name, value in training["means"].items()}
 
-    def _append_row(self, found: Judgement | None) -> None:
+    def _append_row(self, found: ValidationQuality | None) -> None:
         values: dict[str, float] = {
             **self.means,
             "step": self.step,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kspacesr_rt.errors import CheckpointError, InputError, ShapeError
-from kspacesr_rt.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW
+from kspacesr_rt.quality.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW
 from kspacesr_rt.train.untrusted import read_document
 
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
@@ -105,8 +105,8 @@ def charbonnier(sr: Tensor, hr: Tensor) -> Tensor:
 def ssim(sr: Tensor, hr: Tensor) -> Tensor:
     """Average the structural similarity over slices and windows, with gradients.
 
-    The same figure as `kspacesr_rt.metrics.ssim` on data range 1: uniform 7 x 7 windows that lie
-    inside the slice, sample covariance.
+    The same figure as `kspacesr_rt.quality.metrics.ssim` on data range 1: uniform 7 x 7 windows
+    that lie inside the slice, sample covariance.
 
     Raises
     ------
@@ -277,8 +277,8 @@ def find_vgg_features(weights: Path | None = None) -> tuple[VGGFeatures | None, 
     """
     path = weights or Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
     if weights is None and not path.exists():
-        return None, (
-            f"VGG16 feature loss is off: {path} does not exist; "
+        return None, (  # without the path: the home folder's name is somebody's
+            f"VGG16 feature loss is off: torch's hub cache holds no {VGG_FILE}; "
             "torchvision.models.vgg16(weights='IMAGENET1K_V1') puts it there, "
             "or name such a file with --vgg-weights"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kspacesr_rt.kspace import FloatArray, fft2c
-from kspacesr_rt.metrics import tissue_mask
+from kspacesr_rt.quality.metrics import tissue_mask
 
 CORNER = 0.85
 """Share of the measured k-space, on both axes, from which a sample counts as a corner: about 2 % of
@@ -15,7 +15,7 @@ SURVEYED = 6
 
 
 def rim_signal_share(
-    slices: FloatArray, upscale: int, *, support: tuple[float, float] = (1.0, 1.0)
+    slices: FloatArray, upscale: int, *, band: tuple[float, float] = (1.0, 1.0)
 ) -> float:
     """Estimate which share of the power that a LR scan would miss is signal, not noise.
 
@@ -25,7 +25,7 @@ def rim_signal_share(
         HR slices of one series, shape ``(n, y, x)``.
     upscale
         HR samples per LR sample and axis: what lies beyond ``1 / upscale`` of Nyquist is missed.
-    support
+    band
         Share of Nyquist along y and x that was measured; the rest holds neither.
 
     Returns
@@ -43,11 +43,11 @@ def rim_signal_share(
     power = np.abs(fft2c(slices[chosen].astype(np.float32))) ** 2
     y, x = (
         np.abs(np.arange(length) - length // 2) / (length / 2) / share
-        for length, share in zip(power.shape[1:], support, strict=True)
+        for length, share in zip(power.shape[1:], band, strict=True)
     )
     measured = (y[:, None] <= 1.0) & (x <= 1.0)
     corners = measured & (y[:, None] > CORNER) & (x > CORNER)
-    within = (y[:, None] * support[0] <= 1.0 / upscale) & (x * support[1] <= 1.0 / upscale)
+    within = (y[:, None] * band[0] <= 1.0 / upscale) & (x * band[1] <= 1.0 / upscale)
     missed = measured & ~within
     if not corners.any() or not missed.any():
         return 1.0
@@ -64,8 +64,8 @@ def rician(lr: FloatArray, snr: float, rng: np.random.Generator) -> FloatArray:
     lr
         Shape ``(n, y, x)``, magnitudes.
     snr
-        Mean of the tissue (`kspacesr_rt.metrics.tissue_mask`) over the noise's standard deviation
-        in the real part, of each slice.
+        Mean of the tissue (`kspacesr_rt.quality.metrics.tissue_mask`) over the noise's standard
+        deviation in the real part, of each slice.
     rng
         Source of all randomness.
 

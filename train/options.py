@@ -12,7 +12,7 @@ import torch
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import InputError
-from kspacesr_rt.spec import Architecture, DataConsistency, ModelSpec, Provenance
+from kspacesr_rt.model.spec import Architecture, DataConsistency, ModelSpec, Provenance
 from kspacesr_rt.train.augmentation import Augmentation
 from kspacesr_rt.train.balance import Balance
 from kspacesr_rt.train.degradation import DEGRADATIONS, grid_after
@@ -60,6 +60,8 @@ class TrainingOptions:
     """Additive bias in the convolutions."""
     data_consistency: DataConsistency = "hard"
     """What is done with the measured samples."""
+    init: str = ""
+    """Model to start from, see `kspacesr_rt.train.starting`; empty: random weights."""
     matrix: int = 128
     """LR samples per axis of the spectra, and of the exported file; 0: 320 over the upscale."""
     degradation: str = "kspace-crop"

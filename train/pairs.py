@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,20 +12,21 @@ from typing import Literal, get_args
 import numpy as np
 
 from kspacesr_rt.errors import InputError, OutputError, TrainingDataError
-from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.train.augmentation import Augmentation as Augmentation
 from kspacesr_rt.train.augmentation import cut_window, vary
 from kspacesr_rt.train.balance import Balance, series_weights
-from kspacesr_rt.train.cache import Kept, entry_key, read_entry, write_entry
+from kspacesr_rt.train.cache import CachedArray, entry_key, forget_entry, read_entry, write_entry
 from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.noise import rician
+from kspacesr_rt.train.reading import Reading
 from kspacesr_rt.train.volumes import (
     Source,
     Volume,
+    band_of,
     nothing_found,
     sources,
-    support_of,
     supported,
     training_planes,
 )
@@ -55,7 +57,7 @@ class TrainingSeries:
     """Shape ``(n, y, x)``, float16 between 0 and 1."""
     patient: str = ""
     """Hash of whose series it is, to split by; see `kspacesr_rt.train.patients`."""
-    support: tuple[float, float] = (1.0, 1.0)
+    band: tuple[float, float] = (1.0, 1.0)
     """Share of Nyquist along y and x that held signal in the series as it was stored."""
     cropped: bool = False
     """Whether k-space was cropped to that."""
@@ -63,9 +65,7 @@ class TrainingSeries:
     """How often it is drawn beside a series of as many slices; its versions share 1."""
 
 
-def prepare_series(
-    volume: Volume, *, rim: Literal["crop", "keep"] = "crop"
-) -> TrainingSeries | None:
+def prepared_versions(volume: Volume, rim: Rim = "crop") -> list[TrainingSeries]:
     """Crop to the measured k-space, drop air and empty slices, scale to a maximum of 1.
 
     Parameters
@@ -73,26 +73,21 @@ def prepare_series(
     volume
         One plane of a series.
     rim
-        ``keep`` leaves k-space as it was stored.
+        ``keep`` leaves k-space as it was stored; ``mix`` prepares both if a rim of it is empty.
 
     Returns
     -------
-        None if nothing worth training on is left.
+        Nothing if nothing worth training on is left.
     """
-    return next(iter(_versions(volume, rim)), None)
-
-
-def _versions(volume: Volume, rim: Rim) -> list[TrainingSeries]:
-    """Prepare a volume once, or for ``mix`` twice if a rim of its k-space is empty."""
-    support = support_of(volume)
-    measured = volume if rim == "keep" else supported(volume, support)
+    band = band_of(volume)
+    measured = volume if rim == "keep" else supported(volume, band)
     kept = [measured] if rim != "mix" or measured is volume else [measured, volume]
     prepared = [
         TrainingSeries(
             name=volume.name,
             slices=trimmed,
             patient=volume.patient,
-            support=support,
+            band=band,
             cropped=one is not volume,
         )
         for one in kept
@@ -122,7 +117,11 @@ def _trimmed(volume: Volume) -> FloatArray | None:
 
 
 def load_training_series(
-    roots: Iterable[Path], *, rim: Rim = "crop", cache: Path | None = None
+    roots: Iterable[Path],
+    *,
+    rim: Rim = "crop",
+    cache: Path | None = None,
+    reading: Reading | None = None,
 ) -> list[TrainingSeries]:
     """Read, prepare and keep in memory every series below the given folders.
 
@@ -140,6 +139,8 @@ def load_training_series(
     cache
         Folder that keeps what was prepared; from then on nothing that is unchanged is decoded,
         and the processes of one machine share the arrays. None keeps nothing.
+    reading
+        Takes note of files that cannot be read, and the others are prepared; None raises.
 
     Raises
     ------
@@ -157,26 +158,41 @@ def load_training_series(
                 f"the cache {cache} lies inside the data", hint="choose a folder beside it"
             )
         found = False
-        for source in sources(root):
-            items = _prepared(source, rim, cache, mapped=len(prepared) < MAPPED_FILES)
+        for source in sources(root, reading):
+            failed = _n_failures(reading)
+            items = _prepared(
+                source, rim, cache, mapped=len(prepared) < MAPPED_FILES, reading=reading
+            )
             for item in items:
                 found = True
                 if item.array is not None:
                     prepared.append(_restored(source, item))
+            found = found or _n_failures(reading) > failed
         if not found:
-            raise nothing_found(root)
+            raise nothing_found(root, reading)
     if not prepared:
+        if reading is not None:
+            reading.require_any(prepared)
         raise TrainingDataError("no slice holds enough tissue to train on")
     return prepared
 
 
-def _prepared(source: Source, rim: Rim, cache: Path | None, *, mapped: bool) -> Iterable[Kept]:
+def _n_failures(reading: Reading | None) -> int:
+    return len(reading.failures) if reading else 0
+
+
+def _prepared(
+    source: Source, rim: Rim, cache: Path | None, *, mapped: bool, reading: Reading | None
+) -> Iterable[CachedArray]:
     if cache is None or not source.files:
-        return _decoded(source, rim)
+        return _decoded(source, rim, reading)
     key = entry_key(source.files, rim)
     if (kept := read_entry(cache, key, mapped=mapped)) is None:
-        write_entry(cache, key, _decoded(source, rim))
+        failed = _n_failures(reading)
+        write_entry(cache, key, _decoded(source, rim, reading))
         kept = read_entry(cache, key, mapped=mapped)
+        if _n_failures(reading) > failed:  # the next run is to tell of them, too
+            forget_entry(cache, key)
     if kept is None:
         raise OutputError(
             f"{cache}: what was written to this cache does not read back",
@@ -185,47 +201,52 @@ def _prepared(source: Source, rim: Rim, cache: Path | None, *, mapped: bool) -> 
     return kept
 
 
-def _decoded(source: Source, rim: Rim) -> Iterator[Kept]:
+def _decoded(source: Source, rim: Rim, reading: Reading | None) -> Iterator[CachedArray]:
     """Yield the prepared series of a source; of a volume that gave none, that it was there."""
     for volume in source.read():
         found = False
-        for plane in training_planes(volume):
-            for one in _versions(plane, rim):
-                found = True
-                facts = {
-                    # Names of files can be names of patients, so only what follows is kept.
-                    "suffix": one.name.removeprefix(source.label),
-                    "patient": "" if one.patient == source.patient else one.patient,
-                    "support": one.support,
-                    "cropped": one.cropped,
-                    "weight": one.weight,
-                }
-                yield Kept(facts=facts, array=one.slices)
+        with nullcontext() if reading is None else reading.failing(volume.label):
+            for plane in training_planes(volume):
+                for one in prepared_versions(plane, rim):
+                    found = True
+                    facts = {
+                        # Names of files can be names of patients, so only what follows is kept.
+                        "suffix": one.name.removeprefix(source.label),
+                        "patient": "" if one.patient == source.patient else one.patient,
+                        "support": one.band,
+                        "cropped": one.cropped,
+                        "weight": one.weight,
+                    }
+                    yield CachedArray(facts=facts, array=one.slices)
         if not found:
-            yield Kept(facts={})
+            yield CachedArray(facts={})
 
 
-def _restored(source: Source, item: Kept) -> TrainingSeries:
+def _restored(source: Source, item: CachedArray) -> TrainingSeries:
     facts = item.facts
     assert item.array is not None
     return TrainingSeries(
         name=source.label + facts["suffix"],
         slices=item.array,
         patient=facts["patient"] or source.patient,
-        support=(facts["support"][0], facts["support"][1]),
+        band=(facts["support"][0], facts["support"][1]),
         cropped=facts["cropped"],
         weight=facts["weight"],
     )
 
 
-def describe(series: Sequence[TrainingSeries]) -> str:
-    """Return a table for the log: slices, matrix and measured k-space of each series."""
+def describe(series: Sequence[TrainingSeries], *, show_names: bool = True) -> str:
+    """Return a table for the log: slices, matrix and measured k-space of each series.
+
+    Without `show_names`, which are those of files, series are numbered.
+    """
     lines = [f"{'series':<44} slices     matrix  support y, x  k-space"]
-    for one in series:
+    for number, one in enumerate(series, start=1):
         n, rows, columns = one.slices.shape
+        name = one.name if show_names else f"series {number}"
         lines.append(
-            f"{one.name:<44} {n:>6} {rows:>4} x {columns:<4}   {one.support[0]:.2f}, "
-            f"{one.support[1]:.2f}  {'cropped' if one.cropped else 'as stored'}"
+            f"{name:<44} {n:>6} {rows:>4} x {columns:<4}   {one.band[0]:.2f}, "
+            f"{one.band[1]:.2f}  {'cropped' if one.cropped else 'as stored'}"
         )
     slices = sum(len(one.slices) for one in series)
     patients = len({one.patient for one in series})

@@ -22,7 +22,7 @@ class _OfAPatient(Protocol):
 T = TypeVar("T", bound=_OfAPatient)
 
 
-def hashed(identifier: str) -> str:
+def hashed_identity(identifier: str) -> str:
     """Return a patient's identity as SHA-256, so that none stays in memory by name.
 
     Notes
@@ -53,8 +53,8 @@ def patient_of_file(path: Path, root: Path) -> str:
     folders = path.parent.relative_to(top).parts
     for name in (path.name, *folders, top.name):
         if (found := _IN_NAMES.search(name)) is not None:
-            return hashed(found[0].lower())
-    return hashed(Path(path.name.removesuffix(".gz")).stem)
+            return hashed_identity(found[0].lower())
+    return hashed_identity(Path(path.name.removesuffix(".gz")).stem)
 
 
 def split_by_patient(
@@ -89,7 +89,7 @@ def split_by_patient(
             f"{len(series)} series of {len(patients)} patient: none can be held out",
             hint="name folders to validate on, or tell patients apart in the names: sub-01_T1.nii",
         )
-    drawn = sorted(patients, key=lambda one: hashed(f"{random_state}:{one}"))
+    drawn = sorted(patients, key=lambda one: hashed_identity(f"{random_state}:{one}"))
     held = set(drawn[: min(max(1, round(share * len(drawn))), len(drawn) - 1)])
     return (
         [one for one in series if one.patient not in held],

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kspacesr_rt.errors import InputError, library_says
+from kspacesr_rt.errors import InputError, library_message
 from kspacesr_rt.train.augmentation import Augmentation
 from kspacesr_rt.train.balance import Balance
 from kspacesr_rt.train.options import FREE, TrainingOptions
@@ -66,7 +66,7 @@ def read_recipe(
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-            raise InputError(f"{path}: not a readable recipe: {library_says(exc)}") from exc
+            raise InputError(f"{path}: not a readable recipe: {library_message(exc)}") from exc
     shipped = values.pop(SHIPPED, {})
     if not isinstance(shipped, dict) or not all(name in STATED for name in shipped):
         raise InputError(f"recipe, [{SHIPPED}]: expected {', '.join(STATED)}")

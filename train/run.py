@@ -10,12 +10,13 @@ import torch
 
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.kspace import FloatArray
-from kspacesr_rt.spec import ModelSpec
+from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.train.distributed import joined
 from kspacesr_rt.train.loop import Progress, train
 from kspacesr_rt.train.options import TrainingOptions
 from kspacesr_rt.train.pairs import describe, load_training_series
 from kspacesr_rt.train.patients import split_by_patient
+from kspacesr_rt.train.reading import Reading
 from kspacesr_rt.train.validation import validation_slices, zero_fill_quality
 from kspacesr_rt.train.volumes import read_volumes
 
@@ -47,6 +48,7 @@ def train_from_folders(
     *,
     validation: list[Path] | None = None,
     settings: RunSettings | None = None,
+    reading: Reading | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> ModelSpec:
@@ -64,6 +66,9 @@ def train_from_folders(
         Folders that are only judged on; without them `options.held_out` of the patients are.
     settings
         How the run is carried out.
+    reading
+        Takes note of files that cannot be read, and the run goes on without them; None: they end
+        it, since leaving them out unasked would change the data set.
     on_progress
         Called after every step.
     on_note
@@ -91,39 +96,45 @@ def train_from_folders(
     with joined(how.device) as ranks:
         if not ranks.first:
             ranks.wait()  # until rank 0 has filled the cache
-        series = load_training_series(data, rim=options.rim, cache=how.cache)
+        note("reading the images")
+        series = load_training_series(data, rim=options.rim, cache=how.cache, reading=reading)
         if ranks.first:
             ranks.wait()
-        judged: list[FloatArray] = []
+        val_slices: list[FloatArray] = []
         if validation:
-            volumes = [volume for root in validation for volume in read_volumes(root)]
-            judged = validation_slices(volumes, options.val_size)
+            volumes = [volume for root in validation for volume in read_volumes(root, reading)]
+            if reading is not None:
+                reading.require_any(volumes)
+            val_slices = validation_slices(volumes, options.val_size)
         elif options.held_out:
             series, held = split_by_patient(
                 series, share=options.held_out, random_state=options.random_state
             )
-            judged = validation_slices(held, options.val_size)
+            val_slices = validation_slices(held, options.val_size)
         n_slices = round(sum(len(one.slices) * one.weight for one in series))
         resolved = options.resolved(n_slices, ranks=ranks.count)
         if ranks.first:
-            for line in describe(series).splitlines():
+            shown = describe(series, show_names=reading is None or reading.show_paths)
+            for line in [*shown.splitlines(), *(reading.lines() if reading else ())]:
                 note(line)
             note(f"{resolved.steps} steps of {ranks.count} x {options.batch} on {ranks.device}")
-            if judged:
-                base = zero_fill_quality(judged, options.upscale, degradation=options.degradation)
+            if val_slices:
+                base = zero_fill_quality(
+                    val_slices, options.upscale, degradation=options.degradation
+                )
                 for where, found in (("", base.whole), (" inside tissue", base.tissue)):
                     if found is not None:
                         note(
-                            f"zero-fill on the {len(judged)} validation slices{where}: PSNR "
+                            f"zero-fill on the {len(val_slices)} validation slices{where}: PSNR "
                             f"{found.psnr_db:.2f} dB, SSIM {found.ssim:.4f}, MAE {found.mae:.5f}"
                         )
         seen = f"{n_slices} slices of {len(series)} series"
-        told = f"{resolved.training} ({seen})" if resolved.training else seen
+        description = f"{resolved.training} ({seen})" if resolved.training else seen
         return train(
-            dataclasses.replace(resolved, training=told),
+            dataclasses.replace(resolved, training=description),
             series,
             output,
-            validation=judged,
+            validation=val_slices,
             resume=how.resume,
             images=how.images,
             ranks=ranks,

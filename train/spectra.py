@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kspacesr_rt.kspace import FloatArray, divisible_crop, fft2c
-from kspacesr_rt.spectrum import resample_spectrum
+from kspacesr_rt.kspace.mean_spectrum import resample_spectrum
 from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.layers import MeanSpectrum
 from kspacesr_rt.train.pairs import TrainingSeries

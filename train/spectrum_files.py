@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kspacesr_rt.errors import CheckpointError
-from kspacesr_rt.plain_text import shortened
-from kspacesr_rt.spec import LARGEST
+from kspacesr_rt.model.spec import LARGEST
+from kspacesr_rt.system.plain_text import shortened
 from kspacesr_rt.train.untrusted import UNREADABLE
 
 

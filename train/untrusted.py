@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kspacesr_rt.errors import CheckpointError
-from kspacesr_rt.plain_text import shortened
+from kspacesr_rt.system.plain_text import shortened
 
 UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, struct.error),
@@ -49,13 +49,34 @@ def read_document(path: Path) -> dict[str, Any]:
             # What torch says of old and of foreign formats advises to load them as code.
             warnings.simplefilter("ignore")
             document = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:  # which is a ValueError, too
+        raise
     except UNREADABLE as exc:
         raise CheckpointError(
             f"{path}: not a readable checkpoint: {_reason(exc)}", hint=WEIGHTS_ONLY
         ) from exc
     if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: expected a mapping, found {type(document).__name__}")
+        raise CheckpointError(
+            f"{path}: holds {_described(document)}, not a mapping of names to tensors",
+            hint=_unpacking(document, path) or WEIGHTS_ONLY,
+        )
     return document
+
+
+def _described(document: object) -> str:
+    if isinstance(document, list | tuple):
+        kinds = [type(one).__name__ for one in document[:4]] + ["..."] * (len(document) > 4)
+        return f"a {type(document).__name__} of {len(document)} ({', '.join(kinds)})"
+    return f"one {type(document).__name__}"
+
+
+def _unpacking(document: object, path: Path) -> str | None:
+    """Say how to save alone the weights that stand in a list or tuple."""
+    places = enumerate(document) if isinstance(document, list | tuple) else ()
+    at = next((n for n, one in places if isinstance(one, dict) and one), None)
+    if at is None:
+        return None
+    return f"save its weights alone: torch.save(torch.load('{path.name}')[{at}], 'weights.pt')"
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kspacesr_rt.errors import CheckpointError
-from kspacesr_rt.plain_text import shortened
+from kspacesr_rt.system.plain_text import shortened
 
 StateDict = dict[str, Tensor]
 
@@ -148,6 +148,17 @@ def _containers(
             ]
 
 
+def _is_cut_short(document: Mapping[str, object]) -> bool:
+    """Return whether a document has containers that were not looked into."""
+    looked_into = list(_containers(document))
+    return len(looked_into) == MOST_CONTAINERS or any(
+        isinstance(value, Mapping)
+        for where, mapping in looked_into
+        if len(where) == DEEPEST
+        for value in mapping.values()
+    )
+
+
 def _networks(
     where: tuple[str, ...], mapping: Mapping[str, object], anchor: str
 ) -> Iterator[Found]:
@@ -168,6 +179,12 @@ def _equal(a: StateDict, b: StateDict) -> bool:
 
 def _nothing_found(document: Mapping[str, object], anchor: str, path: Path) -> CheckpointError:
     holders = [(where, inside) for where, inside in _containers(document) if tensors_of(inside)]
+    if not holders and _is_cut_short(document):
+        return CheckpointError(
+            f"{path}: what it holds lies deeper than {DEEPEST} containers, or beyond the first "
+            f"{MOST_CONTAINERS}; keys found: {_listed(document)}",
+            hint=_how_to_unwrap(path),
+        )
     if not holders:
         return CheckpointError(
             f"{path}: holds no tensors", hint=f"keys found: {_listed(document) or 'none'}"

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kspacesr_rt.interpolation import zero_fill
 from kspacesr_rt.kspace import FloatArray, divisible_crop
-from kspacesr_rt.metrics import Quality, evaluate, tissue_mask
+from kspacesr_rt.kspace.resampling import zero_fill
+from kspacesr_rt.quality.metrics import Quality, evaluate, tissue_mask
 from kspacesr_rt.train.degradation import DEGRADATIONS
 from kspacesr_rt.train.pairs import TrainingSeries
 from kspacesr_rt.train.volumes import Volume
@@ -77,7 +77,7 @@ def super_resolve(generator: nn.Module, lr: FloatArray, device: torch.device) ->
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class ValidationQuality:
     """Means over the validation slices."""
 
     whole: Quality
@@ -86,13 +86,13 @@ class Judgement:
     """Convention ``tissue``, over the slices that hold any: what decides which weights are best."""
 
 
-def judged(
+def evaluate_slices(
     resolve: Callable[[FloatArray], FloatArray],
     slices: list[FloatArray],
     upscale: int,
     *,
     degradation: str = "kspace-crop",
-) -> Judgement:
+) -> ValidationQuality:
     """Judge what makes SR of LR on HR slices (each scaled to its series' maximum, any matrix).
 
     Parameters
@@ -110,7 +110,9 @@ def judged(
         whole.append(evaluate(sr, hr[None], "slice-range1"))
         if tissue_mask(hr).any():
             tissue.append(evaluate(sr, hr[None], "tissue"))
-    return Judgement(whole=mean_quality(whole), tissue=mean_quality(tissue) if tissue else None)
+    return ValidationQuality(
+        whole=mean_quality(whole), tissue=mean_quality(tissue) if tissue else None
+    )
 
 
 def mean_quality(qualities: list[Quality]) -> Quality:
@@ -129,19 +131,21 @@ def validation_quality(
     *,
     degradation: str = "kspace-crop",
     device: torch.device | None = None,
-) -> Judgement:
+) -> ValidationQuality:
     """Judge a generator on HR slices (each scaled to its series' maximum, any matrix)."""
     where = device or torch.device("cpu")
-    return judged(
+    return evaluate_slices(
         lambda lr: super_resolve(generator, lr, where), slices, upscale, degradation=degradation
     )
 
 
 def zero_fill_quality(
     slices: list[FloatArray], upscale: int, *, degradation: str = "kspace-crop"
-) -> Judgement:
+) -> ValidationQuality:
     """Judge zero-filling on the same slices: what the run has to beat."""
-    return judged(lambda lr: zero_fill(lr, upscale), slices, upscale, degradation=degradation)
+    return evaluate_slices(
+        lambda lr: zero_fill(lr, upscale), slices, upscale, degradation=degradation
+    )
 
 
 def triptych(

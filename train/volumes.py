@@ -18,13 +18,14 @@ import numpy as np
 from kspacesr_rt.dicom import read_slices, scan_folder
 from kspacesr_rt.dicom.attributes import acquired_matrix
 from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.scanner_interpolation import AcquiredBand, kspace_profile, surveyed_numbers
 from kspacesr_rt.errors import SliceError, TrainingDataError
-from kspacesr_rt.interpolated import KspaceSupport, kspace_profile, surveyed_numbers
 from kspacesr_rt.kspace import FloatArray, Matrix, resample_to
-from kspacesr_rt.support import measured_support as measured_support
+from kspacesr_rt.kspace.acquired_band import measured_band as measured_band
 from kspacesr_rt.train.fastmri import read_fastmri
 from kspacesr_rt.train.formats import Samples, read_nifti, read_nrrd, read_numpy
-from kspacesr_rt.train.patients import hashed, patient_of_file
+from kspacesr_rt.train.patients import hashed_identity, patient_of_file
+from kspacesr_rt.train.reading import Reading
 
 READERS: dict[str, Callable[[Path], Samples]] = {
     ".nii": read_nifti,
@@ -37,7 +38,7 @@ READERS: dict[str, Callable[[Path], Samples]] = {
 """By ending; DICOM has none of its own."""
 ISOTROPIC = 1.5
 """Largest over smallest voxel edge up to which a volume counts as 3-D and gives three planes."""
-FULL_SUPPORT = 0.97
+FULL_BAND = 0.97
 """From this share of Nyquist on an axis counts as measured to its end."""
 
 
@@ -55,6 +56,8 @@ class Volume:
     """Hash of whose image it is, to split by and for nothing else; empty if nothing tells."""
     acquired: tuple[int | None, int | None] = (None, None)
     """Samples acquired along y and x, if a DICOM header says it."""
+    label: str = ""
+    """What tables and messages call it: its number, or by which its file is named there."""
 
     @property
     def matrix(self) -> Matrix:
@@ -76,26 +79,33 @@ class Source:
     """Reads the volumes."""
 
 
-def sources(root: Path) -> Iterator[Source]:
+def sources(root: Path, reading: Reading | None = None) -> Iterator[Source]:
     """Find what can be read below a folder (or in a file), in a fixed order, reading nothing."""
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     others = []
     for path in files:
-        reader = next((READERS[end] for end in READERS if path.name.endswith(end)), None)
-        if reader is None:
+        if (reader := reader_of(path)) is None:
             others.append(path)
             continue
         patient = patient_of_file(path, root)
+        label = reading.label(path, root) if reading else path.name
         yield Source(
             label=path.name,
             files=(path,),
             patient=patient,
-            read=partial(_read_file, path, reader, patient),
+            read=partial(_read_file, path, reader, patient, label, reading),
         )
-    yield Source(label="", files=tuple(others), patient="", read=partial(_read_dicom, root))
+    yield Source(
+        label="", files=tuple(others), patient="", read=partial(_read_dicom, root, reading)
+    )
 
 
-def read_volumes(root: Path) -> Iterator[Volume]:
+def reader_of(path: Path) -> Callable[[Path], Samples] | None:
+    """Return what reads a file by its ending; None for DICOM, or no image."""
+    return next((READERS[end] for end in READERS if path.name.endswith(end)), None)
+
+
+def read_volumes(root: Path, reading: Reading | None = None) -> Iterator[Volume]:
     """Yield every image series below a folder (or in a file), in a fixed order.
 
     Parameters
@@ -103,34 +113,49 @@ def read_volumes(root: Path) -> Iterator[Volume]:
     root
         A folder or one file: ``.nii``, ``.nii.gz``, ``.nrrd``, ``.npy`` (``(n, y, x)`` or
         ``(y, x)``), fastMRI's ``.h5`` or ``.hdf5``, or DICOM under any name.
+    reading
+        Takes note of files that cannot be read, and the others are yielded; None raises.
 
     Raises
     ------
     TrainingDataError
         If nothing there is an image, or an image cannot be read.
     """
-    found = 0
-    for source in sources(root):
+    found = len(reading.failures) if reading else 0
+    n_volumes = 0
+    for source in sources(root, reading):
         for volume in source.read():
-            found += 1
+            n_volumes += 1
             yield volume
-    if not found:
-        raise nothing_found(root)
+    if not n_volumes and not (reading and len(reading.failures) > found):
+        raise nothing_found(root, reading)
 
 
-def nothing_found(root: Path) -> TrainingDataError:
+def nothing_found(root: Path, reading: Reading | None = None) -> TrainingDataError:
     """Make the error for a folder without images."""
+    named = reading is None or reading.show_paths
     return TrainingDataError(
-        f"{root}: no DICOM, NIfTI, NRRD, .npy or fastMRI .h5 image found",
+        f"{root if named else 'the data'}: no DICOM, NIfTI, NRRD, .npy or fastMRI .h5 image found",
         hint="name a folder that holds magnitude images",
     )
 
 
-def _read_file(path: Path, reader: Callable[[Path], Samples], patient: str) -> list[Volume]:
-    return [_as_volume(path, reader(path), patient)]
+def _read_file(
+    path: Path,
+    reader: Callable[[Path], Samples],
+    patient: str,
+    label: str,
+    reading: Reading | None,
+) -> list[Volume]:
+    if reading is None:
+        return [_as_volume(path, reader(path), patient, label)]
+    read = []
+    with reading.failing(label, path):
+        read.append(_as_volume(path, reader(path), patient, label))
+    return read
 
 
-def _as_volume(path: Path, samples: Samples, patient: str) -> Volume:
+def _as_volume(path: Path, samples: Samples, patient: str, label: str) -> Volume:
     """Take the magnitude and put the slice axis first: if not given, that of widest spacing."""
     data, spacing, slice_axis = samples.values, samples.spacing_mm, samples.slice_axis
     if data.ndim == 4:
@@ -146,7 +171,7 @@ def _as_volume(path: Path, samples: Samples, patient: str) -> Volume:
         raise TrainingDataError(f"{path.name}: holds {data.dtype}, not numbers")
     data = np.abs(data).astype(np.float32)
     if not np.isfinite(data).all():
-        raise TrainingDataError(f"{path.name}: holds NaN or infinity")
+        raise TrainingDataError(f"{path.name}: holds NaN or infinity", reason="non-finite")
     if slice_axis is None:
         flat = spacing is not None and max(spacing) / min(spacing) > ISOTROPIC
         slice_axis = int(np.argmax(spacing)) if flat and spacing else 2
@@ -159,15 +184,26 @@ def _as_volume(path: Path, samples: Samples, patient: str) -> Volume:
         name=path.name,
         slices=np.ascontiguousarray(data, dtype=np.float32),
         spacing_mm=edges,
-        patient=hashed(samples.patient_id) if samples.patient_id else patient,
+        patient=hashed_identity(samples.patient_id) if samples.patient_id else patient,
+        label=label,
     )
 
 
-def _read_dicom(root: Path) -> Iterator[Volume]:
+def _read_dicom(root: Path, reading: Reading | None) -> Iterator[Volume]:
     scan = scan_folder(root)
+
+    def failed(path: Path, reason: str, message: str) -> None:
+        if reading is None:
+            raise _broken(path, root, reason, message)
+        reading.fail(reading.label(path, root), reason, message)
+
     for left in scan.left_out:
+        if reader_of(left.path) is not None:  # that has its own words
+            continue
         if left.outcome == "failed":
-            raise _broken(left.path, root, left.reason, left.message)
+            failed(left.path, left.reason, left.message)
+        elif reading is not None:
+            reading.skip(reading.label(left.path, root))
     for number, series in enumerate(scan.series, start=1):
         by_matrix: dict[Matrix, list[FloatArray]] = {}
         acquired: dict[Matrix, tuple[int | None, int | None]] = {}
@@ -180,8 +216,8 @@ def _read_dicom(root: Path) -> Iterator[Volume]:
                         patient = patient or str(decoded.dataset.get("PatientID") or "").strip()
                         acquired.setdefault(source.matrix, acquired_matrix(decoded.dataset))
             except SliceError as exc:
-                raise _broken(source.path, root, exc.reason, str(exc)) from exc
-        identity = hashed(patient or f"study {series.slices[0].study_instance_uid}")
+                failed(source.path, exc.reason, str(exc))
+        identity = hashed_identity(patient or f"study {series.slices[0].study_instance_uid}")
         for matrix, slices in sorted(by_matrix.items()):
             name = f"dicom series {number} ({matrix[0]}x{matrix[1]})"
             yield Volume(
@@ -189,6 +225,7 @@ def _read_dicom(root: Path) -> Iterator[Volume]:
                 slices=np.stack(slices).astype(np.float32),
                 patient=identity,
                 acquired=acquired[matrix],
+                label=name,
             )
 
 
@@ -201,22 +238,22 @@ def _broken(path: Path, root: Path, reason: str, message: str) -> TrainingDataEr
     )
 
 
-def support_of(volume: Volume) -> tuple[float, float]:
+def band_of(volume: Volume) -> tuple[float, float]:
     """Measure which share of Nyquist along y and x a volume's middle slices hold signal in."""
     n = len(volume.slices)
     first = int(0.3 * n)
-    return measured_support(volume.slices[first : max(int(0.7 * n), first + 1)][:: max(1, n // 20)])
+    return measured_band(volume.slices[first : max(int(0.7 * n), first + 1)][:: max(1, n // 20)])
 
 
-def supported(volume: Volume, support: tuple[float, float] | None = None) -> Volume:
+def supported(volume: Volume, band: tuple[float, float] | None = None) -> Volume:
     """Crop a volume's k-space to what was measured, so that no rim of it is empty.
 
     Parameters
     ----------
     volume
         What to crop.
-    support
-        Of `support_of`; None measures it.
+    band
+        Of `band_of`; None measures it.
 
     Returns
     -------
@@ -224,17 +261,17 @@ def supported(volume: Volume, support: tuple[float, float] | None = None) -> Vol
         and the same FOV.
     """
     rows, columns = (
-        length if share > FULL_SUPPORT else 2 * round(length * share / 2)
-        for length, share in zip(volume.matrix, support or support_of(volume), strict=True)
+        length if share > FULL_BAND else 2 * round(length * share / 2)
+        for length, share in zip(volume.matrix, band or band_of(volume), strict=True)
     )
     return resampled(volume, (rows, columns))
 
 
-def interpolation_of(volume: Volume) -> KspaceSupport:
+def interpolation_of(volume: Volume) -> AcquiredBand:
     """Find out, as `infer` does of a series, whether a volume's scanner interpolated it."""
     numbers = surveyed_numbers(len(volume.slices))
     profile = kspace_profile([volume.slices[number] for number in numbers], volume.acquired)
-    return KspaceSupport(
+    return AcquiredBand(
         matrix=volume.matrix, profile=profile, acquired=volume.acquired, n_slices=len(numbers)
     )
 

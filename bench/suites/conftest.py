@@ -1,6 +1,6 @@
 """Say in every benchmark file what its numbers depend on, without host or user names."""
 
-from kspacesr_rt.bench.environment import environment
+from kspacesr_rt.bench.run.environment import environment
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):

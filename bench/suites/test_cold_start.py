@@ -20,8 +20,8 @@ import time
 
 import pytest
 
-from kspacesr_rt.backends import BACKENDS
-from kspacesr_rt.bench.suite_runner import THREADS, usable_backends
+from kspacesr_rt.bench.run.suite_runner import THREADS, usable_backends
+from kspacesr_rt.runtime.backends import BACKENDS
 from kspacesr_rt.sample import sample_folder
 
 ROUNDS = 5

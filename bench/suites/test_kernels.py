@@ -13,13 +13,13 @@ Run: ``pytest bench/suites/test_kernels.py``, or ``kspacesr-rt bench --suite --o
 import numpy as np
 import pytest
 
-from kspacesr_rt.backends import BackendOptions, open_backend
-from kspacesr_rt.bench.kernels import UPSCALE, fft_alone
-from kspacesr_rt.bench.suite_runner import THREADS, usable_backends
+from kspacesr_rt.bench.run.kernels import UPSCALE, fft_alone
+from kspacesr_rt.bench.run.suite_runner import THREADS, usable_backends
 from kspacesr_rt.errors import BackendUnavailableError
-from kspacesr_rt.interpolation import zero_fill
-from kspacesr_rt.metrics import psnr_between
-from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.kspace.phantoms import brain_phantom
+from kspacesr_rt.kspace.resampling import zero_fill
+from kspacesr_rt.quality.metrics import psnr_between
+from kspacesr_rt.runtime.backends import BackendOptions, open_backend
 
 MATRICES = (80, 128, 160, 256, 320)
 """LR samples per axis."""

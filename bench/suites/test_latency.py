@@ -12,16 +12,16 @@ Run: ``pytest bench/suites/test_latency.py``, or ``kspacesr-rt bench --suite --o
 import numpy as np
 import pytest
 
-from kspacesr_rt.backends import BACKENDS, BackendOptions, baseline_spec, open_backend
-from kspacesr_rt.bench.suite_runner import THREADS, usable_backends
-from kspacesr_rt.binding import bind
+from kspacesr_rt.bench.run.suite_runner import THREADS, usable_backends
 from kspacesr_rt.export.pytorch_peers import eager
-from kspacesr_rt.export.rebuild import generator_from_model
 from kspacesr_rt.kspace import degrade
-from kspacesr_rt.metrics import psnr_between
-from kspacesr_rt.model_file import load_model, shipped_models
-from kspacesr_rt.phantoms import brain_phantom
-from kspacesr_rt.verify import REQUIRED_DB
+from kspacesr_rt.kspace.phantoms import brain_phantom
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, shipped_models
+from kspacesr_rt.quality.metrics import psnr_between
+from kspacesr_rt.runtime.backends import BACKENDS, BackendOptions, baseline_spec, open_backend
+from kspacesr_rt.runtime.self_test import REQUIRED_DB
+from kspacesr_rt.train.rebuild import generator_from_model
 
 HR_MATRIX = (256, 256)
 EAGER = "torch-eager"

@@ -25,12 +25,12 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from kspacesr_rt.backends import BackendOptions, open_backend
-from kspacesr_rt.bench.archive import make_archive
-from kspacesr_rt.binding import bind
+from kspacesr_rt.bench.run.archive import make_archive
 from kspacesr_rt.dicom import read_slice, scan_folder
-from kspacesr_rt.model_file import load_model, shipped_models
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.pipeline import InferOptions, infer
+from kspacesr_rt.runtime.backends import BackendOptions, open_backend
 
 ROUNDS = 3
 SLICES = int(os.environ.get("KSPACESR_RT_SLICES", "40"))

@@ -1,7 +1,7 @@
 """Shipped models under OpenVINO, FFT layers on the image or on its phases.
 
 What it measures: `infer` of a compiled model as a whole, one slice, one thread, after warm-up. The
-backend computes on phases from `kspacesr_rt.backends.phase_transforms.SMALLEST` on; `image` is what
+backend computes on phases from `kspacesr_rt.graph.phase_transforms.SMALLEST` on; `image` is what
 the file says.
 What it leaves out: ONNX Runtime, which computes what the file says, and binding.
 How to read it: compare `phases` with `image` within one group. The FFT layers of an image grow with
@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from onnx import inliner
 
-from kspacesr_rt.backends import BACKENDS, BackendOptions
-from kspacesr_rt.backends.openvino_cpu import compile_network
-from kspacesr_rt.backends.phase_transforms import transforms_in_phases
-from kspacesr_rt.bench.suite_runner import THREADS
-from kspacesr_rt.binding import bind
-from kspacesr_rt.export.precision import narrowed
-from kspacesr_rt.metrics import psnr_between
-from kspacesr_rt.model_file import load_model, shipped_models
-from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.bench.run.suite_runner import THREADS
+from kspacesr_rt.graph.phase_transforms import transforms_in_phases
+from kspacesr_rt.graph.precision import narrowed
+from kspacesr_rt.kspace.phantoms import brain_phantom
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, shipped_models
+from kspacesr_rt.quality.metrics import psnr_between
+from kspacesr_rt.runtime.backends import BACKENDS, BackendOptions
+from kspacesr_rt.runtime.openvino_cpu import compile_network
 
 MODELS = ("x2-fast", "x2-base")
 MATRICES = (128, 256)

@@ -20,15 +20,15 @@ from pydicom import dcmread
 from pydicom.pixels import apply_rescale
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from kspacesr_rt.backends import BACKENDS, BackendOptions, baseline_spec, open_backend
-from kspacesr_rt.bench.suite_runner import THREADS
-from kspacesr_rt.binding import bind
+from kspacesr_rt.bench.run.suite_runner import THREADS
 from kspacesr_rt.dicom import read_slice, scan_folder
 from kspacesr_rt.export.pytorch_peers import eager
-from kspacesr_rt.export.rebuild import generator_from_model
-from kspacesr_rt.model_file import load_model, shipped_models
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.pipeline import InferOptions, infer
+from kspacesr_rt.runtime.backends import BACKENDS, BackendOptions, baseline_spec, open_backend
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.train.rebuild import generator_from_model
 
 ROUNDS = 5
 SLICES = 20

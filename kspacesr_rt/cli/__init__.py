@@ -7,27 +7,33 @@ from typing import Any
 
 from kspacesr_rt.cli import streams
 from kspacesr_rt.errors import OutputError
-from kspacesr_rt.interruption import TerminatedError, arrived, take_signals
+from kspacesr_rt.system.interruption import (
+    TerminatedError,
+    install_signal_handlers,
+    received_signal,
+)
 
 
 def main() -> None:
     """Run the command line, in a process that is its own."""
     streams.make_usable()
-    take_signals()
+    install_signal_handlers()
     try:
         from kspacesr_rt.cli.commands import app  # takes a while: signals are looked after by now
 
         app()
     except SystemExit as exc:
-        if (number := arrived()) is not None:
+        if (number := received_signal()) is not None:
             sys.exit(128 + number)
-        if not exc.code and (reason := streams.refused()) is not None:
+        if not exc.code and (reason := streams.write_error()) is not None:
             print(f"error: {reason}", file=sys.stderr)
-            print("hint: what the command did is done; only what it tells is lost", file=sys.stderr)
+            print(
+                "hint: what the command did is done; only what it prints is lost", file=sys.stderr
+            )
             sys.exit(OutputError.exit_code)
         raise
     except (Exception, KeyboardInterrupt, TerminatedError):
-        if (number := arrived()) is None:
+        if (number := received_signal()) is None:
             raise
         sys.exit(128 + number)
 

@@ -4,71 +4,144 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from kspacesr_rt.cli.shell import AsJson, Quiet, app, echo_json, progress_bar, say
+from kspacesr_rt.cli.options import (
+    INPUT,
+    MODEL,
+    OUTPUT,
+    SPEED,
+    AsJson,
+    ConfigFile,
+    ModelNames,
+    Quiet,
+    ShowPaths,
+    Threads,
+)
+from kspacesr_rt.cli.progress import progress_bar
+from kspacesr_rt.cli.shell import (
+    App,
+    app,
+    echo_json,
+    print_failures,
+    print_option_sources,
+    print_text,
+    require_packages,
+)
 
-bench_app = typer.Typer(no_args_is_help=False)
+bench_app = App(no_args_is_help=False)
 app.add_typer(bench_app, name="bench")
 
 
 @bench_app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="Model files or names; seed-x2: the seed's shape. Default: x2 models."),
-    ] = None,
+    model: ModelNames = None,
     data: Annotated[
-        Path | None, typer.Option(exists=True, help="HR images; default: the shipped sample.")
+        Path | None,
+        typer.Option(
+            exists=True, rich_help_panel=INPUT, help="HR images; default: the shipped sample."
+        ),
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Slices a call.")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")] = 1,
-    peers: Annotated[bool, typer.Option(help="Also what is not ours.")] = True,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, rich_help_panel=SPEED, help="Slices a call.")
+    ] = None,
+    threads: Threads = 1,
+    peers: Annotated[
+        bool, typer.Option(rich_help_panel=MODEL, help="Also what is not ours.")
+    ] = True,
     only: Annotated[
-        list[str] | None, typer.Option(help="Word of a row's label, such as openvino or int8.")
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=MODEL, help="Word of a row's label, such as openvino or int8."
+        ),
     ] = None,
     scaling: Annotated[
-        list[str] | None, typer.Option(help="Backend to follow over matrix, batch and threads.")
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=SPEED, help="Backend to follow over matrix, batch and threads."
+        ),
     ] = None,
-    budget: Annotated[float, typer.Option(min=1.0, help="Seconds of timing.")] = 300.0,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON to write.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="CSV to write.")] = None,
+    budget: Annotated[
+        float, typer.Option(min=1.0, rich_help_panel=SPEED, help="Seconds of timing.")
+    ] = 300.0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", rich_help_panel=OUTPUT, help="JSON to write.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(rich_help_panel=OUTPUT, help="CSV to write.")] = None,
     suite: Annotated[
-        bool, typer.Option("--suite", help="Run the suites of pytest-benchmark instead.")
+        bool,
+        typer.Option(
+            "--suite", rich_help_panel=SPEED, help="Run the suites of pytest-benchmark instead."
+        ),
     ] = False,
-    md: Annotated[Path | None, typer.Option(help="Markdown to write.")] = None,
+    profile: Annotated[
+        Literal["smoke"] | None,
+        typer.Option(
+            rich_help_panel=SPEED,
+            help="smoke: on a machine with a GPU, checks in order of worth, in four minutes.",
+        ),
+    ] = None,
+    md: Annotated[
+        Path | None, typer.Option(rich_help_panel=OUTPUT, help="Markdown to write.")
+    ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Report to write: one page with charts and a viewer.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Report to write: one page with charts and a viewer."
+        ),
     ] = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures", help="Keep the report's pictures in the JSON, too.")
+        bool,
+        typer.Option(
+            "--pictures",
+            rich_help_panel=OUTPUT,
+            help="Keep the report's pictures in the JSON, too.",
+        ),
     ] = False,
     stored: Annotated[
         Path | None,
-        typer.Option("--from", help="JSON of an earlier run to write reports from; no timing."),
+        typer.Option(
+            "--from",
+            rich_help_panel=INPUT,
+            help="JSON of an earlier run to write reports from; no timing.",
+        ),
     ] = None,
+    show_paths: ShowPaths = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    config: ConfigFile = None,
 ) -> None:
-    """Measure latency, image quality and parity of every runtime in one table."""
+    """Measure latency, image quality and parity of every runtime in one table.
+
+    The model seed-x2 is the shape of SR_kspace's network, with no trained weights.
+    """
     if context.invoked_subcommand is not None:
         return _refuse_others(context, (), f"bench {context.invoked_subcommand}")
+    print_option_sources(context)
+    if profile is not None:
+        kept = ("profile", "only", "budget", "output", "as_json", "quiet")
+        _refuse_others(context, kept, "bench --profile smoke")
+        seconds = budget if _was_given(context, "budget") else None
+        return _smoke(tuple(only or ()), output, seconds, as_json=as_json, quiet=quiet)
     if suite:
+        require_packages("bench --suite", "bench", "pytest", "pytest_benchmark", *MEASURED_WITH)
         _refuse_others(context, ("suite", "only", "output", "quiet"), "bench --suite")
-        from kspacesr_rt.bench.suite_runner import run_suites
+        from kspacesr_rt.bench.run.suite_runner import run_suites
 
         return run_suites(output=output, only=tuple(only or ()), quiet=quiet)
-    from kspacesr_rt.bench.bench_tables import as_csv, as_text, scaling_text
-    from kspacesr_rt.bench.benchmark import BenchOptions, benchmark
-    from kspacesr_rt.bench.html_report import as_html
-    from kspacesr_rt.bench.markdown_report import as_markdown, scaling_of
-    from kspacesr_rt.bench.stored import read_result, rows_of
-    from kspacesr_rt.files import replace_file
-    from kspacesr_rt.model_file import shipped_models
+    from kspacesr_rt.bench.report.html_report import as_html
+    from kspacesr_rt.bench.report.markdown_report import as_markdown, scaling_of
+    from kspacesr_rt.bench.report.tables import as_csv, as_text, scaling_text
+    from kspacesr_rt.bench.run.benchmark import BenchOptions, benchmark
+    from kspacesr_rt.bench.run.stored import read_result, rows_of
+    from kspacesr_rt.model.file import shipped_models
+    from kspacesr_rt.system.files import replace_file
+    from kspacesr_rt.train.reading import Reading
 
+    reading = Reading(show_paths=show_paths)
     shipped = tuple(name for name in sorted(shipped_models()) if name.startswith("x2"))
     options = BenchOptions(
         models=tuple(model or shipped),
@@ -85,8 +158,9 @@ def bench(
         _refuse_measuring(context)
         result = read_result(stored)
     else:
-        with progress_bar("rows", quiet) as update:
-            result = benchmark(options, on_progress=update).to_dict(pictures=options.pictures)
+        require_packages("bench", "bench", *MEASURED_WITH)
+        with progress_bar("bench", quiet, lines=True) as update:
+            result = benchmark(options, update, reading).to_dict(pictures=options.pictures)
     figures = {name: value for name, value in result.items() if pictures or name != "pictures"}
     rows, curves = rows_of(result), scaling_of(result)
     if output is not None:
@@ -100,11 +174,46 @@ def bench(
     if as_json:
         echo_json(figures)
     elif not quiet:
-        say(as_text(rows))
+        print_text(as_text(rows))
         if curves:
-            say(f"\n{scaling_text(curves)}")
+            print_text(f"\n{scaling_text(curves)}")
+    print_failures(reading)
 
 
+def _smoke(
+    only: tuple[str, ...], output: Path | None, seconds: float | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Check a GPU; a line a check, as it is done."""
+    from kspacesr_rt.bench.run.smoke import BUDGET_S, CheckResult, SmokeReport, run_checks
+    from kspacesr_rt.bench.run.smoke_checks import SmokeChecks, choose_gpu_backend
+
+    backend = choose_gpu_backend(only)
+
+    def show(result: CheckResult) -> None:
+        if as_json:
+            echo_json(result.to_dict())
+        elif not quiet:
+            print_text(result.as_text())
+
+    report = run_checks(
+        SmokeChecks(backend).checks(),
+        SmokeReport(backend),
+        output=output,
+        budget_s=seconds or BUDGET_S,
+        on_check=show,
+    )
+    if not as_json and not quiet:
+        print_text(report.as_text())
+    report.require_passed()
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+MEASURED_WITH = ("torch", "safetensors")
+"""Packages without which no row has a reference."""
 MEASURING = ("model", "data", "batch", "threads", "peers", "only", "scaling", "budget")
 """Options that say what is measured."""
 

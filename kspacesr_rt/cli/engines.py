@@ -1,56 +1,82 @@
-"""Commands about TensorRT engines."""
+"""Commands about TensorRT engines, and about what is kept on this machine."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from kspacesr_rt.cli.shell import AsJson, ModelArgument, Quiet, app, echo_json, progress_bar, say
-
-
-class EngineRuntime(StrEnum):
-    """Which TensorRT builds an engine."""
-
-    rtx = "tensorrt-rtx"
-    full = "tensorrt"
+from kspacesr_rt.cli.options import (
+    MODEL,
+    OUTPUT,
+    SPEED,
+    AsJson,
+    ConfigFile,
+    Force,
+    ModelArgument,
+    Quiet,
+    ShowPaths,
+)
+from kspacesr_rt.cli.progress import progress_bar
+from kspacesr_rt.cli.shell import App, app, echo_json, print_text
 
 
 @app.command()
 def build(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Engine file to write.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", rich_help_panel=OUTPUT, help="Engine file to write."),
+    ],
     matrix: Annotated[
-        tuple[int, int] | None, typer.Option(help="LR rows and columns; default: as stored.")
+        tuple[int, int] | None,
+        typer.Option(rich_help_panel=MODEL, help="LR rows and columns; default: as stored."),
     ] = None,
-    runtime: Annotated[EngineRuntime, typer.Option(help="Which TensorRT.")] = EngineRuntime.rtx,
-    gpu: Annotated[str, typer.Option(help="current, or sm75, sm86, sm89, sm120.")] = "current",
+    runtime: Annotated[
+        Literal["tensorrt-rtx", "tensorrt"],
+        typer.Option(rich_help_panel=MODEL, help="Which TensorRT."),
+    ] = "tensorrt-rtx",
+    gpu: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=MODEL, help="current, a name such as L4, or sm89: kspacesr-rt targets."
+        ),
+    ] = "current",
     batch: Annotated[
-        tuple[int, int, int], typer.Option(help="Smallest, usual and largest batch.")
+        tuple[int, int, int],
+        typer.Option(rich_help_panel=SPEED, help="Smallest, usual and largest batch."),
     ] = (1, 1, 8),
-    tf32: Annotated[bool, typer.Option(help="Allow TF32 (for 16-bit models).")] = False,
+    tf32: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=SPEED, help="Allow TF32 (16-bit models; products in three parts)."
+        ),
+    ] = False,
     workspace: Annotated[
-        int | None, typer.Option(min=1, help="Limit of the builder's workspace in MiB.")
+        int | None,
+        typer.Option(min=1, rich_help_panel=SPEED, help="Limit of the builder's workspace in MiB."),
     ] = None,
     level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Builder's optimisation level.")
+        int | None,
+        typer.Option(min=0, max=5, rich_help_panel=SPEED, help="Builder's optimisation level."),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace an existing engine.")] = False,
+    force: Force = False,
+    show_paths: ShowPaths = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    config: ConfigFile = None,
 ) -> None:
     """Build a TensorRT engine; TensorRT-RTX needs no GPU for that."""
-    from kspacesr_rt.engines.build import build_engine
-    from kspacesr_rt.model_file import load_model, resolve_model
+    from kspacesr_rt.model.file import load_model, resolve_model
+    from kspacesr_rt.runtime.tensorrt.build import build_engine
 
-    with progress_bar("build", quiet) as update:
+    with progress_bar("build", quiet, lines=True) as update:
         built = build_engine(
             load_model(resolve_model(model, upscale=None)),
             output,
             matrix=matrix,
-            runtime=runtime.value,
+            runtime=runtime,
             gpu=gpu,
             batch=batch,
             tf32=tf32,
@@ -60,29 +86,33 @@ def build(
             on_progress=lambda state: update(state.done, state.total, state.stage),
         )
     for note in built.notes:
-        say(f"warning: {note}", err=True)
+        print_text(f"warning: {note}", err=True)
     if as_json:
         echo_json(built.to_dict())
     elif not quiet:
-        say(built.as_text())
+        print_text(built.as_text())
 
 
-cache_app = typer.Typer(help="Engines that were built on this machine.", no_args_is_help=True)
+cache_app = App(help="Engines and converted models made on this machine.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
 
 @cache_app.command("ls")
-def list_cache(as_json: AsJson = False) -> None:
-    """List cached engines, damaged ones too."""
-    from kspacesr_rt.engines.cache import EngineCache
+def list_cache(
+    show_paths: ShowPaths = False, as_json: AsJson = False, config: ConfigFile = None
+) -> None:
+    """List cached engines, and models converted for a tier, damaged ones too."""
+    from kspacesr_rt.conversion.tier_cache import TierCache
+    from kspacesr_rt.runtime.tensorrt.cache import EngineCache
 
-    cache = EngineCache()
+    cache, tiers = EngineCache(), TierCache()
     if (reason := cache.why_none()) is not None:
-        say(f"warning: {reason}; {reason.hint}", err=True)
+        print_text(f"warning: {reason}; {reason.hint}", err=True)
     if as_json:
-        echo_json([entry.to_dict() for entry in cache.listing()])
+        engines = [entry.to_dict() for entry in cache.listing()]
+        echo_json([*engines, *(entry.to_dict() for entry in tiers.listing())])
     else:
-        say(cache.as_text())
+        print_text(f"{cache.as_text()}\n{tiers.as_text()}")
 
 
 @cache_app.command("add")
@@ -90,9 +120,9 @@ def add_to_cache(
     engine: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Engine file.")],
 ) -> None:
     """Add an engine that was built elsewhere, with the sidecar beside it."""
-    from kspacesr_rt.engines.cache import EngineCache
+    from kspacesr_rt.runtime.tensorrt.cache import EngineCache
 
-    say(EngineCache().add(engine))
+    print_text(EngineCache().add(engine))
 
 
 @cache_app.command("prune")
@@ -101,15 +131,18 @@ def prune_cache(
     older_than: Annotated[
         float | None, typer.Option(min=0.0, help="Remove what was not used for so many days.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Remove all engines.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,
+    config: ConfigFile = None,
 ) -> None:
-    """Remove cached engines, and say which."""
-    from kspacesr_rt.engines.cache import EngineCache
+    """Remove cached engines and converted models, and say which; tiers are then chosen anew."""
+    from kspacesr_rt.conversion.tier_cache import TierCache
+    from kspacesr_rt.runtime.tensorrt.cache import EngineCache
 
-    removed = EngineCache().prune(
-        max_bytes=None if max_mb is None else max_mb * 10**6,
-        older_than_days=older_than,
-        everything=everything,
-    )
-    for entry in removed:
-        say(entry.as_text())
+    for cache in (EngineCache(), TierCache()):
+        removed = cache.prune(
+            max_bytes=None if max_mb is None else max_mb * 10**6,
+            older_than_days=older_than,
+            everything=everything,
+        )
+        for entry in removed:
+            print_text(entry.as_text())

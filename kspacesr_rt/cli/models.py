@@ -2,162 +2,368 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from kspacesr_rt.cli.shell import (
+from kspacesr_rt.cli.model_repository import (
+    RepositoryMatrix,
+    TritonFolder,
+    is_model,
+    require_alone,
+    require_output,
+    write_repository,
+)
+from kspacesr_rt.cli.options import (
+    CHECKS,
+    MODEL,
+    OUTPUT,
     AsJson,
     BackendName,
+    ConfigFile,
     Consistency,
+    Force,
     ModelArgument,
     Quiet,
+    ShowPaths,
+    TargetRuntime,
     Threads,
-    app,
-    echo_json,
-    say,
+    Verbose,
 )
+from kspacesr_rt.cli.own_networks import (
+    Coils,
+    Description,
+    FixedMatrix,
+    Homogeneous,
+    InputKind,
+    KspaceOutput,
+    Multiple,
+    NetworkUpscale,
+    OutputRange,
+    OwnNetwork,
+    PaddingKind,
+    TimeLimit,
+    Weights,
+    matrix_of,
+    range_of,
+    require_checkpoint,
+    require_unset,
+)
+from kspacesr_rt.cli.progress import progress_bar
+from kspacesr_rt.cli.shell import app, echo_json, print_text
 
+STATED: Final = "Networks and weights"
 
-class FFTLowering(StrEnum):
-    """What stands in the bodies of the FFT layers."""
+# Of what writes a model file
 
-    auto = "auto"
-    gemm = "gemm"
-    conv = "conv"
-    dft = "dft"
-    dynamic = "dynamic"
-
-
-class NumberFormat(StrEnum):
-    """What the CNN computes in; FFT, scaling and data consistency stay in fp32."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-    int8 = "int8"
-    fp8 = "fp8"
-
-
-class Grid(StrEnum):
-    """Where a network's samples lie, by how LR was made for its training."""
-
-    kspace = "kspace"
-    pixel_centre = "pixel-centre"
-
-
-class Convention(StrEnum):
-    """Transforms and amplitudes of a k-space network."""
-
-    centred = "centred"
-    seed = "seed"
+Precision = Annotated[
+    Literal["fp32", "fp16", "bf16", "int8", "fp8"],
+    typer.Option(
+        "--precision",
+        rich_help_panel=MODEL,
+        help="Of the CNN alone; FFT, scaling and data consistency stay in fp32.",
+    ),
+]
+TargetGpu = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu", rich_help_panel=MODEL, help="Target GPU, such as T4 or sm75; decides `--fft auto`."
+    ),
+]
+Calibration = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--calibration",
+        "--calibrate-on",
+        exists=True,
+        rich_help_panel=MODEL,
+        help="Images that 8-bit ranges are taken from (or --calibrate-on); default: the shipped "
+        "sample. Repeat it.",
+    ),
+]
+ModelFileOutput = Annotated[
+    Path, typer.Option("-o", "--output", rich_help_panel=OUTPUT, help="Model file to write.")
+]
+NewName = Annotated[
+    str | None, typer.Option("--name", rich_help_panel=OUTPUT, help="Name of the model.")
+]
+GateReport = Annotated[
+    Path | None,
+    typer.Option("--report", rich_help_panel=CHECKS, help="Keep what the gate measured."),
+]
 
 
 @app.command()
 def export(
-    checkpoint: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="Trained weights.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Model file to write.")],
-    fft: Annotated[FFTLowering, typer.Option(help="How the FFT layers are lowered.")] = (
-        FFTLowering.auto
-    ),
-    runtime: Annotated[
-        str, typer.Option(help="What it is made for; decides `--fft auto` and what int8 rounds.")
-    ] = "ort-cpu",
-    gpu: Annotated[
-        str | None, typer.Option(help="Target GPU, such as sm75; decides `--fft auto`.")
-    ] = None,
-    inline: Annotated[
-        bool, typer.Option(help="Also write MODEL.flat.onnx: one matrix, standard ops only.")
-    ] = False,
-    precision: Annotated[NumberFormat, typer.Option(help="Of the CNN alone.")] = NumberFormat.fp32,
-    calibration: Annotated[
-        list[Path] | None,
-        typer.Option(
-            exists=True,
-            help="Images that 8-bit ranges are taken from; default: the shipped sample. Repeat it.",
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT|FACTORY|MODEL",
+            help="Trained weights; a network of your own as package.module:factory or "
+            "path/net.py:Net, whose code is imported because it is named here; or, for --triton, "
+            "a model file or a shipped model.",
         ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", rich_help_panel=OUTPUT, help="Model file to write."),
     ] = None,
+    triton: TritonFolder = None,
+    matrix: RepositoryMatrix = None,
+    weights: Weights = None,
+    upscale: NetworkUpscale = None,
+    multiple: Multiple = None,
+    fixed_matrix: FixedMatrix = None,
+    padding: PaddingKind = "reflect",
+    input_kind: InputKind = "image",
+    coils: Coils = 0,
+    kspace_output: KspaceOutput = False,
+    homogeneous: Homogeneous = False,
+    output_range: OutputRange = None,
+    description: Description = "",
+    time_limit: TimeLimit = None,
+    fft: Annotated[
+        Literal["auto", "gemm", "conv", "dft", "dynamic"],
+        typer.Option(rich_help_panel=MODEL, help="How the FFT layers are lowered."),
+    ] = "auto",
+    runtime: Annotated[
+        TargetRuntime,
+        typer.Option(
+            rich_help_panel=MODEL,
+            help="What it is made for; decides `--fft auto` and what int8 rounds.",
+        ),
+    ] = "ort-cpu",
+    gpu: TargetGpu = None,
+    inline: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Also write MODEL.flat.onnx: one matrix, standard ops only.",
+        ),
+    ] = False,
+    precision: Precision = "fp32",
+    calibration: Calibration = None,
     data_consistency: Annotated[
-        Consistency | None, typer.Option(help="Override what a k-space network does.")
+        Consistency | None,
+        typer.Option(rich_help_panel=STATED, help="Override what a k-space network does."),
     ] = None,
     grid: Annotated[
-        Grid | None,
-        typer.Option(help="Where SR samples lie: pixel-centre if LR was made by resizing."),
+        Literal["kspace", "pixel-centre"] | None,
+        typer.Option(
+            rich_help_panel=STATED,
+            help="Where SR samples lie: pixel-centre if LR was made by resizing.",
+        ),
     ] = None,
     fft_convention: Annotated[
-        Convention | None,
-        typer.Option(help="Of a k-space network: seed for SR_kspace's own fftshift(fft2(x))."),
+        Literal["centred", "seed"] | None,
+        typer.Option(
+            rich_help_panel=STATED,
+            help="Of a k-space network: seed for SR_kspace's own fftshift(fft2(x)).",
+        ),
     ] = None,
     h_lr: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Its mean LR spectrum, .npy; with --h-hr."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=STATED,
+            help="Its mean LR spectrum, .npy; with --h-hr.",
+        ),
     ] = None,
     h_hr: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Its mean HR spectrum, .npy.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            rich_help_panel=STATED,
+            help="Its mean HR spectrum, .npy.",
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    name: NewName = None,
     backend: BackendName = "ort-cpu",
-    report: Annotated[Path | None, typer.Option(help="Keep what the gate measured.")] = None,
-    force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    report: GateReport = None,
+    force: Force = False,
+    show_paths: ShowPaths = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    config: ConfigFile = None,
 ) -> None:
-    """Lower a trained generator to ONNX and prove that it still computes the same thing."""
-    from kspacesr_rt.export.choice import choose_lowering
+    """Lower a network to ONNX and prove that it still computes the same thing."""
+    if triton is not None and is_model(source):
+        require_alone(context)
+        made = write_repository(source, triton, matrix, quiet=quiet, as_json=as_json)
+        if as_json:
+            echo_json(made)
+        return
+    output = require_output(source, output, triton, matrix)
+    from kspacesr_rt.conversion.choice import choose_lowering
+    from kspacesr_rt.conversion.flat_file import flatten_model
     from kspacesr_rt.export.exporter import export_model
-    from kspacesr_rt.export.flatten import flatten_model
-    from kspacesr_rt.model_file import load_model
-    from kspacesr_rt.train.checkpoint import Stated
+    from kspacesr_rt.export.network_factories import is_factory
+    from kspacesr_rt.model.file import load_model
+    from kspacesr_rt.system.steps import on_step
+    from kspacesr_rt.train.checkpoint import SpecOverrides
 
-    choice = choose_lowering(fft.value, runtime, gpu)
-    exported = export_model(
-        checkpoint,
-        output,
-        lowering=choice.lowering,
-        precision=precision.value,
-        calibration=calibration or (),
-        runtime=runtime,
-        backend=backend,
-        stated=Stated(
+    choice = choose_lowering(fft, runtime, gpu)
+    own: dict[str, Any] = {
+        "multiple": multiple,
+        "fixed_matrix": matrix_of(fixed_matrix),
+        "padding": padding,
+        "input": input_kind,
+        "coils": coils,
+        "kspace_output": kspace_output,
+        "homogeneous": homogeneous,
+        "output_range": range_of(output_range),
+        "description": description,
+    }
+    if is_factory(source):
+        require_unset(source, {"--fft-convention": fft_convention, "--h-lr": h_lr, "--h-hr": h_hr})
+        network = OwnNetwork(
+            factory=source,
+            weights=weights,
+            upscale=upscale,
             name=name,
-            data_consistency=data_consistency.value if data_consistency else None,
-            grid=grid.value if grid else None,
-            fft_convention=fft_convention.value if fft_convention else None,
-            h_lr=h_lr,
-            h_hr=h_hr,
-        ),
-        force=force,
-        report_file=report,
-    )
+            settings={
+                **own,
+                **({} if time_limit is None else {"time_limit_s": time_limit}),
+                "data_consistency": data_consistency or "none",
+                "output_grid": grid,
+                "lowering": choice.lowering,
+                "backend": backend,
+                "force": force,
+                "report_file": report,
+            },
+        )
+        with (
+            progress_bar("export", quiet) as update,
+            on_step(lambda step: update(None, None, step)),
+        ):
+            exported = network.exported(
+                output, precision, runtime=runtime, gpu=gpu, calibration=calibration or ()
+            )
+    else:
+        require_checkpoint(
+            source,
+            {"--weights": weights, "--upscale": upscale, "--time-limit": time_limit, **own},
+        )
+        exported = export_model(
+            Path(source),
+            output,
+            lowering=choice.lowering,
+            precision=precision,
+            calibration=calibration or (),
+            runtime=runtime,
+            backend=backend,
+            stated=SpecOverrides(
+                name=name,
+                data_consistency=data_consistency,
+                grid=grid,
+                fft_convention=fft_convention,
+                h_lr=h_lr,
+                h_hr=h_hr,
+            ),
+            force=force,
+            report_file=report,
+        )
     for note in exported.notes:
-        say(f"warning: {note}", err=True)
+        print_text(f"warning: {note}", err=True)
     if inline:
         flat = output.with_suffix(".flat.onnx")
         flatten_model(load_model(exported.path), flat, backend=backend, force=force)
+    repository = {}
+    if triton is not None:
+        repository = write_repository(
+            str(exported.path), triton, matrix, quiet=quiet, as_json=as_json
+        )
     if as_json:
-        echo_json({"path": str(exported.path), "parity": exported.spec.parity})
+        echo_json({"path": str(exported.path), "parity": exported.spec.parity, **repository})
     elif not quiet:
-        say(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
+        print_text(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
         for remark in exported.remarks:
-            say(remark)
-        say(exported.report.as_text())
-        say(f"{exported.path}: {exported.size_bytes / 1e6:.1f} MB")
+            print_text(remark)
+        print_text(exported.report.as_text())
+        print_text(f"{exported.path}: {exported.size_bytes / 1e6:.1f} MB")
 
 
 @app.command()
-def inspect(model: ModelArgument, as_json: AsJson = False) -> None:
+def convert(
+    model: ModelArgument,
+    output: ModelFileOutput,
+    precision: Precision = "fp32",
+    fft: Annotated[
+        Literal["keep", "auto", "gemm", "conv", "dft", "dynamic"],
+        typer.Option(rich_help_panel=MODEL, help="How the FFT layers are lowered."),
+    ] = "keep",
+    runtime: Annotated[
+        TargetRuntime | None,
+        typer.Option(
+            rich_help_panel=MODEL,
+            help="What it is made for; default: openvino for bf16, else ort-cpu.",
+        ),
+    ] = None,
+    gpu: TargetGpu = None,
+    calibration: Calibration = None,
+    name: NewName = None,
+    backend: Annotated[
+        TargetRuntime | None,
+        typer.Option(
+            rich_help_panel=CHECKS,
+            help="What the gate runs it on; default: the runtime if it is here, else ort-cpu.",
+        ),
+    ] = None,
+    report: GateReport = None,
+    force: Force = False,
+    show_paths: ShowPaths = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    config: ConfigFile = None,
+) -> None:
+    """Bring a model file to another precision or lowering, and prove it against fp32."""
+    from kspacesr_rt.conversion.convert import convert_model
+    from kspacesr_rt.system.steps import on_step
+
+    with progress_bar("convert", quiet) as update, on_step(lambda step: update(None, None, step)):
+        made = convert_model(
+            model,
+            output,
+            precision=precision,
+            lowering=fft,
+            runtime=runtime,
+            gpu=gpu,
+            backend=backend,
+            calibration=calibration or (),
+            name=name,
+            force=force,
+            report_file=report,
+        )
+    if as_json:
+        echo_json({"path": str(made.path), "parity": made.spec.parity})
+    elif not quiet:
+        for remark in made.remarks:
+            print_text(remark)
+        print_text(made.report.as_text())
+        print_text(f"{made.path}: {made.size_bytes / 1e6:.1f} MB")
+
+
+@app.command()
+def inspect(
+    model: ModelArgument,
+    show_paths: ShowPaths = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    config: ConfigFile = None,
+) -> None:
     """Show what a model file is, where it comes from and how far it was proved."""
-    from kspacesr_rt.model_file import load_model, resolve_model
+    from kspacesr_rt.model.file import load_model, resolve_model
 
     found = load_model(resolve_model(model, upscale=None))
     if as_json:
-        say(found.spec.to_json())
+        echo_json(json.loads(found.spec.to_json()))
         return
-    say(found.as_text())
+    print_text(found.as_text(verbose=verbose))
 
 
 @app.command()
@@ -165,25 +371,28 @@ def verify(
     model: ModelArgument,
     backend: BackendName = "ort-cpu",
     threads: Threads = 0,
+    show_paths: ShowPaths = False,
     as_json: AsJson = False,
+    config: ConfigFile = None,
+    verbose: Verbose = False,
 ) -> None:
     """Run a model's stored self-test on a backend of this machine."""
-    from kspacesr_rt.backends import BackendOptions
-    from kspacesr_rt.model_file import load_model, resolve_model
-    from kspacesr_rt.selection import settle_backend
-    from kspacesr_rt.verify import require_verified, verify_model
+    from kspacesr_rt.model.file import load_model, resolve_model
+    from kspacesr_rt.runtime.backends import BackendOptions
+    from kspacesr_rt.runtime.selection import choose_backend
+    from kspacesr_rt.runtime.self_test import require_verified, verify_model
 
     found, options = load_model(resolve_model(model, upscale=None)), BackendOptions(threads=threads)
-    choice = settle_backend(backend, found, options)
+    choice = choose_backend(backend, found, options)
     for note in choice.notes:
-        say(f"warning: {note}", err=True)
+        print_text(f"warning: {note}", err=True)
     if backend != choice.backend:
-        say(choice.as_text(), err=True)
+        print_text(choice.as_text(verbose=verbose), err=True)
     result = verify_model(found, choice.backend, options)
     if as_json:
         echo_json(result.to_dict())
     else:
-        say(
+        print_text(
             f"{result.model} on {result.backend}: {result.psnr_between_db:.1f} dB against the "
             f"stored answer ({result.required_db:.0f} required), "
             f"largest error {result.max_error:.1e}"

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from kspacesr_rt.cli.benchmarks import bench_app
-from kspacesr_rt.cli.shell import AsJson, Quiet, echo_json, progress_bar, say
+from kspacesr_rt.cli.benchmarks import MEASURED_WITH, bench_app
+from kspacesr_rt.cli.options import AsJson, ConfigFile, Quiet, ShowPaths
+from kspacesr_rt.cli.progress import progress_bar
+from kspacesr_rt.cli.shell import echo_json, print_text, require_packages
 
 Result = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `bench -o` wrote.")]
 
@@ -21,14 +23,16 @@ def compare(
     fail_on_regression: Annotated[
         bool, typer.Option("--fail-on-regression", help="Exit 4 if a row got slower or worse.")
     ] = False,
+    show_paths: ShowPaths = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    config: ConfigFile = None,
 ) -> None:
     """Set two results side by side: of two machines, or of two commits."""
-    from kspacesr_rt.bench.compare import compare_results
-    from kspacesr_rt.bench.compare_report import as_dict, as_markdown, as_text
-    from kspacesr_rt.bench.stored import read_result
-    from kspacesr_rt.files import replace_file
+    from kspacesr_rt.bench.regression.compare import compare_results
+    from kspacesr_rt.bench.regression.compare_report import as_dict, as_markdown, as_text
+    from kspacesr_rt.bench.run.stored import read_result
+    from kspacesr_rt.system.files import replace_file
 
     comparison = compare_results(read_result(before), read_result(after))
     if markdown is not None:
@@ -36,7 +40,7 @@ def compare(
     if as_json:
         echo_json(as_dict(comparison))
     elif not quiet:
-        say(as_text(comparison))
+        print_text(as_text(comparison))
     if fail_on_regression:
         comparison.require_no_regression()
 
@@ -51,26 +55,27 @@ def gate(
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of every row.")] = 1,
     budget: Annotated[float, typer.Option(min=1.0, help="Seconds of rounds.")] = 60.0,
+    show_paths: ShowPaths = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    config: ConfigFile = None,
 ) -> None:
     """Exit 4 if speed relative to PyTorch, quality or parity is worse than the baseline.
 
     Speed is gated on machines that the baseline knows. What a restless machine leaves undecided is
     named, and fails nothing.
     """
-    from kspacesr_rt.bench import gate as gates
+    from kspacesr_rt.bench.regression import gate
 
-    options = gates.GateOptions(
-        baseline=baseline or gates.BASELINE, threads=threads, budget_s=budget
-    )
-    with progress_bar("gate", quiet) as progress:
+    options = gate.GateOptions(baseline=baseline or gate.BASELINE, threads=threads, budget_s=budget)
+    require_packages("bench gate", "bench", *MEASURED_WITH)
+    with progress_bar("gate", quiet, lines=True) as progress:
         if update:
-            say("\n".join(gates.update_baseline(options, progress)))
-            return
-        report = gates.gate(options, progress)
+            notes = gate.update_baseline(options, progress)
+            return echo_json({"notes": list(notes)}) if as_json else print_text("\n".join(notes))
+        report = gate.gate(options, progress)
     if as_json:
         echo_json(report.to_dict())
     elif not quiet:
-        say(report.as_text())
+        print_text(report.as_text())
     report.require_passed()

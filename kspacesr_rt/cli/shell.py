@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
-from typing import Annotated, Any
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from kspacesr_rt._version import __version__
-from kspacesr_rt.errors import BackendUnavailableError, KspaceSRError
-from kspacesr_rt.interruption import TerminatedError, arrived
-from kspacesr_rt.plain_text import printable
+from kspacesr_rt.cli import option_sources
+from kspacesr_rt.cli.json_errors import JsonOutput, kind_of
+from kspacesr_rt.cli.option_groups import expand_groups
+from kspacesr_rt.cli.usage_errors import missing_too, reworded
+from kspacesr_rt.errors import (
+    BackendUnavailableError,
+    InputError,
+    KspaceSRError,
+    PartialFailureError,
+)
+from kspacesr_rt.system.install_hints import install_hint
+from kspacesr_rt.system.interruption import TerminatedError, received_signal
+from kspacesr_rt.system.plain_text import printable
+
+if TYPE_CHECKING:
+    from kspacesr_rt.train.reading import Reading
 
 EXIT_INTERNAL, SIGNALLED = 1, 128
 ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -26,10 +37,66 @@ OPTIONAL_PACKAGES = ("torch", "safetensors", "nibabel", "nrrd", "h5py")
 `evaluate`."""
 
 
+COMMANDS: Final[dict[str, tuple[str, ...]]] = {
+    "Run": ("infer", "watch", "serve", "health", "mercure"),
+    "Models": ("export", "adopt", "convert", "inspect", "verify", "build", "cache"),
+    "Train": ("train", "evaluate", "seed-table"),
+    "Measure": ("bench",),
+    "Machine": ("backends", "doctor", "targets", "diagnose"),
+}
+"""Panels of the program's help, and the commands in them, in the order of use."""
+
+
+class _Command(TyperCommand):
+    """Tells, before it begins, which options the environment or a file has changed."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the command."""
+        _json.take(ctx.params)
+        print_option_sources(ctx)
+        return super().invoke(ctx)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help without names that would cut the others off at 80 columns.
+
+        Those are second names, which the help text has, and ``--no-preview`` where that is usual.
+        """
+        names = [(one, one.opts, one.secondary_opts) for one in self.params]
+        for one, opts, secondary in names:
+            long = [name for name in opts if name.startswith("--")]
+            one.opts = [name for name in opts if name not in long[1:]]
+            one.secondary_opts = secondary if one.default else []
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            for one, opts, secondary in names:
+                one.opts, one.secondary_opts = opts, secondary
+
+
 class _Group(TyperGroup):
     """Turn known errors into two lines and an exit code, in one place for every command."""
 
-    # The base class takes any context; Typer hands its own commands a typer.Context.
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.commands.keys() >= {"infer"}:  # the program; `bench` and `cache` are groups, too
+            for panel, names in COMMANDS.items():
+                for name in names:
+                    vars(self.commands[name])["rich_help_panel"] = panel
+            option_sources.name_variables(self)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands in the order of use."""
+        names = super().list_commands(ctx)
+        order = [name for panel in COMMANDS.values() for name in panel]
+        return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+    # The base class takes any context; Typer hands its own commands a typer.Context. That narrows
+    # the parameter of both methods, which a type checker has to be told is meant.
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Take the words of the command line."""
+        _json.arguments, _json.values, _json.printed = tuple(args), (), False
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run a command."""
         debug = bool(ctx.params.get("debug"))
@@ -37,48 +104,138 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except KspaceSRError as exc:
             # What is wrong with a file is often its text: neither a screen nor a log obeys it.
-            say(f"error: {printable(str(exc))}", err=True)
-            if exc.hint:
-                say(f"hint: {printable(exc.hint)}", err=True)
+            _print_error(kind_of(exc), str(exc), exc.hint, exc.exit_code)
             _trace(debug)
             raise typer.Exit(exc.exit_code) from exc
         except KeyboardInterrupt as exc:
-            raise typer.Exit(tell_end(signal.SIGINT)) from exc
+            _end_log(ctx)
+            raise typer.Exit(print_end(signal.SIGINT, exc)) from exc
         except TerminatedError as exc:
-            raise typer.Exit(tell_end(signal.SIGTERM)) from exc
+            _end_log(ctx)
+            raise typer.Exit(print_end(signal.SIGTERM, exc)) from exc
         except (typer.Exit, typer.Abort):
             raise
         except Exception as exc:
-            if (number := arrived()) is not None:  # what it broke off, whatever that calls it
+            if (number := received_signal()) is not None:  # what it broke off, whatever it says
                 _trace(debug)
-                raise typer.Exit(tell_end(number)) from exc
+                raise typer.Exit(print_end(number)) from exc
             if type(exc).__module__.startswith(("click", "typer")):
-                if isinstance(told := getattr(exc, "message", None), str):
-                    exc.message = printable(told)  # type: ignore[attr-defined]
+                if isinstance(getattr(exc, "message", None), str):
+                    # Of a class that Typer keeps to itself; its attribute was looked for above.
+                    text = reworded(exc) + missing_too(exc, _json.arguments)
+                    exc.message = printable(text + _source_of_wrong_value(exc))  # type: ignore[attr-defined]
+                    code = getattr(exc, "exit_code", InputError.exit_code)
+                    message = getattr(exc, "format_message", exc.__str__)()
+                    _echo_error("usage", printable(message), None, code)
                 raise  # usage errors: Typer prints them and exits 2
             if isinstance(exc, ModuleNotFoundError) and exc.name in OPTIONAL_PACKAGES:
                 command = ctx.invoked_subcommand or ""
                 extra = command if command in ("export", "train") else "bench"
-                say(f"error: '{command}' needs the package '{exc.name}'", err=True)
-                say(f"hint: pip install 'kspacesr-rt[{extra}]'", err=True)
+                code = BackendUnavailableError.exit_code
+                _print_error(
+                    "backend-unavailable",
+                    f"'{command}' needs the package '{exc.name}'",
+                    install_hint(extra),
+                    code,
+                )
                 _trace(debug)
-                raise typer.Exit(BackendUnavailableError.exit_code) from exc
+                raise typer.Exit(code) from exc
             # The message may quote a patient's values, so only its type is shown unasked.
-            say(f"error: internal error ({type(exc).__name__})", err=True)
-            say("hint: kspacesr-rt --debug ... shows where; please report it", err=True)
+            _print_error(
+                "internal",
+                f"internal error ({type(exc).__name__})",
+                "kspacesr-rt --debug ... shows where; please report it",
+                EXIT_INTERNAL,
+            )
             _trace(debug)
             raise typer.Exit(EXIT_INTERNAL) from exc
 
 
-def say(text: object, *, err: bool = False) -> None:
+SERVICES: Final = frozenset({"serve", "watch"})
+"""Commands whose ``--json`` is a log."""
+_json = JsonOutput()
+"""Of the command that runs."""
+
+
+def _end_log(context: typer.Context) -> None:
+    """Print no object behind the events of a service: a signal is how it ends."""
+    if context.invoked_subcommand in SERVICES:
+        _json.printed = True
+
+
+def _print_error(kind: str, message: str, hint: str | None, exit_code: int) -> None:
+    """Say what went wrong: two lines on stderr, and with ``--json`` an object on stdout."""
+    print_text(f"error: {printable(message)}", err=True)
+    if hint:
+        print_text(f"hint: {printable(hint)}", err=True)
+    _echo_error(kind, printable(message), hint and printable(hint), exit_code)
+
+
+def _echo_error(kind: str, message: str, hint: str | None, exit_code: int) -> None:
+    if _json.wanted and not _json.printed:
+        echo_json(_json.error(kind, message, hint, exit_code))
+
+
+def print_text(text: object, *, err: bool = False) -> None:
     """Print text, on stderr with `err`; control characters of strangers are written out."""
     typer.echo(printable(str(text), keep="\n\t"), err=err)
 
 
-def tell_end(number: int) -> int:
-    """Say that a signal has ended the command, and return the exit code."""
-    say(ENDED[number], err=True)
+def print_failures(reading: Reading) -> None:
+    """Name the files that a command left out, and end with the exit code for that, if any."""
+    for line in reading.lines():
+        print_text(line, err=True)
+    reading.require_complete()
+
+
+def failures_json(reading: Reading) -> dict[str, Any]:
+    """Return what JSON holds of the files that were left out."""
+    code = PartialFailureError.exit_code if reading.failures else 0
+    return {"failed": [one.to_dict() for one in reading.failures], "exit_code": code}
+
+
+def print_option_sources(context: Any) -> None:
+    """Say which values the environment or a file gave; under ``-v`` where each value is from."""
+    if context.params.get("quiet"):
+        return
+    if text := option_sources.as_text(context, everything=bool(context.params.get("verbose"))):
+        print_text(text, err=True)
+    for sentence in option_sources.unknown_variables(context.find_root().command):
+        print_text(f"warning: {sentence}", err=True)
+
+
+def require_packages(command: str, extra: str, *names: str) -> None:
+    """Raise at once if something is not installed that a command needs minutes later.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Naming all that is missing, and what installs it.
+    """
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        packages = " and ".join(f"'{name}'" for name in missing)
+        word = "packages" if len(missing) > 1 else "package"
+        raise BackendUnavailableError(
+            f"'{command}' needs the {word} {packages}", hint=install_hint(extra)
+        )
+
+
+def print_end(number: int, ended: BaseException | None = None) -> int:
+    """Say that a signal has ended the command, and how far it was; return the exit code."""
+    text = ": ".join([ENDED[number], *getattr(ended, "__notes__", ())])
+    print_text(text, err=True)
+    _echo_error(ENDED[number], text, None, SIGNALLED + number)
     return SIGNALLED + number
+
+
+def _source_of_wrong_value(error: Any) -> str:
+    """Return where a value that cannot be is from, unless it stands on the command line."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    if context is None or parameter is None:
+        return ""
+    source = option_sources.source_of(context, parameter)
+    return "" if source in (None, option_sources.COMMAND_LINE) else f" (from {source})"
 
 
 def _trace(debug: bool) -> None:
@@ -86,7 +243,27 @@ def _trace(debug: bool) -> None:
         traceback.print_exc()
 
 
-app = typer.Typer(
+class App(typer.Typer):
+    """Registers commands, their groups of options expanded."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[..., Any]:
+        """Register a command."""
+        return _registering(super().command(name, **{"cls": _Command, **settings}))
+
+    def callback(self, **settings: Any) -> Callable[..., Any]:
+        """Register what a group of commands does without one."""
+        return _registering(super().callback(**settings))
+
+
+def _registering(register: Callable[..., Any]) -> Callable[..., Any]:
+    def registered(function: Callable[..., Any]) -> Callable[..., Any]:
+        register(expand_groups(function))
+        return function
+
+    return registered
+
+
+app = App(
     cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -94,34 +271,10 @@ app = typer.Typer(
     help="MRI super-resolution in k-space. Research use only: detail is predicted, not measured.",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")]
-BackendName = Annotated[
-    str, typer.Option("--backend", help="auto, or one of: kspacesr-rt backends.")
-]
-LimitTexts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--limit",
-        help="NAME=NUMBER of what one file may ask for: samples, extra, inflated, items, elements.",
-    ),
-]
-ModelArgument = Annotated[str, typer.Argument(help="Model file, or a shipped model's name.")]
-
-
-class Consistency(StrEnum):
-    """What a k-space network does with the measured centre."""
-
-    none = "none"
-    additive = "additive"
-    hard = "hard"
-    magnitude = "magnitude"
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        say(f"kspacesr-rt {__version__}")
+        print_text(f"kspacesr-rt {__version__}")
         raise typer.Exit
 
 
@@ -138,25 +291,13 @@ def _options(
     pass
 
 
-@contextmanager
-def progress_bar(label: str, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """Yield ``update(done, total, text)``; draws on stderr, and only on a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total, text: None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=None, note="")
-        yield lambda done, total, text: bar.update(
-            task, completed=done, total=total, note=escape(printable(text))
-        )
+def error_json(exc: KspaceSRError) -> dict[str, Any]:
+    """Return what ``--json`` prints of an error, for a command that has more to tell of it."""
+    return _json.error(kind_of(exc), printable(str(exc)), exc.hint, exc.exit_code)
 
 
 def echo_json(value: Any) -> None:
     """Print one machine-readable line."""
-    say(json.dumps(value, sort_keys=True, allow_nan=False))
+    line = json.dumps(value, sort_keys=True, allow_nan=False)
+    _json.printed = True
+    print_text(line)

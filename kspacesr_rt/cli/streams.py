@@ -1,6 +1,6 @@
 """Standard streams that a service may close, a pipe may leave and a full disk may refuse.
 
-What a command does comes first: no stream ends it. What could not be printed is told at its end.
+What a command does comes first: no stream ends it. What could not be printed is named at its end.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import sys
 from typing import IO, Any
 
 
-class _Patient(io.FileIO):
+class _TolerantFile(io.FileIO):
     """A file that takes what cannot be written as if it were, and remembers why it was not."""
 
-    refused: OSError | None = None
+    write_error: OSError | None = None
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
         """Write, or remember why not."""
-        if self.refused is None:
+        if self.write_error is None:
             try:
                 return super().write(data)
             except OSError as exc:
-                self.refused = exc
+                self.write_error = exc
         return memoryview(data).nbytes
 
 
@@ -39,27 +39,27 @@ def make_usable() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stdout = _patient(sys.stdout, 1)
-    sys.stderr = _patient(sys.stderr, 2)
+    sys.stdout = _tolerant(sys.stdout, 1)
+    sys.stderr = _tolerant(sys.stderr, 2)
 
 
-def refused() -> str | None:
+def write_error() -> str | None:
     """Say why standard output was not written; None if it was, or if its reader went away."""
     try:
         sys.stdout.flush()
     except ValueError:  # closed by whoever printed
         return None
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    error = getattr(raw, "refused", None)
+    error = getattr(raw, "write_error", None)
     if error is None or isinstance(error, BrokenPipeError):
         return None
     return f"standard output cannot be written: {error.strerror}"
 
 
-def _patient(stream: IO[str] | None, descriptor: int) -> io.TextIOWrapper:
+def _tolerant(stream: IO[str] | None, descriptor: int) -> io.TextIOWrapper:
     if stream is not None:
         stream.flush()
-    raw = _Patient(descriptor, "w", closefd=False)
+    raw = _TolerantFile(descriptor, "w", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", "utf-8"),

@@ -2,10 +2,10 @@
 
 Every value of the flat graph is read on both sides. What a value differs by is *accumulated*: it
 holds the errors of all nodes before. A node's *own* error is what the second side makes of the
-first side's inputs, node by node; the first node whose own error is too large is the guilty one.
+first side's inputs, node by node; the first node whose own error is too large is the wrong one.
 """
 
-from kspacesr_rt.diagnosis.compare import Diagnosed, Side, diagnose
+from kspacesr_rt.diagnosis.compare import DiagnosisResult, Side, diagnose
 from kspacesr_rt.diagnosis.files import diagnose_files
 from kspacesr_rt.diagnosis.findings import Difference, Findings, require_agreement
 from kspacesr_rt.diagnosis.repro import write_repro
@@ -14,7 +14,7 @@ from kspacesr_rt.diagnosis.runners import LOOKS_INSIDE, REFERENCE, Runner, open_
 __all__ = [
     "LOOKS_INSIDE",
     "REFERENCE",
-    "Diagnosed",
+    "DiagnosisResult",
     "Difference",
     "Findings",
     "Runner",

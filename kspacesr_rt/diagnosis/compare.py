@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from kspacesr_rt.binding import BoundModel
 from kspacesr_rt.diagnosis.findings import Difference, Findings, Row
 from kspacesr_rt.diagnosis.graphs import FlatGraph, Pairing, flat_graph, pair
 from kspacesr_rt.diagnosis.runners import Runner
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import FloatArray
-from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
+from kspacesr_rt.model.binding import BoundModel
+from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
+from kspacesr_rt.model.slice_arrays import network_input
 
 MEMORY_BYTES = 2 * 1024**3
 """Bound on what one pass exposes."""
@@ -45,7 +46,7 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Diagnosed:
+class DiagnosisResult:
     """Findings with what a repro needs."""
 
     findings: Findings
@@ -68,7 +69,7 @@ def diagnose(
     source: str,
     tolerance: float = 1e-4,
     memory_bytes: int = MEMORY_BYTES,
-) -> Diagnosed:
+) -> DiagnosisResult:
     """Compare two sides value by value and keep what a repro needs.
 
     Parameters
@@ -100,7 +101,7 @@ def diagnose(
     matrices = {lr.shape, first.bound.spec.matrix, second.bound.spec.matrix}
     if len(matrices) != 1 or not np.isfinite(lr).all():
         raise InputError("the input does not fit the matrix, or is not finite")
-    batch = np.ascontiguousarray(lr, dtype=np.float32)[None, None]
+    batch = network_input(lr, first.bound.spec)
     graphs = (first.graph(), second.graph())
     outputs = tuple(
         _read(side, graph, batch, [])[OUTPUT_NAME]
@@ -122,7 +123,7 @@ def diagnose(
         output=Difference.between(*outputs),
         passes=passes,
     )
-    return Diagnosed(
+    return DiagnosisResult(
         findings=findings,
         sides=(first, second),
         graphs=graphs,

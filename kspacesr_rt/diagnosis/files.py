@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kspacesr_rt.backends import BackendOptions
-from kspacesr_rt.binding import bind
-from kspacesr_rt.diagnosis.compare import Diagnosed, Side, diagnose
+from kspacesr_rt.diagnosis.compare import DiagnosisResult, Side, diagnose
 from kspacesr_rt.diagnosis.images import choose_image
 from kspacesr_rt.diagnosis.runners import REFERENCE, open_runner
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import Matrix
-from kspacesr_rt.model_file import load_model, resolve_model
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, resolve_model
+from kspacesr_rt.runtime.backends import BackendOptions
 
 
 def diagnose_files(
@@ -23,7 +23,7 @@ def diagnose_files(
     matrix: Matrix | None = None,
     tolerance: float = 1e-4,
     options: BackendOptions | None = None,
-) -> Diagnosed:
+) -> DiagnosisResult:
     """Compare one model on two backends, or two models.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What was found: a row per value, the guilty node and a verdict."""
+"""What was found: a row per value, the wrong node and a verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from kspacesr_rt.diagnosis.graphs import Place
 from kspacesr_rt.errors import NonFiniteError, ParityError
-from kspacesr_rt.metrics import json_number
+from kspacesr_rt.quality.metrics import json_number
 
 AROUND = 4
 """Rows shown before and after the first divergence."""
@@ -160,11 +160,11 @@ class Findings:
 
     @property
     def first(self) -> Row | None:
-        """The first value that differs, whoever is guilty."""
+        """The first value that differs, whichever node is wrong."""
         return next((row for row in self.rows if self.exceeds(row.accumulated)), None)
 
     @property
-    def guilty(self) -> Row | None:
+    def culprit(self) -> Row | None:
         """The first node that is wrong by itself."""
         return next((row for row in self.rows if self.exceeds(row.own)), None)
 
@@ -176,7 +176,7 @@ class Findings:
     @property
     def diverges(self) -> bool:
         """Whether anything differs by more than the tolerance."""
-        return bool(self.exceeds(self.output) or self.first or self.guilty)
+        return bool(self.exceeds(self.output) or self.first or self.culprit)
 
     @property
     def hidden(self) -> bool:
@@ -185,7 +185,7 @@ class Findings:
         return self.exceeds(self.output) and not self.exceeds(exposed)
 
     def verdict(self) -> str:
-        """Say in a sentence or two who is guilty."""
+        """Say in a sentence or two which node is wrong."""
         result = f"the result differs by {self.output.worst:.1e} ({self.output.db:.1f} dB)"
         if not self.diverges:
             bad = self.not_finite
@@ -196,11 +196,11 @@ class Findings:
                 )
             return f"AGREE: {result}, tolerance {self.tolerance:.0e}"
         parts = [f"DIVERGE: {result}, tolerance {self.tolerance:.0e}."]
-        guilty, first = self.guilty, self.first
-        if guilty is not None and guilty.own is not None:
+        culprit, first = self.culprit, self.first
+        if culprit is not None and culprit.own is not None:
             parts.append(
-                f"First guilty: node '{guilty.place.node}' ({guilty.place.op_type}, "
-                f"{guilty.place.kind}): wrong by {guilty.own.worst:.1e} on equal inputs."
+                f"First wrong: node '{culprit.place.node}' ({culprit.place.op_type}, "
+                f"{culprit.place.kind}): wrong by {culprit.own.worst:.1e} on equal inputs."
             )
         elif first is not None:
             parts.append(
@@ -223,7 +223,7 @@ class Findings:
             "tolerance": self.tolerance,
             "diverges": self.diverges,
             "hidden_by_exposing": self.hidden,
-            "guilty": None if self.guilty is None else self.guilty.place.node,
+            "guilty": None if self.culprit is None else self.culprit.place.node,
             "first_beyond": None if self.first is None else self.first.place.node,
             "verdict": self.verdict(),
             "output": self.output.to_dict(),
@@ -245,16 +245,16 @@ class Findings:
             "",
             HEADER,
         ]
-        anchor = self.guilty or self.first or (self.rows[-1] if self.rows else None)
+        anchor = self.culprit or self.first or (self.rows[-1] if self.rows else None)
         centre = self.rows.index(anchor) if anchor is not None else 0
         start = max(0, centre - AROUND)
         for row in self.rows[start : centre + AROUND + 1]:
             mark = "> " if row is anchor and self.diverges else "  "
             lines.append(mark + row.as_text())
-        judged = [row for row in self.rows if row.own is not None]
-        judged.sort(key=lambda row: -(row.own.worst if row.own is not None else 0.0))
+        compared = [row for row in self.rows if row.own is not None]
+        compared.sort(key=lambda row: -(row.own.worst if row.own is not None else 0.0))
         lines += ["", "worst nodes by own error"]
-        lines += ["  " + row.as_text() for row in judged[:WORST]]
+        lines += ["  " + row.as_text() for row in compared[:WORST]]
         uncertain = [row.value for row in self.rows if row.paired_by != "name"]
         if uncertain:
             lines.append(f"paired by layer or topology: {', '.join(uncertain)}")

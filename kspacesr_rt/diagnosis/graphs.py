@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 
-from kspacesr_rt.backends.phase_transforms import MARK
-from kspacesr_rt.binding import BoundModel
-from kspacesr_rt.model_file import INPUT_NAME, OUTPUT_NAME
-from kspacesr_rt.spec import OP_DOMAIN
+from kspacesr_rt.graph.phase_transforms import MARK
+from kspacesr_rt.model.binding import BoundModel
+from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
+from kspacesr_rt.model.spec import OP_DOMAIN
 
 NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 """Fed and read as fp32 through a Cast, since NumPy and the runtimes do not share a bf16."""
@@ -148,7 +148,7 @@ def flat_graph(bound: BoundModel) -> FlatGraph:
     """Inline every function of a bound model and find out where each value is made."""
     proto = inliner.inline_local_functions(bound.proto)
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    for axis, length in zip((2, 3), bound.spec.matrix, strict=True):
+    for axis, length in zip((-2, -1), bound.spec.matrix, strict=True):
         proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = length
     del proto.graph.value_info[:]
     inferred = shape_inference.infer_shapes(proto, data_prop=True).graph

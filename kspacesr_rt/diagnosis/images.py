@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kspacesr_rt.binding import require_bindable
 from kspacesr_rt.dicom import read_slice, scan_folder
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import FloatArray, Matrix, resample_to
-from kspacesr_rt.model_file import KNOWN_ANSWER_KEY, ModelFile
-from kspacesr_rt.phantoms import brain_phantom
+from kspacesr_rt.kspace.phantoms import brain_phantom
+from kspacesr_rt.model.binding import require_bindable
+from kspacesr_rt.model.file import KNOWN_ANSWER_KEY, ModelFile
 from kspacesr_rt.sample import sample_folder
 
 SAMPLE_SLICE = 10
@@ -45,7 +45,7 @@ def choose_image(model: ModelFile, path: Path | None, matrix: Matrix | None) -> 
             )
         return ChosenImage(lr=lr, source="the user's image")
     stored = any(item.key == KNOWN_ANSWER_KEY for item in model.proto.metadata_props)
-    if matrix is None and stored:
+    if matrix is None and stored and model.spec.input == "image":
         return ChosenImage(lr=model.known_answer().lr, source="the model's stored input")
     image = _dicom(sorted(sample_folder().glob("*.dcm"))[SAMPLE_SLICE])
     wanted = matrix or model.spec.matrix

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from kspacesr_rt.diagnosis.compare import Diagnosed
-from kspacesr_rt.doctor import diagnose_machine
+from kspacesr_rt.diagnosis.compare import DiagnosisResult
 from kspacesr_rt.errors import OutputError
-from kspacesr_rt.files import replace_file
-from kspacesr_rt.metrics import json_number
+from kspacesr_rt.quality.metrics import json_number
+from kspacesr_rt.runtime.doctor import diagnose_machine
+from kspacesr_rt.system.files import replace_file
 
 RUN = '''"""Run both sides again and print by how much they differ; 'reference' is stored."""
 import os
@@ -48,7 +48,7 @@ print("recorded:", {verdict!r})
 '''
 
 
-def write_repro(diagnosed: Diagnosed, path: Path, *, force: bool = False) -> Path:
+def write_repro(diagnosed: DiagnosisResult, path: Path, *, force: bool = False) -> Path:
     """Write both graphs, the input, both results, every row, versions and a script.
 
     The zip holds the image that was compared and nothing from a header.
@@ -86,7 +86,7 @@ def _npy(array: Any) -> bytes:
     return memory.getvalue()
 
 
-def _csv(diagnosed: Diagnosed) -> str:
+def _csv(diagnosed: DiagnosisResult) -> str:
     memory = io.StringIO()
     writer = csv.writer(memory)
     head = ("node", "op_type", "layer", "layer_kind", "value", "shape", "dtype_a", "dtype_b")

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from kspacesr_rt.backends import BackendOptions, require_available
-from kspacesr_rt.backends.openvino_cpu import rewritten_network
-from kspacesr_rt.backends.phase_convolutions import in_phases
 from kspacesr_rt.errors import InputError
+from kspacesr_rt.graph.phase_convolutions import in_phases
+from kspacesr_rt.runtime.backends import BackendOptions, require_available
+from kspacesr_rt.runtime.openvino_cpu import rewritten_network
 
 REFERENCE = "reference"
 LOOKS_INSIDE = ("ort-cpu", "openvino", REFERENCE)
@@ -50,7 +50,7 @@ class OrtRunner:
 
     def run(self, proto: onnx.ModelProto, feeds: Arrays) -> list[Any]:
         """Return the outputs of a graph, in its order."""
-        from kspacesr_rt.backends.ort_cpu import open_session
+        from kspacesr_rt.runtime.ort_cpu import open_session
 
         session = open_session(proto.SerializeToString(), self._options)
         results: list[Any] = session.run(None, feeds)
@@ -71,7 +71,7 @@ class OpenVinoRunner:
 
     def run(self, proto: onnx.ModelProto, feeds: Arrays) -> list[Any]:
         """Return the outputs of a graph, in its order."""
-        from kspacesr_rt.backends.openvino_cpu import compile_network
+        from kspacesr_rt.runtime.openvino_cpu import compile_network
 
         request = compile_network(proto, self._options).create_infer_request()
         results = request.infer([feeds[one.name] for one in proto.graph.input])

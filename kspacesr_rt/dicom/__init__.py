@@ -7,37 +7,31 @@
 """
 
 from kspacesr_rt.dicom.derive import derive, dropped_elements
-from kspacesr_rt.dicom.enhanced_derive import derive_enhanced
-from kspacesr_rt.dicom.enhanced_groups import told_by_frame
-from kspacesr_rt.dicom.enhanced_pixels import FrameReader, read_slices
-from kspacesr_rt.dicom.enhanced_store import EnhancedWriter
-from kspacesr_rt.dicom.pixels import (
-    DecodedSlice,
-    decode_slice,
-    load_slice,
-    read_slice,
-    to_stored,
-)
+from kspacesr_rt.dicom.enhanced.derive import derive_enhanced
+from kspacesr_rt.dicom.enhanced.groups import naming_the_frame
+from kspacesr_rt.dicom.enhanced.pixels import FrameReader, read_slices
+from kspacesr_rt.dicom.enhanced.store import EnhancedWriter
+from kspacesr_rt.dicom.pixels import DecodedSlice, decode_slice, load_slice, read_slice, to_stored
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.scan import (
     LeftOut,
     Scan,
     Series,
-    look_at,
+    examine_file,
     scan_folder,
-    sorted_out,
+    sort_into_series,
     special_file,
     status_of,
 )
+from kspacesr_rt.dicom.source_slice import SourceSlice
 from kspacesr_rt.dicom.store import (
+    is_complete_output,
     output_path,
     prepare_output,
-    stands_whole,
     write_atomically,
     writing_outputs,
 )
-from kspacesr_rt.dicom.triage import SourceSlice
-from kspacesr_rt.dicom.uninterpolated import uninterpolated
+from kspacesr_rt.dicom.undo_interpolation import undo_interpolation
 
 __all__ = [
     "DecodedSlice",
@@ -52,20 +46,20 @@ __all__ = [
     "derive",
     "derive_enhanced",
     "dropped_elements",
+    "examine_file",
+    "is_complete_output",
     "load_slice",
-    "look_at",
+    "naming_the_frame",
     "output_path",
     "prepare_output",
     "read_slice",
     "read_slices",
     "scan_folder",
-    "sorted_out",
+    "sort_into_series",
     "special_file",
-    "stands_whole",
     "status_of",
     "to_stored",
-    "told_by_frame",
-    "uninterpolated",
+    "undo_interpolation",
     "write_atomically",
     "writing_outputs",
 ]

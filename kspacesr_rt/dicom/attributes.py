@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS
+
+_TEXT_MAX: Final = 64
+"""Of Siemens' matrix text, which has a dozen characters; a text of megabytes took minutes."""
 
 
 class Attributes(Protocol):
@@ -30,6 +35,27 @@ def value_of(dataset: Attributes, keyword: str, default: Any = None) -> Any:
         return dataset.get(keyword, default)
     except PARSE_ERRORS:
         return default
+
+
+def has_value(dataset: Dataset, keyword: str) -> bool:
+    """Return whether an attribute is there and not empty, whether or not its bytes are a value."""
+    if keyword not in dataset:
+        return False
+    value = dataset.get_item(keyword).value
+    return value is not None and bool(
+        value.strip(b" \0") if isinstance(value, bytes) else str(value)
+    )
+
+
+def term(dataset: Attributes, keyword: str) -> str:
+    """Return a code string in capitals; blanks around it mean nothing (PS3.5 6.2)."""
+    return str(value_of(dataset, keyword) or "").strip().upper()
+
+
+def items(dataset: Attributes, keyword: str) -> list[Dataset]:
+    """Return the items of a sequence; none if it is absent, or coded as what is no sequence."""
+    value = value_of(dataset, keyword)
+    return list(value) if isinstance(value, Sequence) else []
 
 
 def numbers(dataset: Attributes, keyword: str) -> tuple[float, ...]:
@@ -85,7 +111,7 @@ def acquired_matrix(dataset: Attributes) -> tuple[int | None, int | None]:
     that part alone, or fills it up to a square: there the count is that of the square.
     """
     values = numbers(dataset, "AcquisitionMatrix")
-    direction = str(value_of(dataset, "InPlanePhaseEncodingDirection") or "").strip()
+    direction = term(dataset, "InPlanePhaseEncodingDirection")
     if len(values) == 4:
         frequency, phase = int(max(values[:2])), int(max(values[2:]))
         if direction not in ("ROW", "COL"):
@@ -115,14 +141,15 @@ def _filled_up(dataset: Attributes, direction: str) -> float:
     return min(max(phase_mm / frequency_mm / covered, 1.0), 1.0 / covered)
 
 
-def says_interpolated(dataset: Attributes) -> bool:
+def is_marked_interpolated(dataset: Attributes) -> bool:
     """Return whether Siemens' matrix text is marked: ``256I*320`` or ``320*320s``."""
     return re.search(r"\d\s*[Is]|\*\s*s", _siemens_matrix_text(dataset)) is not None
 
 
 def _siemens_matrix_text(dataset: Attributes) -> str:
     value = private_value(dataset, 0x0051, "SIEMENS MR HEADER", 0x0B)
-    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+    text = value[:_TEXT_MAX] if isinstance(value, (bytes, str)) else str(value or "")[:_TEXT_MAX]
+    return text.decode("ascii", "replace") if isinstance(text, bytes) else text
 
 
 def mosaic_tiles(dataset: Attributes) -> int:

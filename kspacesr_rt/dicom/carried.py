@@ -9,14 +9,14 @@ the one encoding that outputs have; they become values only for whoever asks, an
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from struct import pack, unpack_from
 from typing import Any, Final
 
 import numpy as np
 from pydicom.charset import default_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -26,7 +26,8 @@ from pydicom.hooks import raw_element_vr
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
-from kspacesr_rt.dicom.element_steps import DEPTH_MAX, LONG_VRS, UNDEFINED_LENGTH, VRS
+from kspacesr_rt.dicom.character_sets import names_endless_character_sets, without_zeros
+from kspacesr_rt.dicom.fast.element_steps import DEPTH_MAX, LONG_VRS, UNDEFINED_LENGTH, VRS
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 
@@ -51,12 +52,41 @@ _SHORT_MAX: Final = 0xFFFE
 """Bytes of a value whose length has 16 bits; a longer one is written as UN (PS3.5 6.2.2)."""
 
 
+class SharedValues:
+    """What elements were found to mean that many data sets share; nothing else may change it."""
+
+    def __init__(self, elements: Iterable[DataElement | RawDataElement]) -> None:
+        """Take the elements that are shared: they are told by what they are, not what they say."""
+        self._owned = {id(one): one for one in elements}
+        self._made: dict[int, DataElement] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedValues:
+        return self
+
+    def get(self, element: RawDataElement) -> DataElement | None:
+        """Return what an element means, if that is known."""
+        key = id(element)
+        return self._made.get(key) if self._owned.get(key) is element else None
+
+    def keep(self, element: RawDataElement, made: DataElement) -> None:
+        """Note what an element means, if it is one of those that are shared."""
+        key = id(element)
+        if self._owned.get(key) is element:
+            self._made[key] = made
+
+
 class Carried(Dataset):
     """A data set whose elements stay bytes, whoever asks for their values.
 
     A value that is asked for by `get` and cannot be made of the bytes counts as absent; by
     attribute, it raises. Setting an attribute replaces the element, whatever it came as.
     """
+
+    _shared: SharedValues | None = None
+
+    def share_values(self, values: SharedValues) -> None:
+        """Keep, and take, the values of elements that other data sets have as well."""
+        self._shared = values
 
     def __getitem__(self, key: Any) -> Any:
         """Return an element; see `pydicom.Dataset`."""
@@ -65,11 +95,16 @@ class Carried(Dataset):
         element = self._dict[Tag(key)]
         if not isinstance(element, RawDataElement):
             return element
+        if self._shared is not None and (made := self._shared.get(element)) is not None:
+            return made
+        _require_short(element)
         known = element.tag != CHARACTER_SET and self.original_character_set
         with quiet_pydicom():
             found = convert_raw_data_element(element, encoding=known or default_encoding, ds=self)
             if " or " in found.VR:
                 return correct_ambiguous_vr_element(found, self, element.is_little_endian)
+        if self._shared is not None:
+            self._shared.keep(element, found)
         return found
 
     def get(self, key: Any, default: Any = None) -> Any:
@@ -81,11 +116,29 @@ class Carried(Dataset):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Replace an element, or set an attribute of Python's."""
+        if name[:1] == "_":  # what pydicom sets a dozen times for each data set
+            object.__setattr__(self, name, value)
+            return
         tag = tag_for_keyword(name) if name[:1].isupper() else None
         if tag is None:
             super().__setattr__(name, value)
         else:
             self[tag] = DataElement(tag, dictionary_VR(tag), value)
+
+
+def _require_short(raw: RawDataElement) -> None:
+    """Raise ValueError for bytes that no value of their kind has, before an object is made of each.
+
+    PS3.5 7.1.2 gives numbers and texts of one line 16 bits of length; implicit files, and elements
+    coded as unknown, have been seen to claim megabytes, which took minutes.
+    """
+    if len(raw.value or b"") <= _SHORT_MAX:
+        return
+    vr = str(raw.VR)
+    if raw.VR in (None, "UN"):
+        vr = dictionary_VR(raw.tag) if dictionary_has_tag(raw.tag) else "LO"
+    if all(one.encode() not in LONG_VRS for one in vr.split(" or ")):
+        raise ValueError("a value is longer than its kind may be")
 
 
 def viewed(source: Dataset) -> Carried:
@@ -145,17 +198,6 @@ def copied(source: Dataset) -> Carried:
     return twin
 
 
-def strip_padding(dataset: Dataset) -> None:
-    """Take off what only fills values up, in place, so that what is equal reads alike."""
-    for tag in list(dataset.keys()):
-        element = dataset.get_item(tag)
-        if element.VR == "SQ" and not isinstance(element, RawDataElement):
-            for item in element.value:
-                strip_padding(item)
-        elif isinstance(element, RawDataElement) and element.VR in {*TEXT_VRS, "UI"}:
-            dataset[tag] = element._replace(value=(element.value or b"").rstrip(b" \0"))
-
-
 def shallow(source: Dataset, keep: Callable[[BaseTag], bool] = bool) -> Carried:
     """Return a data set with some elements of another, by default all, as they are."""
     elements: dict[BaseTag, DataElement | RawDataElement] = {
@@ -168,13 +210,13 @@ def shallow(source: Dataset, keep: Callable[[BaseTag], bool] = bool) -> Carried:
 
 def _carried(source: Dataset, *, signed: int | None, depth: int) -> Carried:
     elements: dict[BaseTag, DataElement | RawDataElement] = {}
-    signed = _signed(source, signed)
+    signed = sign_of(source, signed)
     for tag in sorted(source.keys()):
         element = source.get_item(tag, keep_deferred=True)
         if tag == PIXEL_DATA and depth == 0:
             elements[tag] = element
         elif isinstance(element, RawDataElement):
-            elements[tag] = _carried_bytes(element, source, signed=signed, depth=depth)
+            elements[tag] = carried_bytes(element, source, signed=signed, depth=depth)
         elif element.VR == "SQ":
             elements[tag] = _carried_items(element, element.value, signed=signed, depth=depth)
         else:
@@ -184,7 +226,7 @@ def _carried(source: Dataset, *, signed: int | None, depth: int) -> Carried:
     return twin
 
 
-def _signed(source: Dataset, around: int | None) -> int | None:
+def sign_of(source: Dataset, around: int | None = None) -> int | None:
     """Return Pixel Representation, which decides the VR of some values, or that of around."""
     if "PixelRepresentation" not in source:
         return around
@@ -202,9 +244,10 @@ def _carried_items(
     return DataElement(element.tag, "SQ", Sequence(inner))  # of defined length, however it came
 
 
-def _carried_bytes(
-    raw: RawDataElement, source: Dataset, *, signed: int | None, depth: int
+def carried_bytes(
+    raw: RawDataElement, source: Dataset, *, signed: int | None, depth: int = 0
 ) -> DataElement | RawDataElement:
+    """Return an element as `carried` does; `source` and `signed` say how it is understood."""
     vr = _vr(raw, source, signed)
     value = raw.value or b""
     # An implicit file does not say of private sequences that they are some.
@@ -243,7 +286,8 @@ def _one_of(vr: str, raw: RawDataElement, source: Dataset, signed: int | None) -
             around.add(copy.copy(source.get_item(keyword)))
     around.PixelRepresentation = signed or 0
     try:
-        element = DataElement(raw.tag, vr, raw.value or b"")
+        # Its beginning: the whole is converted, and the elements around decide.
+        element = DataElement(raw.tag, vr, (raw.value or b"")[:8])
         decided = str(correct_ambiguous_vr_element(element, around, raw.is_little_endian).VR)
     except (AttributeError, *PARSE_ERRORS):
         decided = vr
@@ -260,6 +304,20 @@ def items_of(raw: RawDataElement, source: Dataset) -> Sequence:
     """
     value = raw.value or b""
     _require_items(value, "<HHL" if raw.is_little_endian else ">HHL")
+    if names_endless_character_sets(value):
+        raise ValueError("an item names more character sets than there are")
+    try:
+        return _read_items(value, raw, source)
+    except PARSE_ERRORS:
+        if not (zeros := without_zeros(value)):
+            raise
+        mended = bytearray(value)
+        for at, replaced in zeros.items():
+            mended[at : at + len(replaced)] = replaced
+        return _read_items(bytes(mended), raw, source)
+
+
+def _read_items(value: bytes, raw: RawDataElement, source: Dataset) -> Sequence:
     return read_sequence(
         BytesIO(value),
         bool(raw.is_implicit_VR),
@@ -314,7 +372,7 @@ def write_elements(
         element = dataset.get_item(tag)
         if isinstance(element, RawDataElement):
             if element.is_little_endian and not element.is_implicit_VR:
-                _write_bytes(buffer, element)
+                buffer.write(element_bytes(element))
                 continue
             element = dataset[tag]
         if element.VR == "SQ":
@@ -323,12 +381,13 @@ def write_elements(
             write_data_element(buffer, element, character_set)
 
 
-def _write_bytes(buffer: DicomBytesIO, raw: RawDataElement) -> None:
+def element_bytes(raw: RawDataElement) -> bytes:
+    """Return an element from `carried` as an explicit little-endian file has it."""
     value, vr = raw.value or b"", str(raw.VR).encode()
     if vr not in LONG_VRS and len(value) > _SHORT_MAX:
         vr = b"UN"
     length = pack("<HL", 0, len(value)) if vr in LONG_VRS else pack("<H", len(value))
-    buffer.write(pack("<HH", raw.tag.group, raw.tag.element) + vr + length + value)
+    return pack("<HH", raw.tag.group, raw.tag.element) + vr + length + value
 
 
 def _write_sequence(

@@ -2,14 +2,16 @@
 
 Sharper edges overshoot. Below zero a magnitude loses nothing that it had; but where a scanner has
 filled its range up, the brightest structures are cut off, and with them what was measured of them:
-the figures of `kspacesr_rt.trust` are the result's before it is stored.
+the figures of `kspacesr_rt.quality.result_checks` are the result's before it is stored.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from kspacesr_rt import kspace
@@ -56,12 +58,31 @@ def measure_clipping(
         Bits Stored, Pixel Representation, Rescale Slope and Intercept.
     """
     low, high = stored_range(dataset)
+    slope, intercept = rescale(dataset)
+    return measure_cut(stored, sr, lr, low=low, high=high, slope=slope, intercept=intercept)
+
+
+def measure_cut(
+    stored: npt.NDArray[Any],
+    sr: FloatArray,
+    lr: FloatArray,
+    *,
+    low: float,
+    high: float,
+    slope: float,
+    intercept: float,
+) -> Clipping:
+    """Measure what storing a result has cut off; parameters as for `measure_clipping`.
+
+    `low` and `high` are the ends of the stored range; values are ``stored * slope + intercept``.
+    """
+    if stored.max() < high and (low >= 0 or stored.min() > low):
+        return Clipping()
     at_end = stored == high
     if low < 0:
         at_end |= stored == low
     if not at_end.any():
         return Clipping()
-    slope, intercept = rescale(dataset)
     exact = (sr[at_end] - np.float64(intercept)) / slope
     n_cut = int(np.count_nonzero((exact > high + 0.5) | ((exact < low - 0.5) & (low < 0))))
     if n_cut == 0:

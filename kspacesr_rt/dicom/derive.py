@@ -20,14 +20,14 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExten
 
 from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
-from kspacesr_rt.dicom.attributes import image_type, is_signed, numbers
-from kspacesr_rt.dicom.carried import copied, strip_padding
+from kspacesr_rt.dicom.attributes import image_type, is_signed, items, numbers, term
+from kspacesr_rt.dicom.carried import copied
 from kspacesr_rt.dicom.header import PARSE_ERRORS
-from kspacesr_rt.dicom.identity import header_digest, told_digest, whose
-from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, to_stored
+from kspacesr_rt.dicom.identity import header_digest, output_header_digest, patient_and_study
+from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, is_between, to_stored
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.stale import drop_stale
+from kspacesr_rt.dicom.source_only import drop_source_only
 from kspacesr_rt.dicom.texts import add_text
 from kspacesr_rt.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from kspacesr_rt.errors import ShapeError, SliceFailed
@@ -62,7 +62,13 @@ SERIES_NUMBER_STEP: Final = 1000
 _CODE_STRING: Final = re.compile(r"[A-Z0-9 _]{1,16}")
 
 
-def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation) -> Dataset:
+def derive(
+    decoded: DecodedSlice,
+    sr_values: FloatArray,
+    derivation: Derivation,
+    *,
+    moment: datetime | None = None,
+) -> Dataset:
     """Make the data set of a super-resolved slice.
 
     Parameters
@@ -73,6 +79,8 @@ def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation)
         Real-world values in the source's units, float32 ``(upscale * y, upscale * x)``.
     derivation
         What made them.
+    moment
+        When; by default now.
 
     Returns
     -------
@@ -96,16 +104,16 @@ def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation)
     require_sr_matrix(source, sr_values, derivation.upscale)
     with quiet_pydicom():
         derived = copied(source)
-        drop_stale(derived, keep_private=derivation.keep_private)
-        stored = _impose_padding(to_stored(sr_values, source), decoded.padding, derived, derivation)
-        moment = provenance.now_for(source)
+        drop_source_only(derived, keep_private=derivation.keep_private)
+        stored = impose_padding(to_stored(sr_values, source), decoded.padding, derived, derivation)
+        moment = moment or provenance.now_for(source)
 
-        _say_what_it_is(derived, source, derivation)
+        _set_identification(derived, source, derivation)
         name_series(derived, source, derivation, moment)
-        _place_it(derived, source, derivation)
-        _tell_where_it_comes_from(derived, source, derivation, moment)
+        _set_plane(derived, source, derivation)
+        _set_source_references(derived, source, derivation, moment)
         _set_pixels(derived, source, stored)
-        _name_it(derived, source, stored, derivation)
+        _set_uids(derived, source, stored, derivation)
         derived.file_meta = new_file_meta(derived)
         derived.preamble = bytes(128)  # PS3.10 7.1; the source's may hold anything
     return derived
@@ -114,7 +122,7 @@ def derive(decoded: DecodedSlice, sr_values: FloatArray, derivation: Derivation)
 def dropped_elements(decoded: DecodedSlice, *, keep_private: bool = False) -> dict[str, int]:
     """Count, by kind, the elements of a source that its derived data set leaves out."""
     with quiet_pydicom():
-        return drop_stale(copied(decoded.dataset), keep_private=keep_private)
+        return drop_source_only(copied(decoded.dataset), keep_private=keep_private)
 
 
 def carried_digest(source: Dataset, *, keep_private: bool = False) -> str:
@@ -128,8 +136,7 @@ def carried_digest(source: Dataset, *, keep_private: bool = False) -> str:
     try:
         with quiet_pydicom():
             carried = copied(source)
-            drop_stale(carried, keep_private=keep_private)
-            strip_padding(carried)
+            drop_source_only(carried, keep_private=keep_private)
     except PARSE_ERRORS as exc:
         raise SliceFailed("unreadable", "the header holds impossible values") from exc
     carried.pop("PixelData", None)
@@ -145,7 +152,7 @@ def require_sr_matrix(source: Dataset, sr_values: FloatArray, upscale: int) -> N
         raise SliceFailed("too-large", f"DICOM counts at most {US_MAX} rows or columns")
 
 
-def _say_what_it_is(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
+def _set_identification(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
     # Value 2 is SECONDARY: made after the examination. MOSAIC would make converters cut tiles.
     words = image_type(source)
     flavour = words[2] if len(words) > 2 and words[2] in DEFINED_TERMS else "OTHER"
@@ -159,18 +166,18 @@ def _say_what_it_is(derived: Dataset, source: Dataset, derivation: Derivation) -
 def qualify(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
     """Say how far the content can be trusted: research, synthetic, lossy."""
     derived.ContentQualification = "RESEARCH"
-    if derivation.synthetic or source.get("SyntheticData") == "YES":
+    if derivation.synthetic:  # or as the source says: its element is carried over
         derived.SyntheticData = "YES"
     # Once lossy, always lossy. These two syntaxes cannot be anything else.
     if _transfer_syntax(source) in (JPEGBaseline8Bit, JPEGExtended12Bit):
         derived.LossyImageCompression = "01"
 
 
-def _name_it(derived: Dataset, source: Dataset, stored: IntArray, derivation: Derivation) -> None:
+def _set_uids(derived: Dataset, source: Dataset, stored: IntArray, derivation: Derivation) -> None:
     digest = hashlib.sha256(repr(stored.shape).encode())
     digest.update(np.ascontiguousarray(stored).data)
-    told = f"{told_digest(derived)}/{digest.hexdigest()}"
-    derived.SOPInstanceUID = provenance.instance_uid(source.SOPInstanceUID, told, derivation)
+    content = f"{output_header_digest(derived)}/{digest.hexdigest()}"
+    derived.SOPInstanceUID = provenance.instance_uid(source.SOPInstanceUID, content, derivation)
 
 
 def name_series(
@@ -178,7 +185,7 @@ def name_series(
 ) -> None:
     """Give the new series its UID, number and description, and the instance its date."""
     derived.SeriesInstanceUID = provenance.series_uid(
-        source.SeriesInstanceUID, whose(source), derivation
+        source.SeriesInstanceUID, patient_and_study(source), derivation
     )
     derived.InstanceCreationDate = f"{moment:%Y%m%d}"
     derived.InstanceCreationTime = f"{moment:%H%M%S.%f}"
@@ -195,7 +202,7 @@ def _series_number(source: Dataset, upscale: int) -> int | None:
     return derived if -IS_MAX <= derived <= IS_MAX else None
 
 
-def _place_it(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
+def _set_plane(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
     matrix = (int(source.Rows), int(source.Columns))
     spacing = numbers(source, "PixelSpacing")
     derived.PixelSpacing = geometry.as_ds(geometry.sr_spacing_mm(spacing, derivation.upscale))
@@ -212,7 +219,7 @@ def _place_it(derived: Dataset, source: Dataset, derivation: Derivation) -> None
         )
 
 
-def _tell_where_it_comes_from(
+def _set_source_references(
     derived: Dataset, source: Dataset, derivation: Derivation, moment: datetime
 ) -> None:
     step = provenance.derivation_text(derivation)
@@ -222,7 +229,7 @@ def _tell_where_it_comes_from(
     )
     derived.SourceImageSequence = Sequence([provenance.source_image_item(source)])
     derived.ReferencedSeriesSequence = provenance.referenced_series(
-        derived.get("ReferencedSeriesSequence") or (), source
+        items(derived, "ReferencedSeriesSequence"), source
     )
     append_item(
         derived,
@@ -233,10 +240,10 @@ def _tell_where_it_comes_from(
 
 def append_item(dataset: Dataset, keyword: str, item: Dataset) -> None:
     """Add an item after those that are there: more than one item means successive steps."""
-    setattr(dataset, keyword, Sequence([*(dataset.get(keyword) or ()), item]))
+    setattr(dataset, keyword, Sequence([*items(dataset, keyword), item]))
 
 
-def _impose_padding(
+def impose_padding(
     stored: IntArray,
     padding: npt.NDArray[np.bool_] | None,
     derived: Dataset,
@@ -252,7 +259,7 @@ def _impose_padding(
         return stored
     if padding is None:
         last = (numbers(derived, "PixelPaddingRangeLimit") or (value,))[0]
-        if ((stored >= min(value, last)) & (stored <= max(value, last))).any():
+        if is_between(stored, value, last).any():
             for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
                 derived.pop(keyword, None)
         return stored
@@ -284,9 +291,9 @@ def describe_pixels(derived: Dataset, source: Dataset) -> None:
     for keyword in ("SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"):
         setattr(derived, keyword, int(getattr(source, keyword)))
     derived.HighBit = int(source.BitsStored) - 1  # PS3.5 8.1.1; the values were shifted down
-    photometric = str(source.PhotometricInterpretation)
-    if photometric != photometric.strip():
-        derived.PhotometricInterpretation = photometric.strip()
+    photometric = term(source, "PhotometricInterpretation")
+    if photometric != str(source.PhotometricInterpretation):
+        derived.PhotometricInterpretation = photometric
 
 
 def _transfer_syntax(source: Dataset) -> UID | None:

@@ -18,6 +18,7 @@ from kspacesr_rt.errors import (
     KspaceSRError,
     NonFiniteError,
     OutputError,
+    PluginError,
     ResultError,
     SliceError,
     SliceFailed,
@@ -25,10 +26,12 @@ from kspacesr_rt.errors import (
 
 ACCIDENT: Final = "accident"
 """Reason word of what nobody foresaw."""
+BACKEND: Final = "backend"
+"""Reason word of slices that were not computed for no fault of theirs: another attempt may do."""
 
 
 @contextmanager
-def failing_the_file() -> Iterator[None]:
+def as_slice_failure() -> Iterator[None]:
     """Turn whatever goes wrong with a file in the block into its `SliceFailed`.
 
     What says that outputs cannot be written, or that nothing can be computed here, passes through.
@@ -39,6 +42,15 @@ def failing_the_file() -> Iterator[None]:
         raise
     except Exception as exc:
         raise failure_of(exc) from exc
+
+
+def backend_failure(exc: MemoryError | PluginError) -> SliceFailed:
+    """Return what it means for a batch that it was not computed."""
+    if isinstance(exc, MemoryError):
+        return SliceFailed(
+            BACKEND, "there was not enough memory to compute it", hint="a smaller --batch"
+        )
+    return SliceFailed(BACKEND, str(exc), hint=exc.hint)
 
 
 def failure_of(exc: Exception) -> SliceFailed:

@@ -5,7 +5,7 @@ index ``grid_origin + j / upscale``. So Image Position (Patient) stays for even 
 by half a source pixel along each odd axis (for an even upscale). A network that was trained on
 resized images keeps the edges: sample 0 moves by ``-(s - 1) / (2 s)`` pixels along every axis. The
 wrong one of the two is off by up to 1.5 SR samples, so a model says which is its own
-(`kspacesr_rt.spec.ModelSpec.output_grid`).
+(`kspacesr_rt.model.spec.ModelSpec.output_grid`).
 """
 
 from __future__ import annotations

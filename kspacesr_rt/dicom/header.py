@@ -23,12 +23,13 @@ from pydicom.uid import (
 )
 
 from kspacesr_rt.dicom.carried import Carried, found_encoding, viewed
-from kspacesr_rt.dicom.element_steps import FIRST_GROUPS, LONG_VRS
+from kspacesr_rt.dicom.element_counts import ItemSearch, require_few_elements, require_few_items
+from kspacesr_rt.dicom.fast.element_steps import FIRST_GROUPS, LONG_VRS
 from kspacesr_rt.dicom.limits import current_limits, too_large
+from kspacesr_rt.dicom.odd_representations import hides_elements, with_known_representations
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS as PARSE_ERRORS
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.weighing import ItemSearch, require_few_elements, require_few_items
-from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_says
+from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_message
 
 PIXEL_DATA: Final = 0x7FE00010
 FLOAT_PIXEL_TAGS: Final = (0x7FE00008, 0x7FE00009)
@@ -41,14 +42,21 @@ _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _SEQUENCE_END_BYTES: Final = 8
 _ITEM: Final = 0xFFFEE000
 _SEQUENCE_END: Final = 0xFFFEE0DD
+PACKED: Final = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "ZIP",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+}
+"""How archives begin that DICOM is often kept in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PixelFacts:
     """What can be said of a file's pixels without reading them, and whether they are all there."""
 
-    has_preamble: bool
-    """Whether the file begins as PS3.10 7.1 demands."""
     pixel_tag: int | None
     """Tag of the pixel data element (integer, float or double), or None without one."""
     pixel_bytes: int
@@ -59,7 +67,7 @@ class PixelFacts:
     """Whether the pixel data has undefined length, that is, comes in fragments."""
     complete: bool
     """Whether the file holds as many bytes as the pixel data element announces."""
-    beside_bytes: int
+    non_pixel_bytes: int
     """Bytes of the file that are not of its pixels; of a deflated one, none are counted."""
 
 
@@ -96,7 +104,7 @@ def unreadable(error: OSError) -> SliceFailed:
     """
     if error.errno is None:
         return SliceFailed("unreadable", "the header cannot be parsed")
-    return SliceFailed("unreadable", f"cannot be read: {system_says(error)}")
+    return SliceFailed("unreadable", f"cannot be read: {system_message(error)}")
 
 
 def parse_header(file: BinaryIO) -> Header:
@@ -154,10 +162,31 @@ class _Pixels:
 
 def _parse(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | None]:
     """Return the header, the stream that holds the pixels, where, and what follows if known."""
+    try:
+        found = _parsed(file)
+    except SliceFailed as exc:
+        if exc.reason != "unreadable" or (replaced := with_known_representations(file)) is None:
+            raise
+        return _parsed(io.BytesIO(replaced))
+    # Its pixels, or what is to be known of them, may be hidden behind an odd element.
+    if found[1] is file and (found[2] is None or hides_elements(found[0].dataset)):
+        replaced = with_known_representations(file)
+        return found if replaced is None else _parsed(io.BytesIO(replaced))
+    return found
+
+
+def _parsed(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | None]:
+    file.seek(0)
     start = file.read(132)
     has_preamble = start[128:] == b"DICM"
     if not has_preamble and start[:2] not in FIRST_GROUPS:
-        raise SliceSkipped("not-dicom", "not a DICOM file")
+        packed = next((name for magic, name in PACKED.items() if start.startswith(magic)), None)
+        raise SliceSkipped(
+            "not-dicom",
+            f"a {packed} file; what is packed in it is not read: unpack it"
+            if packed
+            else "not a DICOM file",
+        )
     file.seek(0)
     try:
         with quiet_pydicom():
@@ -175,7 +204,7 @@ def _parse(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | 
     except RecursionError as exc:
         raise SliceFailed("too-large", "its sequences are nested too deeply") from exc
     except zlib.error as exc:
-        raise SliceFailed("truncated", "the deflated data set ends early") from exc
+        raise SliceFailed("unreadable", "its deflated data set cannot be inflated") from exc
     except (OSError, *PARSE_ERRORS) as exc:
         if isinstance(exc, OSError) and exc.errno is not None:
             raise
@@ -184,20 +213,21 @@ def _parse(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset | 
         raise SliceFailed("unreadable", "the header cannot be parsed") from exc
     if not plausible:
         raise SliceSkipped("not-dicom", "holds no DICOM data set")
+    if pixels is None and body is file and _is_turned_round(file, little=little):
+        raise SliceFailed("unreadable", "its byte order is another than its transfer syntax says")
     header = Header(
         dataset=view,
-        has_preamble=has_preamble,
         pixel_tag=pixels.tag if pixels else None,
         pixel_bytes=pixels.n_bytes if pixels else 0,
         pixel_offset=pixels.offset if pixels and body is file else None,
         encapsulated=pixels is not None and pixels.encapsulated,
         complete=pixels is None or pixels.complete,
-        beside_bytes=_beside(file, pixels) if body is file else 0,
+        non_pixel_bytes=_non_pixel_bytes(file, pixels) if body is file else 0,
     )
     return header, body, pixels, after
 
 
-def _beside(file: BinaryIO, pixels: _Pixels | None) -> int:
+def _non_pixel_bytes(file: BinaryIO, pixels: _Pixels | None) -> int:
     return file.seek(0, os.SEEK_END) - (pixels.n_bytes if pixels else 0)
 
 
@@ -225,9 +255,19 @@ def _require_inflatable(file: BinaryIO) -> None:
             waiting = inflate.unconsumed_tail
             if whole.tell() > current_limits().inflated:
                 raise too_large("its deflated data set inflates to more bytes than", "inflated")
+        if not inflate.eof:
+            raise SliceFailed("truncated", "the deflated data set ends early")
         whole.seek(0)
         require_few_elements(whole)
     file.seek(0)
+
+
+def _is_turned_round(file: BinaryIO, *, little: bool) -> bool:
+    """Return whether a data set begins with group 0008 in the other byte order."""
+    file.seek(132 if file.seek(0, os.SEEK_END) > 132 else 0)
+    with quiet_pydicom():
+        read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    return file.read(2) == (b"\0\x08" if little else b"\x08\0")
 
 
 def _body(file: BinaryIO, dataset: FileDataset) -> tuple[BinaryIO, Dataset | None]:

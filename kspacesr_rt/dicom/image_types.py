@@ -44,9 +44,13 @@ _MAP_TOKENS: Final = frozenset(
         *("R2STAR", "T2STARMAP", "T1RHO", "FATFRAC", "FATFRACTION", "PDFF", "FATPERCENT"),
         *("QSM", "FIELDMAP", "STIFFNESS", "STIFF", "ELASTOGRAM", "ECV", "QMAP", "SYNTHETIC"),
         # statistics
-        *("TTEST", "ZSCORE", "STDDEV", "GLM", "SPM", "PVALUE"),
+        *("TTEST", "ZSCORE", "STDDEV", "GLM", "SPM", "PVALUE", "NEI"),
+        *("CONFIDENCE", "UNCERTAINTY", "PROBABILITY"),
+        # drawings
+        *("GRAPH", "HISTOGRAM", "CHART", "PLOT"),
         # projections, reformats and pictures of the console
         *("MIP", "MINIP", "MNIP", "MAXIP", "AVGIP", "AIP", "CPR", "VRT", "SSD", "REFORMATTED"),
+        "CURVED",
         *("REFORMAT", "SCREENSAVE", "SCREENSHOT", "SCREENCAPTURE", "FUSED", "FUSION"),
         *("PASTED", "POSDISP", "VOLREN", "VXTL", "COLLAGE"),
         *("SEGMENTATION", "SEGMENTED"),
@@ -62,7 +66,7 @@ _MAP_PHRASES: Final = (
     *("MAX IP", "MIN IP", "AVG IP", "MEAN IP", "PROJECTION IMAGE", "CURVED MPR", "VOLUME RENDER"),
     *("VOLUME RENDERING", "SURFACE RENDER", "SCREEN SAVE", "SCREEN CAPTURE", "SCREEN SHOT"),
     *("SECONDARY CAPTURE", "MODULUS SUBTRACT", "CSA REPORT", "CSA BLACK IMAGE"),
-    *("BRAIN MASK", "MR ERROR MESSAGE"),
+    *("BRAIN MASK", "MR ERROR MESSAGE", "M MODE", "DELTA B0"),
 )
 _MAPS_IF_DERIVED: Final = frozenset(
     {
@@ -72,12 +76,20 @@ _MAPS_IF_DERIVED: Final = frozenset(
         *("RA", "VR", "MD", "AD", "RD", "MK", "DEC", "LEAKAGE", "T1 VALUES", "T2 VALUES"),
         *("WIN", "WOUT", "WI", "WO", "SER", "MSI", "MSD", "ATT", "BAT", "DELAY", "AUC", "VE", "VP"),
         *("DIVISION", "DIV", "MULTIPLICATION", "MAXIMUM", "MINIMUM", "VARIANCE", "CORRELATION"),
-        *("EXP", "EXPONENTIAL", "LOG", "MASK", "K2", "COV", "MYC", "PROC"),
+        *("EXP", "EXPONENTIAL", "LOG", "MASK", "K2", "COV", "MYC", "PROC", "CURVE"),
+        *("RESIDUAL", "RESIDUALS", "ERROR", "QUALITY", "DB0"),
     }
 )
 """Words that mean something harmless, or nothing, on an image that is as it was acquired."""
 _CONTRASTS: Final = frozenset({"T1", "T2", "T2 STAR", "T2STAR", "PD", "PROTON DENSITY"})
-"""As value 3 a contrast (C.8.13.3.1.1); behind it, on a derived image, what was computed."""
+"""In Enhanced MR value 3 is the weighting, and value 4 what was computed (C.8.13.3.1.1): a derived
+image that has one behind value 3 is a map of it. In classic MR value 3 is the kind of picture
+(C.8.3.1.1.1 knows T1 MAP, and no weighting), so a derived one that is called T2_STAR is a map as
+well, unless what follows says that something else was done to a weighted image."""
+_KEEPS_CONTRAST: Final = frozenset(
+    {"RESAMPLED", "FILTERED", "MASKED", "MEAN", "AVERAGE", "ADDITION", "ADD", "COMPOSED", "MOCO"}
+)
+"""Value 4 of images that are weighted as their sources are (C.8.16.1.4); consoles have more."""
 _MULTI_FRAME_MAPS: Final = frozenset(
     {"DIVISION", "MAXIMUM", "MINIMUM", "QUANTITY", "TEMPERATURE", "MULTIPLICATION"}
 )
@@ -105,6 +117,8 @@ def shows_map(words: Sequence[str], *, multi_frame: bool = False) -> bool:
         any(_names_map(word) for word in flavours)
         or (derived and any(word in _MAPS_IF_DERIVED for word in flavours))
         or (derived and any(word in _CONTRASTS for word in flavours[1:]))
+        or (derived and not multi_frame and _names_contrast_alone(flavours))
+        or (derived and "B0" in flavours and "DIFFUSION" not in flavours)  # the field, not b = 0
         or (multi_frame and any(word in _MULTI_FRAME_MAPS for word in flavours))
     )
 
@@ -112,6 +126,10 @@ def shows_map(words: Sequence[str], *, multi_frame: bool = False) -> bool:
 def _plain(word: str) -> str:
     """Return a word with single blanks where it has other signs: ``T2*`` is ``T2 STAR``."""
     return re.sub(r"[^A-Z0-9]+", " ", word.replace("*", " STAR ")).strip()
+
+
+def _names_contrast_alone(flavours: Sequence[str]) -> bool:
+    return flavours[:1] != [] and flavours[0] in _CONTRASTS and _KEEPS_CONTRAST.isdisjoint(flavours)
 
 
 def _names_map(word: str) -> bool:

@@ -30,6 +30,9 @@ class Limits:
     """Items of sequences, or fragments of pixels: those of 20 000 frames, some 2 kB each."""
     elements: int = 2_000_000
     """Elements, as far as they can be counted beforehand; some 500 bytes each."""
+    volume: int = 2 << 30
+    """Bytes of a volume (NIfTI, arrays) whose slices do not lie one after the other: it is held as
+    a whole, and so is its result."""
 
     def __post_init__(self) -> None:
         """Reject what would let no file pass."""

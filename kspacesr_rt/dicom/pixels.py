@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from kspacesr_rt.dicom.attributes import is_signed, numbers
+from kspacesr_rt.dicom.attributes import has_value, is_signed, numbers, term
 from kspacesr_rt.dicom.carried import Carried, carried
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
-from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.dicom.element_counts import require_bounded_size
+from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.header import PIXEL_DATA, parse_file
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.triage import SourceSlice
-from kspacesr_rt.dicom.weighing import require_modest
+from kspacesr_rt.dicom.source_slice import SourceSlice
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
 from kspacesr_rt.kspace import FloatArray
 
@@ -34,6 +35,9 @@ then neither vanish nor overflow in float32, whatever the matrix."""
 STEPS_MAX: Final = 1 << 18
 """Largest real-world value in steps of one stored value, four times what 16 bits count. Rounding of
 a transform, some 2e-7 of the largest value, must stay well below half a step; at 3e6 it did not."""
+
+_NATIVE: Final = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian})
+"""Transfer syntaxes of pixel data that are the samples, one after the other."""
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -67,9 +71,23 @@ def read_slice(source: SourceSlice) -> DecodedSlice:
     return decode_slice(load_slice(source))
 
 
-def load_slice(source: SourceSlice) -> Dataset:
+def load_slice(source: SourceSlice) -> Carried:
     """Read the file of one slice, pixel data still encoded; see `read_slice`."""
-    return _read(source)
+    with as_slice_failure(), source.path.open("rb") as file:
+        require_bounded_size(file)
+        return parse_slice(file)
+
+
+def parse_slice(file: BinaryIO) -> Carried:
+    """Read an open file, which stands at its beginning; see `load_slice`."""
+    with as_slice_failure(), quiet_pydicom():
+        header, pixels, after = parse_file(file)
+        dataset = carried(header.dataset)
+        dataset.update(carried(after))
+    if pixels is None or pixels.tag != PIXEL_DATA or not pixels.value:
+        raise SliceFailed("truncated", "holds no complete pixel data")
+    dataset[PIXEL_DATA] = pixels
+    return dataset
 
 
 def decode_slice(dataset: Dataset) -> DecodedSlice:
@@ -85,13 +103,14 @@ def decode_slice(dataset: Dataset) -> DecodedSlice:
 
 def pixel_digest(source: SourceSlice) -> tuple[str, Dataset]:
     """Return the SHA-256 of the stored values, the same for every syntax, and the data set."""
-    dataset = _read(source)
+    dataset = load_slice(source)
     stored = _stored_values(dataset)
-    digest = hashlib.sha256(repr(stored.shape).encode() + stored.tobytes()).hexdigest()
+    content = stored.astype(np.int32).tobytes()
+    digest = hashlib.sha256(repr(stored.shape).encode() + content).hexdigest()
     return digest, dataset
 
 
-def real_world_values(stored: npt.NDArray[np.int32], dataset: Dataset) -> FloatArray:
+def real_world_values(stored: IntArray, dataset: Dataset) -> FloatArray:
     """Return stored integers as real-world values, float32: stored * slope + intercept.
 
     Raises
@@ -107,7 +126,11 @@ def real_world_values(stored: npt.NDArray[np.int32], dataset: Dataset) -> FloatA
         raise SliceFailed(
             "bad-rescale", "Rescale Slope and Intercept take its values out of what is computed in"
         )
-    values: FloatArray = (stored * slope + intercept).astype(np.float32)
+    if (slope, intercept) == (1.0, 0.0):
+        return stored.astype(np.float32)
+    wide = np.multiply(stored, slope, dtype=np.float64)  # rounded to float32 once, at the end
+    wide += intercept
+    values: FloatArray = wide.astype(np.float32)
     return values
 
 
@@ -131,8 +154,6 @@ def to_stored(values: FloatArray, dataset: Dataset) -> IntArray:
     NonFiniteError
         If a value is NaN or infinite.
     """
-    if not np.isfinite(values).all():
-        raise NonFiniteError("the super-resolved slice holds values that are not finite")
     slope, intercept = rescale(dataset)
     low, high = stored_range(dataset)
     if (slope, intercept) == (1.0, 0.0):
@@ -142,7 +163,12 @@ def to_stored(values: FloatArray, dataset: Dataset) -> IntArray:
         unscaled = np.subtract(values, intercept, dtype=np.float64)
         unscaled /= slope
         np.rint(unscaled, out=unscaled)
-    return unscaled.clip(low, high, out=unscaled).astype(_dtype(dataset))
+    least, largest = (float(one(initial=0.0)) for one in (unscaled.min, unscaled.max))
+    if not (math.isfinite(least) and math.isfinite(largest)):  # either is NaN if any value is
+        raise NonFiniteError("the super-resolved slice holds values that are not finite")
+    if least < low or largest > high:
+        unscaled.clip(low, high, out=unscaled)
+    return unscaled.astype(_dtype(dataset))
 
 
 def stored_range(dataset: Dataset) -> tuple[int, int]:
@@ -163,7 +189,7 @@ def rescale(dataset: Dataset) -> tuple[float, float]:
 
 
 def _number_or(absent: float, dataset: Dataset, keyword: str) -> float:
-    if dataset.get(keyword) in (None, ""):
+    if not has_value(dataset, keyword):
         return absent
     found = numbers(dataset, keyword)
     return found[0] if len(found) == 1 else float("nan")
@@ -174,24 +200,14 @@ def _dtype(dataset: Dataset) -> np.dtype[Any]:
     return np.dtype(f"<{kind}{int(dataset.BitsAllocated) // 8}")
 
 
-def _read(source: SourceSlice) -> Carried:
-    with failing_the_file(), source.path.open("rb") as file, quiet_pydicom():
-        require_modest(file)
-        header, pixels, after = parse_file(file)
-        dataset = carried(header.dataset)
-        dataset.update(carried(after))
-    if pixels is None or pixels.tag != PIXEL_DATA or not pixels.value:
-        raise SliceFailed("truncated", "holds no complete pixel data")
-    dataset[PIXEL_DATA] = pixels
-    return dataset
-
-
-def _stored_values(dataset: Dataset) -> npt.NDArray[np.int32]:
+def _stored_values(dataset: Dataset) -> IntArray:
     """Return the stored integers, ``(y, x)``, unused bits removed."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    decoder = find_decoder(syntax)
     pixels = dataset[PIXEL_DATA]
     value = pixels.value
+    if syntax in _NATIVE and (native := _native(value, dataset)) is not None:
+        return stored_integers(native, dataset, syntax)
+    decoder = find_decoder(syntax)
     try:
         with quiet_pydicom():
             if syntax.is_encapsulated:
@@ -205,6 +221,15 @@ def _stored_values(dataset: Dataset) -> npt.NDArray[np.int32]:
     return stored_integers(array, dataset, syntax)
 
 
+def _native(value: bytes, dataset: Dataset) -> IntArray | None:
+    """Return uncompressed pixel data as an array; None if a decoder has to say what is wrong."""
+    matrix = (int(dataset.Rows), int(dataset.Columns))
+    n_bytes, n_samples = int(dataset.BitsAllocated) // 8, matrix[0] * matrix[1]
+    if int(dataset.BitsAllocated) not in (8, 16) or len(value) < n_samples * n_bytes:
+        return None
+    return np.frombuffer(value, f"<u{n_bytes}", n_samples).reshape(matrix)
+
+
 def pixel_options(dataset: Dataset, syntax: UID, *, n_frames: int, vr: str) -> dict[str, Any]:
     """Return what a decoder of pydicom has to know of a data set that triage has passed."""
     return {
@@ -213,7 +238,7 @@ def pixel_options(dataset: Dataset, syntax: UID, *, n_frames: int, vr: str) -> d
         "rows": int(dataset.Rows),
         "columns": int(dataset.Columns),
         "samples_per_pixel": 1,
-        "photometric_interpretation": str(dataset.PhotometricInterpretation).strip(),
+        "photometric_interpretation": term(dataset, "PhotometricInterpretation"),
         "bits_allocated": int(dataset.BitsAllocated),
         "bits_stored": int(dataset.BitsStored),
         "pixel_representation": int(dataset.PixelRepresentation),
@@ -235,7 +260,7 @@ def _of_one_frame(value: bytes) -> bytes:
         ``decode``: a fragment begins another frame.
     """
     n_bytes = int.from_bytes(value[4:8], "little")
-    _, *others = generate_fragments(value[8 + n_bytes :])
+    _, *others = filter(None, generate_fragments(value[8 + n_bytes :]))
     if any(_is_another_frame(fragment) for fragment in others):
         raise SliceFailed("decode", "holds several frames and announces one")
     return value[:4] + bytes(4) + value[8 + n_bytes :]
@@ -246,10 +271,10 @@ def _is_another_frame(fragment: bytes) -> bool:
     return fragment.startswith(_STREAM_STARTS) or fragment[1:8] == _RLE_START
 
 
-def stored_integers(
-    array: npt.NDArray[Any], dataset: Dataset, syntax: UID
-) -> npt.NDArray[np.int32]:
+def stored_integers(array: npt.NDArray[Any], dataset: Dataset, syntax: UID) -> IntArray:
     """Return what a decoder gave as the integers of a slice, unused bits removed.
+
+    They are as narrow as what was decoded where that has nothing else in them, or int32.
 
     Raises
     ------
@@ -258,26 +283,55 @@ def stored_integers(
     """
     if array.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise SliceFailed("decode", "its pixel data decodes to another matrix than it announces")
-    stored = array.astype(np.int32)
     bits = int(dataset.BitsStored)
-    if not syntax.is_encapsulated or syntax == RLELossless:
-        # Other codecs know the precision; these two leave overlays and rubbish in unused bits.
-        stored = stored >> (int(dataset.HighBit) + 1 - bits)
+    # Other codecs know the precision; these two leave overlays and rubbish in unused bits.
+    leaves_rubbish = not syntax.is_encapsulated or syntax == RLELossless
+    unused = int(dataset.HighBit) + 1 - bits if leaves_rubbish else 0
+    if unused == 0 and (narrow := _without_unused_bits(array, dataset)) is not None:
+        return narrow
+    stored = array.astype(np.int32)
+    stored = stored >> unused
     stored = stored & ((1 << bits) - 1)
     if is_signed(dataset):
         stored = stored - ((stored >> bits - 1) << bits)
     return stored
 
 
+def _without_unused_bits(array: npt.NDArray[Any], dataset: Dataset) -> IntArray | None:
+    """Return decoded samples as they are, if no bit is set that Bits Stored does not count."""
+    if array.dtype.kind not in "iu" or array.dtype.itemsize > 2 or not array.dtype.isnative:
+        return None
+    found: IntArray = array.view(f"{'i' if is_signed(dataset) else 'u'}{array.dtype.itemsize}")
+    low, high = stored_range(dataset)
+    return found if low <= int(found.min()) and int(found.max()) <= high else None
+
+
+def is_between(stored: IntArray, first: float, last: float) -> npt.NDArray[np.bool_]:
+    """Return which integers lie between two values, in any order, or are one of them.
+
+    Compared as integers: with a float, each would be widened to 64 bits first.
+    """
+    if not (math.isfinite(first) and math.isfinite(last)):
+        return (stored >= min(first, last)) & (stored <= max(first, last))
+    low, high = math.ceil(min(first, last)), math.floor(max(first, last))
+    kind = np.iinfo(stored.dtype)
+    if high < max(low, kind.min) or low > kind.max:
+        return np.zeros(stored.shape, np.bool_)
+    if low == high:
+        found: npt.NDArray[np.bool_] = stored == low
+        return found
+    return (stored >= max(low, kind.min)) & (stored <= min(high, kind.max))
+
+
 def limit_padding(
-    dataset: Dataset, stored: npt.NDArray[np.int32], values: FloatArray
+    dataset: Dataset, stored: IntArray, values: FloatArray
 ) -> npt.NDArray[np.bool_] | None:
     """Find the padded samples and limit `values` there to the signal's range, in place."""
     first = numbers(dataset, "PixelPaddingValue")
     if len(first) != 1:
         return None
     last = numbers(dataset, "PixelPaddingRangeLimit") or first
-    mask = (stored >= min(first[0], last[0])) & (stored <= max(first[0], last[0]))
+    mask = is_between(stored, first[0], last[0])
     signal = values[~mask]
     limited = values[mask].clip(signal.min(initial=0.0), signal.max(initial=0.0))
     if np.array_equal(limited, values[mask]):

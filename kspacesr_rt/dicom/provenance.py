@@ -15,9 +15,10 @@ from typing import Any, Final, Literal
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from kspacesr_rt.dicom.attributes import items
 from kspacesr_rt.dicom.uids import TOOL_NAME, stable_uid
 from kspacesr_rt.kspace import SampleGrid
-from kspacesr_rt.moments import fixed_moment, in_local_time, moment
+from kspacesr_rt.system.moments import fixed_moment, in_local_time, moment
 
 SPATIAL_RESAMPLING: Final = ("113085", "DCM", "Spatial resampling")
 """PS3.16 CID 7203; it holds no code for super-resolution."""
@@ -58,6 +59,17 @@ class Derivation:
     """LR rows and columns, if the scanner's interpolation was cropped away first."""
     sample_grid: SampleGrid = "kspace"
     """Where the model's samples lie, see `kspacesr_rt.kspace.sample_origin`."""
+    precision: str = "fp32"
+    """What the CNN computed in."""
+    tier: str = "exact"
+    """What was promised of it, see `kspacesr_rt.conversion.parity.TIERS`."""
+    contract: str = ""
+    """Of a network that is not ours: what is declared of it, in a clause; it enters no UID, the
+    model's own digests do."""
+    instead_of: str = ""
+    """Name of the model that would have computed it, had the series not been outside its limits."""
+    outside: tuple[str, ...] = ()
+    """Reason words of these limits."""
     run_salt: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
     """What makes the UIDs of this run differ from any other run's, if `uids` is ``random``."""
 
@@ -81,7 +93,7 @@ class Derivation:
             self.graph_sha256,
             self.synthetic,
             self.keep_private,
-            [*self.options, *self._geometry],
+            [*self.options, *self._geometry, *self._promised, *self._replaced],
             self.run_salt if self.uids == "random" else None,
         )
 
@@ -90,6 +102,16 @@ class Derivation:
         """What places the samples elsewhere than usual; empty for most runs."""
         cropped = [f"cropped-to={self.cropped_to}"] if self.cropped_to else []
         return cropped + ([f"grid={self.sample_grid}"] if self.sample_grid != "kspace" else [])
+
+    @property
+    def _promised(self) -> list[str]:
+        """The tier, which outputs name; the precision is in the graph's digest."""
+        return [f"tier={self.tier}"] if self.tier != "exact" else []
+
+    @property
+    def _replaced(self) -> list[str]:
+        """The model that was not used; a run that was asked for zero-filling is another one."""
+        return [f"instead-of={self.instead_of}"] if self.instead_of else []
 
 
 def series_uid(source_series_uid: str, whose: tuple[str, ...], derivation: Derivation) -> str:
@@ -100,19 +122,19 @@ def series_uid(source_series_uid: str, whose: tuple[str, ...], derivation: Deriv
     return stable_uid("series", source_series_uid, *whose, *derivation.identity)
 
 
-def instance_uid(source_uid: str, told: str, derivation: Derivation) -> str:
+def instance_uid(source_uid: str, content_digest: str, derivation: Derivation) -> str:
     """Return the SOP Instance UID of one output.
 
     Parameters
     ----------
     source_uid
         Of the source.
-    told
+    content_digest
         Digests of all that the output tells, header and pixels: see `kspacesr_rt.dicom.identity`.
     derivation
         What made it.
     """
-    return stable_uid("instance", source_uid, told, *derivation.identity)
+    return stable_uid("instance", source_uid, content_digest, *derivation.identity)
 
 
 def device_uid(derivation: Derivation) -> str:
@@ -146,19 +168,19 @@ def referenced_series(earlier: Iterable[Dataset], source: Dataset) -> Sequence:
     source
         The slice to refer to.
     """
-    items = list(earlier)
-    for item in items:
+    series = list(earlier)
+    for item in series:
         if item.get("SeriesInstanceUID") == source.SeriesInstanceUID:
-            instances = list(item.get("ReferencedInstanceSequence") or ())
+            instances: list[Dataset] = items(item, "ReferencedInstanceSequence")
             known = {instance.get("ReferencedSOPInstanceUID") for instance in instances}
             if source.SOPInstanceUID not in known:
                 instances.append(_instance_item(source))
             item.ReferencedInstanceSequence = Sequence(instances)
-            return Sequence(items)
+            return Sequence(series)
     item = Dataset()
     item.SeriesInstanceUID = source.SeriesInstanceUID
     item.ReferencedInstanceSequence = Sequence([_instance_item(source)])
-    return Sequence([*items, item])
+    return Sequence([*series, item])
 
 
 def _instance_item(source: Dataset) -> Dataset:
@@ -173,6 +195,7 @@ def derivation_text(derivation: Derivation) -> str:
     ours = f"{_step(derivation)}, {TOOL_NAME} {derivation.tool_version}"
     if weights := derivation.weights_sha256:
         ours += f", weights sha256:{weights[:12]}; detail is predicted, not measured"
+    ours += f"; {derivation.contract}" if derivation.contract else ""
     ours += "; research use only"
     return ours.encode("ascii", "replace").decode()[:ST_MAX]
 
@@ -192,8 +215,14 @@ def equipment_item(derivation: Derivation, moment: datetime) -> Dataset:
 
 def _step(derivation: Derivation) -> str:
     model, backend = derivation.model, derivation.backend
-    engine = backend if model == backend else f"{model} on {backend}"
-    step = f"k-space super-resolution x{derivation.upscale}, {engine}"
+    computed = "" if derivation.precision == "fp32" else f" in {derivation.precision}"
+    engine = backend if model == backend else f"{model}{computed} on {backend}"
+    if derivation.tier != "exact":
+        engine += f", tier {derivation.tier}"
+    if derivation.instead_of:
+        engine += f" instead of {derivation.instead_of}: {', '.join(derivation.outside)}"
+    domain = "" if derivation.contract else "k-space "
+    step = f"{domain}super-resolution x{derivation.upscale}, {engine}"
     if derivation.cropped_to is None:
         return step
     rows, columns = derivation.cropped_to
@@ -209,10 +238,10 @@ def now_for(dataset: Dataset) -> datetime:
 
     ``SOURCE_DATE_EPOCH`` (seconds since 1970) stands in for the clock, for repeatable bytes.
     """
-    told, zone = moment(), _zone(str(dataset.get("TimezoneOffsetFromUTC") or ""))
+    instant, zone = moment(), _zone(str(dataset.get("TimezoneOffsetFromUTC") or ""))
     if zone is None and fixed_moment() is None:
-        return in_local_time(told)
-    return told.astimezone(zone or UTC)
+        return in_local_time(instant)
+    return instant.astimezone(zone or UTC)
 
 
 def _zone(offset: str) -> tzinfo | None:

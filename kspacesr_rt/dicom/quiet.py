@@ -54,19 +54,19 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 @contextmanager
-def discreet_threads(tell: Callable[[str], None]) -> Iterator[None]:
+def redacted_thread_errors(on_error: Callable[[str], None]) -> Iterator[None]:
     """Silence pydicom, and have accidents of threads told by their kind, without their text.
 
     A thread of a library that ends in an exception prints it, and with it the values in it.
 
     Parameters
     ----------
-    tell
+    on_error
         Given the name of the exception's type.
     """
 
-    def accident(told: Any) -> None:
-        tell(getattr(told.exc_type, "__name__", "unknown"))
+    def accident(failure: Any) -> None:
+        on_error(getattr(failure.exc_type, "__name__", "unknown"))
 
     before = threading.excepthook, sys.unraisablehook
     threading.excepthook = sys.unraisablehook = accident

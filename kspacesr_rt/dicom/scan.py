@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from kspacesr_rt.dicom.derive import carried_digest
-from kspacesr_rt.dicom.enhanced_pixels import FrameReader
-from kspacesr_rt.dicom.failures import failing_the_file
+from kspacesr_rt.dicom.enhanced.pixels import FrameReader
+from kspacesr_rt.dicom.failures import as_slice_failure
+from kspacesr_rt.dicom.fast.skim import skim_header
 from kspacesr_rt.dicom.pixels import pixel_digest
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.skim import skim_header
-from kspacesr_rt.dicom.triage import SourceSlice, examine
-from kspacesr_rt.errors import InputError, SliceError, SliceFailed, SliceSkipped, system_says
+from kspacesr_rt.dicom.source_slice import SourceSlice
+from kspacesr_rt.dicom.triage import examine
+from kspacesr_rt.errors import InputError, SliceError, SliceFailed, SliceSkipped, system_message
 
 PROGRESS_EVERY: Final = 100
 """Files between two reports of progress: some hundredths of a second."""
@@ -44,7 +45,7 @@ class LeftOut:
     """What to do about it."""
 
     @classmethod
-    def because(cls, path: Path, error: SliceError) -> LeftOut:
+    def from_error(cls, path: Path, error: SliceError) -> LeftOut:
         """Record the error that a file raised."""
         return cls(
             path=path,
@@ -99,6 +100,7 @@ def scan_folder(
     include_derived: bool = False,
     keep_private: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    examine: Callable[[Path], SourceSlice | LeftOut] | None = None,
 ) -> Scan:
     """Look at every file under a folder, or at one file.
 
@@ -112,8 +114,10 @@ def scan_folder(
     keep_private
         Outputs carry private elements: files that differ in them are no repetitions.
     on_progress
-        Told the number of files looked at, every `PROGRESS_EVERY` files and at the end. What it
-        raises ends the scan.
+        Called with the number of files looked at, every `PROGRESS_EVERY` files and at the end.
+        What it raises ends the scan.
+    examine
+        Says what a regular file is; None: `examine_file`, which knows DICOM alone.
 
     Raises
     ------
@@ -131,26 +135,29 @@ def scan_folder(
         if isinstance(found, LeftOut):
             left_out.append(found)
             continue
-        looked = look_at(found, include_derived=include_derived)
+        if examine is not None:
+            looked = examine(found)
+        else:
+            looked = examine_file(found, include_derived=include_derived)
         if isinstance(looked, LeftOut):
             left_out.append(looked)
         else:
             slices.append(looked)
     if on_progress is not None and n_files % PROGRESS_EVERY:
         on_progress(n_files)
-    return sorted_out(slices, left_out, keep_private=keep_private)
+    return sort_into_series(slices, left_out, keep_private=keep_private)
 
 
-def look_at(path: Path, *, include_derived: bool = False) -> SourceSlice | LeftOut:
+def examine_file(path: Path, *, include_derived: bool = False) -> SourceSlice | LeftOut:
     """Return what a regular file is."""
     try:
-        with failing_the_file(), quiet_pydicom():  # once for both
+        with as_slice_failure(), quiet_pydicom():  # once for both
             return examine(skim_header(path), path, include_derived=include_derived)
     except SliceError as exc:
-        return LeftOut.because(path, exc)
+        return LeftOut.from_error(path, exc)
 
 
-def sorted_out(
+def sort_into_series(
     slices: Iterable[SourceSlice], left_out: Iterable[LeftOut], *, keep_private: bool = False
 ) -> Scan:
     """Return single files as a scan: in order, and without those that are there twice."""
@@ -190,15 +197,17 @@ def _walk(root: Path) -> Iterator[Path | LeftOut]:
                 mode = status_of(entry).st_mode
                 yield path if stat.S_ISREG(mode) else special_file(path, mode)
         except OSError as exc:
-            yield LeftOut.because(path, SliceFailed("unreadable", f"no status: {system_says(exc)}"))
+            yield LeftOut.from_error(
+                path, SliceFailed("unreadable", f"no status: {system_message(exc)}")
+            )
 
 
 def _listed(folder: Path) -> Iterator[os.DirEntry[str] | LeftOut]:
     try:
         yield from sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as exc:
-        error = SliceFailed("unreadable", f"the folder cannot be listed: {system_says(exc)}")
-        yield LeftOut.because(folder, error)
+        error = SliceFailed("unreadable", f"the folder cannot be listed: {system_message(exc)}")
+        yield LeftOut.from_error(folder, error)
 
 
 def status_of(entry: os.DirEntry[str]) -> os.stat_result:
@@ -223,7 +232,7 @@ def special_file(path: Path, mode: int) -> LeftOut:
         )
     else:
         error = SliceSkipped("special-file", "not a regular file; not opened")
-    return LeftOut.because(path, error)
+    return LeftOut.from_error(path, error)
 
 
 def _without_duplicates(
@@ -242,10 +251,10 @@ def _without_duplicates(
         by_digest: defaultdict[tuple[str, str], list[SourceSlice]] = defaultdict(list)
         for item in same:
             try:
-                with failing_the_file():
+                with as_slice_failure():
                     by_digest[_digests(item, keep_private=keep_private)].append(item)
             except SliceFailed as exc:
-                left_out.append(LeftOut.because(item.path, exc))
+                left_out.append(LeftOut.from_error(item.path, exc))
         if len(by_digest) > 1:
             what = "pixels" if len({pixels for pixels, _ in by_digest}) > 1 else "header"
             error: SliceError = SliceFailed(
@@ -253,13 +262,19 @@ def _without_duplicates(
                 f"shares its SOP Instance UID with a file that differs in its {what}",
                 hint="which of them is right cannot be told: take the others away",
             )
-            left_out += [LeftOut.because(item.path, error) for item in same]
+            left_out += [LeftOut.from_error(item.path, error) for item in same]
             continue
         error = SliceSkipped("duplicate", "repeats another file in all that an output tells")
         for first, *others in by_digest.values():
             unique.append(first)
-            left_out += [LeftOut.because(item.path, error) for item in others]
+            left_out += [LeftOut.from_error(item.path, error) for item in others]
     return unique, left_out
+
+
+def _place_of_series(series: tuple[tuple[str, str], list[SourceSlice]]) -> tuple[object, ...]:
+    """Return what series are sorted by: their UIDs, or, without a study, by their files' paths."""
+    key, found = series
+    return (*key[:1], *(() if key[0] else map(os.fsencode, [found[0].path])), key[1])
 
 
 def _digests(item: SourceSlice, *, keep_private: bool) -> tuple[str, str]:
@@ -280,5 +295,5 @@ def _sorted_series(slices: Iterable[SourceSlice]) -> tuple[Series, ...]:
             uid=key[1],
             slices=tuple(sorted(found, key=lambda item: (item.order, item.sop_instance_uid))),
         )
-        for key, found in sorted(by_series.items())
+        for key, found in sorted(by_series.items(), key=_place_of_series)
     )

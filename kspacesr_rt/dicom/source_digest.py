@@ -19,19 +19,19 @@ from pydicom.dataset import Dataset
 from kspacesr_rt import kspace
 from kspacesr_rt.dicom.carried import shallow
 from kspacesr_rt.dicom.derive import derive
-from kspacesr_rt.dicom.enhanced_derive import derive_enhanced
-from kspacesr_rt.dicom.enhanced_pixels import FrameReader
-from kspacesr_rt.dicom.failures import failing_the_file
-from kspacesr_rt.dicom.identity import told_digest
+from kspacesr_rt.dicom.enhanced.derive import derive_enhanced
+from kspacesr_rt.dicom.enhanced.pixels import FrameReader
+from kspacesr_rt.dicom.failures import as_slice_failure
+from kspacesr_rt.dicom.identity import output_header_digest
 from kspacesr_rt.dicom.pixels import DecodedSlice, read_slice
 from kspacesr_rt.dicom.provenance import Derivation
-from kspacesr_rt.dicom.triage import SourceSlice
-from kspacesr_rt.dicom.uninterpolated import uninterpolated
+from kspacesr_rt.dicom.source_slice import SourceSlice
+from kspacesr_rt.dicom.undo_interpolation import undo_interpolation
 from kspacesr_rt.kspace import Matrix
 
-_EXTREMES: Final = frozenset({0x00280106, 0x00280107})
+EXTREMES: Final = frozenset({0x00280106, 0x00280107})
 """Smallest and Largest Image Pixel Value: an output that has them has those of its own pixels."""
-_PADDING: Final = frozenset({0x00280120, 0x00280121})
+PADDING: Final = frozenset({0x00280120, 0x00280121})
 """Pixel Padding Value and Range Limit: whether they stay hangs on the output's pixels, so they
 count as the source has them."""
 
@@ -39,9 +39,9 @@ count as the source has them."""
 class SourceDigest:
     """Takes what of a source reaches its output; SHA-256."""
 
-    def __init__(self, told: str) -> None:
+    def __init__(self, header_digest: str) -> None:
         """Begin with the digest of what the output's header tells of the source."""
-        self._digest = hashlib.sha256(told.encode())
+        self._digest = hashlib.sha256(header_digest.encode())
 
     @classmethod
     def of_slice(cls, derived: Dataset, decoded: DecodedSlice) -> Self:
@@ -59,11 +59,11 @@ class SourceDigest:
         SliceFailed
             ``unreadable``: a value cannot be written.
         """
-        header = shallow(derived, lambda tag: tag not in _EXTREMES | _PADDING)
-        for tag in _PADDING & decoded.dataset.keys():
+        header = shallow(derived, lambda tag: tag not in EXTREMES | PADDING)
+        for tag in PADDING & decoded.dataset.keys():
             header[tag] = decoded.dataset.get_item(tag)
-        extremes = [tag in derived for tag in sorted(_EXTREMES)]
-        digest = cls(f"{told_digest(header)}/{extremes}")
+        extremes = [tag in derived for tag in sorted(EXTREMES)]
+        digest = cls(f"{output_header_digest(header)}/{extremes}")
         digest.add(decoded)
         return digest
 
@@ -102,16 +102,18 @@ def source_digest(source: SourceSlice, derivation: Derivation, matrix: Matrix) -
     SliceFailed, SliceSkipped
         If it gives none.
     """
-    with failing_the_file():
+    with as_slice_failure():
         if source.n_frames is not None:
             reader = FrameReader(source)
-            digest = SourceDigest(told_digest(derive_enhanced(reader.take_header(), derivation)))
+            digest = SourceDigest(
+                output_header_digest(derive_enhanced(reader.take_header(), derivation))
+            )
             for frame in reader:
                 digest.add(frame)
             return digest.hexdigest()
         stored = read_slice(source)
         if matrix != stored.values.shape:
             derivation = replace(derivation, cropped_to=matrix)
-        decoded = uninterpolated(stored, matrix)
+        decoded = undo_interpolation(stored, matrix)
         any_values = np.zeros(kspace.upscaled(matrix, derivation.upscale), np.float32)
         return SourceDigest.of_slice(derive(decoded, any_values, derivation), decoded).hexdigest()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import errno
+import hashlib
+import io
 import os
 import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,21 +24,33 @@ from pydicom.uid import UID
 
 from kspacesr_rt.dicom.carried import shallow, write_elements
 from kspacesr_rt.dicom.compress import compress, native_samples, require_lossless
-from kspacesr_rt.dicom.failures import failing_the_file
-from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA, read_header
+from kspacesr_rt.dicom.failures import as_slice_failure
+from kspacesr_rt.dicom.fast.skim import SkimmedHeader, skim_content
+from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA, Header, parse_header, read_header
+from kspacesr_rt.dicom.output_names import is_free_of_patient_data, is_output_folder, is_output_name
+from kspacesr_rt.dicom.output_source import source_uid_of
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID
-from kspacesr_rt.errors import OutputError, SliceError, SliceFailed, system_says
+from kspacesr_rt.errors import (
+    OutputError,
+    SliceError,
+    SliceFailed,
+    failing_the_output,
+    system_message,
+)
 
-REPORT_NAME: Final = "report.json"
 MANIFEST_NAME: Final = "manifest.json"
 """Says with what parameters the outputs beside it were made."""
 STATE_FOLDER: Final = ".kspacesr-rt"
-"""Holds what a run needs to be completed after it was killed; see `kspacesr_rt.pipeline.folder`."""
+"""Holds what a run needs to be completed after it was killed; see
+`kspacesr_rt.pipeline.output_folder`."""
 _OURS_AT_TOP: Final = re.compile(r"(report|manifest)\.json|preview-[^/]*\.png")
 _STATE: Final = re.compile(r"lock|journal(-[0-9a-f]+)?\.jsonl")
 _TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part")
 CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+ATTEMPTS: Final = 8
+"""To create a file in a folder that others may take away while it is empty."""
+UNUSABLE: Final = "the output folder cannot be used"
 WRITABLE: Final = (
     "look at its owner, its permissions, and whether its disk is full, mounted read-only or gone"
 )
@@ -45,11 +60,20 @@ _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, 
 
 
 def output_path(root_out: Path, dataset: Dataset) -> Path:
-    """Return where an output belongs; names of inputs can carry a patient's and are not used."""
+    """Return where an output belongs that is called by its UIDs alone.
+
+    See `kspacesr_rt.dicom.output_places` for what runs call theirs.
+    """
     return root_out / str(dataset.SeriesInstanceUID) / f"{dataset.SOPInstanceUID}.dcm"
 
 
-def prepare_output(root_in: Path, root_out: Path, *, report: Path | None = None) -> None:
+def prepare_output(
+    root_in: Path,
+    root_out: Path,
+    *,
+    report: Path | None = None,
+    is_other_output: Callable[[str], bool] = lambda name: False,
+) -> None:
     """Make sure that a folder can be written to and that this harms nothing; touch nothing.
 
     Parameters
@@ -60,6 +84,8 @@ def prepare_output(root_in: Path, root_out: Path, *, report: Path | None = None)
         A new or empty folder, or one that holds outputs of this tool only (a run to resume).
     report
         Where the report goes, which may be a name of the user's in that folder.
+    is_other_output
+        Whether a name is that of an output that is no DICOM; such may lie in folders of any name.
 
     Raises
     ------
@@ -75,18 +101,12 @@ def prepare_output(root_in: Path, root_out: Path, *, report: Path | None = None)
         raise OutputError("the output lies inside the input", hint=hint)
     if any(_same(place_out, parent) for parent in place_in.parents):
         raise OutputError("the output contains the input", hint=hint)
-    try:
+    with failing_the_output(UNUSABLE, WRITABLE):
         if place_out.exists():
-            _require_only_ours(place_out, report)
+            _require_only_ours(place_out, report, is_other_output)
         existing = next(place for place in (place_out, *place_out.parents) if place.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise OutputError("the output folder may not be written", hint=WRITABLE)
-    except OutputError:
-        raise
-    except OSError as exc:
-        raise OutputError(
-            f"the output folder cannot be used: {system_says(exc)}", hint=WRITABLE
-        ) from exc
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -97,14 +117,18 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
-def _require_only_ours(folder: Path, report: Path | None) -> None:
+def _require_only_ours(
+    folder: Path, report: Path | None, is_other_output: Callable[[str], bool]
+) -> None:
     if not folder.is_dir():
         raise OutputError("the output exists and is not a folder", hint="choose a new folder")
     own = report.name if report and _same(report.parent.resolve(), folder) else None
-    path = next(_foreign(folder, own), None)
+    path = next(_foreign(folder, own, is_other_output), None)
     if path is None:
         return
-    if _is_name_of_ours(path.name):  # it names no patient then
+    strangers = path.is_dir() and is_output_folder(path.name)  # a folder called like ours
+    # If every name is as ours are, it names no patient.
+    if not strangers and all(map(_is_name_of_ours, path.relative_to(folder).parts)):
         raise OutputError(
             "the output folder holds files that are not outputs of this tool: "
             f"{path.relative_to(folder)}",
@@ -117,24 +141,53 @@ def _require_only_ours(folder: Path, report: Path | None) -> None:
 
 
 def _is_name_of_ours(name: str) -> bool:
-    known = (_OURS_AT_TOP.fullmatch, _STATE.fullmatch, OUR_UID.fullmatch, is_output_name)
+    known = (_OURS_AT_TOP.fullmatch, _STATE.fullmatch, is_free_of_patient_data)
     return name == STATE_FOLDER or any(is_name(name) for is_name in known)
 
 
-def _foreign(folder: Path, own: str | None) -> Iterator[Path]:
+def _foreign(
+    folder: Path, own: str | None, is_other_output: Callable[[str], bool]
+) -> Iterator[Path]:
     """Yield what no run of this tool has put into an output folder; `own` is a name of a report."""
+    begun = (folder / MANIFEST_NAME).exists()
     for path in sorted(folder.iterdir()):
         if path.name == own:
             continue  # looked at when the report is
         if path.is_symlink() or not path.is_dir():
-            if not _is_ours(path, _OURS_AT_TOP.fullmatch):
+            if not (_is_ours(path, _OURS_AT_TOP.fullmatch) or _is_ours(path, is_other_output)):
                 yield path
         elif path.name == STATE_FOLDER:
             yield from (inner for inner in path.iterdir() if not _is_ours(inner, _STATE.fullmatch))
-        elif is_output_folder(path.name):
-            yield from (inner for inner in path.iterdir() if not _is_ours(inner, is_output_name))
+        elif is_output_folder(path.name) and (begun or _holds_ours(path)):
+            yield from (
+                inner
+                for inner in path.iterdir()
+                if not (_is_ours(inner, is_output_name) or _is_ours(inner, is_other_output))
+            )
         else:
-            yield path
+            inside = list(_files_in(path))
+            named_as_a_file = _OURS_AT_TOP.fullmatch(path.name) or is_other_output(path.name)
+            begun_there = begun or any(_is_ours(inner, is_other_output) for inner in inside)
+            if named_as_a_file or not begun_there:
+                yield path
+            yield from (inner for inner in inside if not _is_ours(inner, is_other_output))
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Yield all that is no folder, however deep."""
+    waiting = [folder]
+    while waiting:
+        for path in sorted(waiting.pop().iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                waiting.append(path)
+            else:
+                yield path
+
+
+def _holds_ours(folder: Path) -> bool:
+    """Tell whether a folder of such a name is that of a series of ours, by the first that says."""
+    files = [path for path in sorted(folder.iterdir()) if is_output_name(path.name)]
+    return bool(OUR_UID.fullmatch(folder.name)) or not files or any(map(source_uid_of, files[:9]))
 
 
 def _is_ours(path: Path, is_name: Callable[[str], object]) -> bool:
@@ -148,16 +201,6 @@ def _is_ours(path: Path, is_name: Callable[[str], object]) -> bool:
         return True
 
 
-def is_output_folder(name: str) -> bool:
-    """Tell whether a name in an output folder is that of a derived series."""
-    return OUR_UID.fullmatch(name) is not None
-
-
-def is_output_name(name: str) -> bool:
-    """Tell whether a name in a derived series' folder is that of an output."""
-    return name.endswith(".dcm") and OUR_UID.fullmatch(name[: -len(".dcm")]) is not None
-
-
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed run left in an output folder it held alone.
 
@@ -166,10 +209,19 @@ def remove_leftovers(folder: Path) -> None:
     OSError
         If one cannot be removed.
     """
-    for pattern in (".*.part", "*/.*.part"):
-        for path in folder.glob(pattern):
-            if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink(missing_ok=True)
+    for path in folder.rglob(".*.part"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFile:
+    """What was written, and read back."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Of them."""
 
 
 def _untimed(stage: str) -> AbstractContextManager[None]:
@@ -182,7 +234,7 @@ def write_atomically(
     *,
     syntax: UID | None = None,
     timed: Callable[[str], AbstractContextManager[None]] = _untimed,
-) -> None:
+) -> StoredFile:
     """Write a data set so that `path` is, at every moment, absent or complete.
 
     Parameters
@@ -196,6 +248,10 @@ def write_atomically(
         The file is decoded and compared before it gets its name.
     timed
         Called with ``encode``, ``write`` and ``verify``; returns what to run each within.
+
+    Returns
+    -------
+        What the file holds.
 
     Raises
     ------
@@ -211,23 +267,70 @@ def write_atomically(
     watch folders for those. It becomes `path` by a hard link, which fails if `path` exists,
     whereas a rename would replace it.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     native = dataset
+    with as_slice_failure(), timed("encode"):
+        if syntax is not None:
+            dataset = _compressed(native, syntax)
+        content = encode(dataset)
+
+    def require_meaning(written: bytes) -> None:
+        n_pixel_bytes = len(dataset.PixelData)
+        _require_meaning(_parsed_header, written, str(dataset.SOPInstanceUID), n_pixel_bytes)
+        if syntax is not None:
+            require_lossless(dcmread(io.BytesIO(written)), native_samples(native))
+
+    return _write_content(content, path, require_meaning, timed)
+
+
+def write_encoded(
+    content: bytes,
+    path: Path,
+    *,
+    uid: str,
+    n_pixel_bytes: int,
+    timed: Callable[[str], AbstractContextManager[None]] = _untimed,
+) -> StoredFile:
+    """Write an output that is encoded; see `write_atomically`.
+
+    Parameters
+    ----------
+    content
+        Of the file, from `kspacesr_rt.dicom.series_encoder`.
+    path
+        Must not exist; its folder is created.
+    uid, n_pixel_bytes
+        What is to be found when it is read back: its SOP Instance UID, and its pixels' bytes.
+    timed
+        Called with ``write`` and ``verify``.
+    """
+    return _write_content(
+        content,
+        path,
+        lambda written: _require_meaning(skim_content, written, uid, n_pixel_bytes),
+        timed,
+    )
+
+
+def _write_content(
+    content: bytes,
+    path: Path,
+    require_meaning: Callable[[bytes], None],
+    timed: Callable[[str], AbstractContextManager[None]],
+) -> StoredFile:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with failing_the_file(), timed("encode"):
-            if syntax is not None:
-                dataset = _compressed(native, syntax)
-            content = encode(dataset)
-        with failing_the_file(), writing_outputs():
+        with as_slice_failure(), writing_outputs():
             with timed("write"):
-                path.parent.mkdir(parents=True, exist_ok=True)
                 _write_new(temporary, content)
             with timed("verify"):
-                _verify(temporary, dataset, content)
-                if syntax is not None:
-                    require_lossless(dcmread(temporary), native_samples(native))
+                # A full disk can leave a file that opens without an error.
+                if temporary.read_bytes() != content:
+                    raise OutputError("an output reads back differently than it was written")
+                require_meaning(content)  # of the file, then
+                stored = StoredFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
             with timed("write"):
                 publish(temporary, path)
+            return stored
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -253,7 +356,7 @@ def writing_outputs() -> Iterator[None]:
     except OSError as exc:
         if exc.errno is None:  # pydicom's own, about a value
             raise
-        raise OutputError(f"an output cannot be written: {system_says(exc)}") from exc
+        raise OutputError(f"an output cannot be written: {system_message(exc)}") from exc
 
 
 def _compressed(native: Dataset, syntax: UID) -> Dataset:
@@ -287,45 +390,66 @@ def encode(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
+def create_new(path: Path) -> int:
+    """Create a file, and its folder if that is missing; return its descriptor, for writing.
+
+    A file that fails takes its folder away if it was alone there; if that comes in between, the
+    folder is made again.
+
+    Raises
+    ------
+    OSError
+        If that is not possible, or the file exists.
+    """
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Mode 0666 less the umask, as any program creates files.
+            return os.open(path, CREATE, 0o666)
+        except (FileExistsError, FileNotFoundError):  # `mkdir` raises the former, too
+            if attempts == ATTEMPTS or path.exists():
+                raise
+
+
 def _write_new(path: Path, content: bytes) -> None:
-    # Mode 0666 less the umask, as any program creates files.
-    descriptor = os.open(path, CREATE, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(create_new(path), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _verify(path: Path, dataset: Dataset, content: bytes) -> None:
-    """Read the file back: a full disk can leave one that opens without an error.
+def _parsed_header(content: bytes) -> Header:
+    return parse_header(io.BytesIO(content))
 
-    Bytes that are others than those written are the disk's fault; sound ones that do not mean what
-    they must are this file's.
-    """
-    if path.read_bytes() != content:
-        raise OutputError("an output reads back differently than it was written")
+
+def _require_meaning(
+    read: Callable[[bytes], Header | SkimmedHeader], content: bytes, uid: str, n_pixel_bytes: int
+) -> None:
+    """Refuse a file whose bytes are sound and do not mean what they must: its own fault."""
     try:
-        with failing_the_file():
-            header = read_header(path)
+        with as_slice_failure():
+            header = read(content)
     except SliceError as exc:
         raise SliceFailed("unreadable", "the header holds values that cannot be read back") from exc
     if (
-        header.dataset.get("SOPInstanceUID") != dataset.SOPInstanceUID
+        header.dataset.get("SOPInstanceUID") != uid
         or not header.complete
-        or (not header.encapsulated and header.pixel_bytes != len(dataset.PixelData))
+        or (not header.encapsulated and header.pixel_bytes != n_pixel_bytes)
     ):
         raise SliceFailed("unreadable", "the header holds values that cannot be read back")
 
 
-def stands_whole(path: Path, dataset: Dataset, *, trusted: bool = True) -> bool:
+def is_complete_output(path: Path, uid: str, *, trusted: bool = True) -> bool:
     """Tell whether an output stands under its name, and make room for it if it is cut off.
 
     Parameters
     ----------
     path
         Its name.
-    dataset
-        What belongs there.
+    uid
+        SOP Instance UID of what belongs there.
     trusted
         Whether a file of that name that does not end early is believed; if not, it goes.
 
@@ -351,7 +475,7 @@ def stands_whole(path: Path, dataset: Dataset, *, trusted: bool = True) -> bool:
         trusted
         and header is not None
         and header.complete
-        and header.dataset.get("SOPInstanceUID") == dataset.SOPInstanceUID
+        and header.dataset.get("SOPInstanceUID") == uid
     ):
         return True
     # The name is a hash of what belongs there, in a folder that holds our outputs only.

@@ -62,7 +62,7 @@ def add_text(dataset: Dataset, keyword: str, ours: str, *, joint: str, limit: in
     dataset[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
 
 
-def told(dataset: Dataset, keyword: str) -> str:
+def decoded_text(dataset: Dataset, keyword: str) -> str:
     """Return a text without padding; bytes that fit no character set, as Latin-1 has them."""
     element = dataset.get_item(keyword) if keyword in dataset else None
     if not isinstance(element, RawDataElement):

@@ -4,8 +4,9 @@ A slice that fails is recorded and the others go on; nothing that was not asked 
 was: not another backend, not another model, not an invented value.
 """
 
-from kspacesr_rt.pipeline.local import infer
+from kspacesr_rt.pipeline.inference import infer
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
-from kspacesr_rt.pipeline.ray_engine import RayEngine, engine_named
+from kspacesr_rt.pipeline.ray.executor import RayExecutor, executor_named
+from kspacesr_rt.pipeline.session import Session
 
-__all__ = ["InferOptions", "RayEngine", "RunProgress", "engine_named", "infer"]
+__all__ = ["InferOptions", "RayExecutor", "RunProgress", "Session", "executor_named", "infer"]

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from kspacesr_rt.dicom.limits import Limits
+from kspacesr_rt.dicom.output_names import DEFAULT_NAME, parsed_name
+from kspacesr_rt.dicom.scanner_interpolation import OnInterpolated
 from kspacesr_rt.errors import InputError
-from kspacesr_rt.interpolated import OnInterpolated
+from kspacesr_rt.model.limits import OnOutside
+from kspacesr_rt.model.spec import Tier
+from kspacesr_rt.volumes.source_volume import Plane
 
+OutputFormat = Literal["same", "nifti", "dicom"]
 OnStale = Literal["refuse", "keep", "replace"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferOptions:
-    """How a run is done."""
+    """How a run is done: which model on what, and what becomes of unusual input.
+
+    Raises
+    ------
+    InputError
+        If a value is impossible.
+
+    Examples
+    --------
+    >>> import kspacesr_rt as ks
+    >>> ks.InferOptions(model="x4-fast", backend="openvino", preview=True).model
+    'x4-fast'
+    """
 
     backend: str = "auto"
     """What computes, never replaced by another; ``auto`` chooses once, before the first slice."""
@@ -24,6 +44,9 @@ class InferOptions:
     """Wanted SR / LR; None means the model's, or 2."""
     batch: int = 1
     """Slices (or frames of one multi-frame file) given to the backend at once."""
+    tier: Tier = "exact"
+    """How far results may be from fp32: ``exact`` computes in fp32; ``fast`` and ``max`` take the
+    fastest backend and precision whose gate, run on this machine, keeps that tier."""
     threads: int = 0
     """CPU threads of the backend; 0 takes every core."""
     streams: int = 0
@@ -39,6 +62,9 @@ class InferOptions:
     """Draw new UIDs instead of deriving stable ones."""
     keep_private: bool = False
     """Keep private elements of the source."""
+    name: str = DEFAULT_NAME
+    """Template of the names of output folders and files, or ``uid``; see
+    `kspacesr_rt.dicom.output_names`."""
     compress: str = "none"
     """Lossless compression of the outputs: a word of `kspacesr_rt.dicom.compress.SYNTAXES`."""
     show_paths: bool = False
@@ -46,6 +72,9 @@ class InferOptions:
     on_interpolated: OnInterpolated = "warn"
     """What to do with series that the scanner interpolated: their k-space has an empty rim.
     ``crop`` brings them back to what was acquired, so the output is `upscale` times that."""
+    on_outside: OnOutside = "warn"
+    """What to do with series outside the limits that the model's file states (noise, empty k-space,
+    body part): warn, leave them out, or write them zero-filled. A model without limits has none."""
     limits: Limits = field(default_factory=Limits)
     """What one file may ask for before it fails as ``too-large``."""
     stale: OnStale = "refuse"
@@ -53,17 +82,44 @@ class InferOptions:
     before anything is written, ``keep`` leaves them, ``replace`` removes them after the run."""
     verify_existing: bool = False
     """Read outputs of earlier runs, and make those again that are not what was noted of them."""
+    plane: Plane = "auto"
+    """Which slices volumes (NIfTI, arrays) are cut into: anatomical planes, or those across the
+    first, second or third axis; see `kspacesr_rt.volumes.planes`."""
+    format: OutputFormat = "same"
+    """``nifti``: derived series are written as NIfTI, too; ``dicom``: only DICOM is written, so
+    that volumes, which have no patient, are left out; ``same``: each in its own format."""
     strict: bool = False
     """Refuse input that is otherwise only warned about, before anything is written."""
+
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where options came from that were not left at their defaults; for the report alone."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every option as plain values for strict JSON.
+
+        Of a model's path only its last part, unless paths may be shown.
+        """
+        values = dataclasses.asdict(dataclasses.replace(self, sources={}))
+        del values["sources"]
+        if self.model is not None and not self.show_paths:
+            values["model"] = Path(self.model).name
+        return values
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
         if self.on_interpolated not in get_args(OnInterpolated):
-            raise InputError(
-                f"--on-interpolated is warn, skip or crop, not '{self.on_interpolated}'"
-            )
+            raise InputError(f"on_interpolated is warn, skip or crop, not '{self.on_interpolated}'")
+        if self.on_outside not in get_args(OnOutside):
+            raise InputError(f"on_outside is warn, skip or zero-fill, not '{self.on_outside}'")
+        if self.tier not in get_args(Tier):
+            raise InputError(f"tier is exact, fast or max, not '{self.tier}'")
         if self.stale not in get_args(OnStale):
-            raise InputError(f"--stale is refuse, keep or replace, not '{self.stale}'")
+            raise InputError(f"stale is refuse, keep or replace, not '{self.stale}'")
+        if self.plane not in get_args(Plane):
+            raise InputError(f"plane is one of {', '.join(get_args(Plane))}, not '{self.plane}'")
+        if self.format not in get_args(OutputFormat):
+            raise InputError(f"format is same, nifti or dicom, not '{self.format}'")
+        parsed_name(self.name)
         if self.batch < 1:
             raise InputError(f"a batch of {self.batch} slices is not possible; at least 1")
         for name in ("streams", "workers"):

@@ -15,11 +15,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from types import FunctionType, TracebackType
+from types import FunctionType
 from typing import Final, Protocol, Self
 
 from kspacesr_rt.errors import InputError
-from kspacesr_rt.interruption import is_ours
+from kspacesr_rt.system.interruption import owns_signals
 
 VARIABLE: Final = "KSPACESR_RT_STALL_S"
 """Environment variable: seconds without a result after which it is told; 0 tells nothing."""
@@ -34,11 +34,11 @@ class Watched(Protocol):
     """What may stall."""
 
     @property
-    def moved_at(self) -> float:
+    def progress_at(self) -> float:
         """When something last began or finished, by `time.monotonic`."""
         ...
 
-    def waits_for(self) -> str:
+    def describe_activity(self) -> str:
         """Say in a sentence what is under way."""
         ...
 
@@ -46,13 +46,15 @@ class Watched(Protocol):
 class Opening:
     """What a run is before anything is open."""
 
-    def __init__(self, backend: str) -> None:
-        self._backend, self.moved_at = backend, time.monotonic()
+    def __init__(self, backend: str, tier: str = "exact") -> None:
+        self._backend, self._tier, self.progress_at = backend, tier, time.monotonic()
 
-    def waits_for(self) -> str:
+    def describe_activity(self) -> str:
         """Say what is opened."""
+        more = "" if self._tier == "exact" else f", or made for tier '{self._tier}' and proved"
         return (
-            f"the engine starts, the model is loaded, backend '{self._backend}' chosen or verified"
+            f"the engine starts, the model is loaded{more}, backend '{self._backend}' chosen or "
+            "verified"
         )
 
 
@@ -63,7 +65,7 @@ class StallWatch:
     ----------
     watched
         What to look at first; `look_at` changes it.
-    tell
+    report
         Takes the sentence, in that thread; None: a warning of the logger ``kspacesr_rt``.
 
     Raises
@@ -72,10 +74,10 @@ class StallWatch:
         If `VARIABLE` is no number of seconds.
     """
 
-    def __init__(self, watched: Watched, tell: Callable[[str], None] | None = None) -> None:
-        self._watched, self._after_s = watched, seconds_told()
-        self._tell = tell or logging.getLogger("kspacesr_rt").warning
-        self._told_at = self._after_s
+    def __init__(self, watched: Watched, report: Callable[[str], None] | None = None) -> None:
+        self._watched, self._after_s = watched, stall_seconds()
+        self._report = report or logging.getLogger("kspacesr_rt").warning
+        self._next_report_s = self._after_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stall-watch", daemon=True)
 
@@ -88,12 +90,7 @@ class StallWatch:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._ended.set()
         if self._after_s:
             self._thread.join(TICK_S)
@@ -102,25 +99,25 @@ class StallWatch:
         tick_s = min(TICK_S, self._after_s / 4)
         while not self._ended.is_set():
             sentence = self._sentence()
-            if is_ours():
+            if owns_signals():
                 faulthandler.dump_traceback_later(self._after_s + 2 * tick_s, file=STDERR)
             _named(sentence)(self._ended, tick_s)
-        if is_ours():
+        if owns_signals():
             faulthandler.cancel_dump_traceback_later()
 
     def _sentence(self) -> str:
         """Return what the run waits for, and tell it if it has been waiting for long."""
-        idle_s = time.monotonic() - self._watched.moved_at
-        sentence = self._watched.waits_for()
+        idle_s = time.monotonic() - self._watched.progress_at
+        sentence = self._watched.describe_activity()
         if idle_s < self._after_s:
-            self._told_at = self._after_s
-        elif idle_s >= self._told_at:
-            self._told_at = 2 * idle_s
-            self._tell(f"nothing has finished for {idle_s:.0f} s: {sentence}")
+            self._next_report_s = self._after_s
+        elif idle_s >= self._next_report_s:
+            self._next_report_s = 2 * idle_s
+            self._report(f"nothing has finished for {idle_s:.0f} s: {sentence}")
         return sentence
 
 
-def seconds_told() -> float:
+def stall_seconds() -> float:
     """Return after how many seconds a stall is told; 0: never.
 
     Raises

@@ -1,0 +1,1 @@
+"""Quality of models: evaluation, hallucination, cards, the seed's table."""

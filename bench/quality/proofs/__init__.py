@@ -1,0 +1,1 @@
+"""Proof, or disproof, that detail which a model adds is real."""

@@ -1,0 +1,1 @@
+"""Is it slower or worse than before: the gate, the baseline, comparisons."""

@@ -1,0 +1,1 @@
+"""A benchmark's result for readers: tables, Markdown, one HTML page."""

@@ -1,0 +1,1 @@
+"""Rows of a benchmark: planned, run in turns, scored."""

@@ -1,0 +1,322 @@
+"""The checks of a first run on a GPU, in order of worth; see `kspacesr_rt.bench.run.smoke`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kspacesr_rt.bench.run.kernels import fft_alone
+from kspacesr_rt.bench.run.smoke import Check, CheckFailed, NotProved
+from kspacesr_rt.errors import BackendUnavailableError, InputError
+from kspacesr_rt.graph.precision import narrowed
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.model.binding import BoundModel, bind
+from kspacesr_rt.model.file import ModelFile, load_model, shipped_models
+from kspacesr_rt.model.spec import OP_DOMAIN, Precision
+from kspacesr_rt.runtime.backends import BACKENDS, Backend, open_backend
+from kspacesr_rt.runtime.gpu_targets import ESTIMATED, Estimate, describe_targets
+from kspacesr_rt.runtime.self_test import REQUIRED_DB, verify_model
+from kspacesr_rt.system.energy import NoEnergy, open_meter
+from kspacesr_rt.system.gpu_driver import current_gpu
+from kspacesr_rt.system.gpu_models import find_gpu_model
+from kspacesr_rt.system.gpu_state import gpu_facts, gpu_moment
+
+ORDER = ("ort-cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt")
+"""Which backend is taken if none is named: the one with the least to build first."""
+TIMED, TIMED_MATRIX = "x2-fast", (256, 256)
+ENERGY_MODEL = "x2-base"
+AGREEMENT = 1e-4
+"""Largest difference over the maximum between batches, threads and openings: another kernel may
+round otherwise, and nothing more."""
+GREY_LEVELS = 1
+"""Largest difference of stored values to the CPU's."""
+TIMED_S, ENERGY_S = 1.0, 3.0
+WHOLE_CALL, DEVICE = 4.0, 2.5
+"""Times over the estimate of `kspacesr_rt.runtime.gpu_targets` at which something is wrong."""
+
+
+def choose_gpu_backend(only: tuple[str, ...] = ()) -> str:
+    """Return the backend that is checked.
+
+    Raises
+    ------
+    InputError
+        If what is named is no backend on a GPU.
+    BackendUnavailableError
+        If none can run here; each says why.
+    """
+    for name in only:
+        if name not in ORDER:
+            raise InputError(
+                f"'{name}' is no backend that the first run checks",
+                hint=f"one of: {', '.join(ORDER)}",
+            )
+    asked = only or ORDER
+    reasons = {name: BACKENDS[name].why_not() for name in asked}
+    for name, reason in reasons.items():
+        if reason is None:
+            return name
+    raise BackendUnavailableError(
+        "; ".join(str(reason) for reason in reasons.values()), hint=BACKENDS[asked[0]].hint()
+    )
+
+
+class SmokeChecks:
+    """The checks of one backend; what one finds, the next may need."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._models = {name: load_model(path) for name, path in sorted(shipped_models().items())}
+        self._computes: bool | None = None
+
+    def checks(self) -> Iterator[Check]:
+        """Yield every check, in order of worth."""
+        yield Check("machine", "a GPU whose driver answers", self._machine)
+        yield Check("backends", f"{self._backend} can run", self._reasons)
+        yield Check("the GPU computes", "a result that is not all zero", self._any_result)
+        for precision in ESTIMATED:
+            for name in self._models:
+                yield Check(
+                    f"known answer of {name} in {precision}",
+                    f">= {REQUIRED_DB[precision]:.0f} dB",
+                    partial(self._known_answer, name, precision),
+                )
+        yield Check(
+            "batches, threads and reopening agree", f"within {AGREEMENT:g}", self._agreement
+        )
+        for precision in ESTIMATED:
+            for n in (1, 8):
+                yield Check(
+                    f"times of {TIMED} in {precision}, batch {n}",
+                    f"whole call <= {WHOLE_CALL:g}, device <= {DEVICE:g} times the estimate",
+                    partial(self._times, precision, n),
+                )
+        yield Check("energy", "> 0 J a slice", self._energy)
+        yield Check(
+            "sample study as on the CPU", f"<= {GREY_LEVELS} grey level apart", self._sample
+        )
+
+    def _machine(self) -> dict[str, Any]:
+        gpu = current_gpu()
+        model = find_gpu_model(_known_part(gpu.name))
+        return {
+            "gpu": gpu.name,
+            "sm": gpu.sm,
+            "driver_cuda": gpu.cuda,
+            "data_sheet": None if model is None else model.name,
+            "facts": gpu_facts(),
+            "now": gpu_moment(),
+        }
+
+    def _reasons(self) -> dict[str, Any]:
+        reasons = {name: BACKENDS[name].why_not() or "usable" for name in ORDER}
+        if reasons[self._backend] != "usable":
+            raise CheckFailed(reasons[self._backend], **reasons)
+        return reasons
+
+    def _any_result(self) -> dict[str, Any]:
+        model = self._models[TIMED]
+        answer = model.known_answer()
+        bound = bind(model, (answer.lr.shape[0], answer.lr.shape[1]))
+        started = time.perf_counter()
+        with open_backend(self._backend, bound) as opened:
+            result = opened.run(answer.lr[None, None])
+        first_s = time.perf_counter() - started
+        self._computes = bool(np.abs(result).max() > 0.0)
+        if not self._computes:
+            raise CheckFailed("every sample is 0: its kernels do nothing", first_call_s=first_s)
+        return {"first_call_s": first_s}  # with what is built or compiled for it
+
+    def _require_computing(self, **measured: Any) -> None:
+        if not self._computes:
+            raise NotProved("the GPU has not been seen to compute", **measured)
+
+    def _known_answer(self, name: str, precision: Precision) -> dict[str, Any]:
+        self._require_computing()
+        found = verify_model(_in_precision(self._models[name], precision), self._backend)
+        measured = {"psnr_db": found.psnr_between_db, "max_error": found.max_error}
+        if not found.passed:
+            raise CheckFailed(f"only {found.psnr_between_db:.1f} dB", **measured)
+        return measured
+
+    def _agreement(self) -> dict[str, Any]:
+        bound = bind(self._models[TIMED], TIMED_MATRIX)
+        batch = _noise(8, bound)
+        worst = 0.0
+        for _ in range(2):
+            with open_backend(self._backend, bound) as opened:
+                alone = np.concatenate([opened.run(batch[i : i + 1]) for i in range(8)])
+                for n in (2, 3, 8):
+                    worst = max(worst, _difference(opened.run(batch[:n]), alone[:n]))
+                worst = max(worst, _difference(_in_thread(opened, batch[:1]), alone[:1]))
+                again = [opened.run(batch[:1]) for _ in range(20)]
+                worst = max(worst, _difference(again[-1], alone[:1]))
+        self._require_computing()
+        if worst > AGREEMENT:
+            raise CheckFailed(f"they differ by {worst:.1e}", largest_difference=worst)
+        return {"largest_difference": worst}
+
+    def _times(self, precision: Precision, n: int) -> dict[str, Any]:
+        model = _in_precision(self._models[TIMED], precision)
+        bound = bind(model, TIMED_MATRIX)
+        batch = _noise(n, bound)
+        started = time.perf_counter()
+        with open_backend(self._backend, bound) as opened:
+            opened.run(batch)
+            first_s = time.perf_counter() - started
+            moved = opened.transfer_s
+            whole = _timed(lambda: opened.run(batch))
+            copies_s = (opened.transfer_s - moved) / len(whole)
+            device = _device_times(opened, n)
+        fft = self._fft_times(n)
+        pairs = sum(node.domain == OP_DOMAIN for node in bound.proto.graph.node) / 2
+        measured: dict[str, Any] = {
+            "first_call_s": first_s,
+            "whole_p50_us": _p50(whole) * 1e6,
+            "whole_p95_us": float(np.percentile(whole, 95)) * 1e6,
+            "copies_us": copies_s * 1e6,
+            "device_p50_us": None if device is None else _p50(device) * 1e6,
+            "fft_share": _p50(fft) * pairs / _p50(device) if fft and device else None,
+        }
+        expected = self._estimate(precision)
+        if expected is not None:
+            measured |= {"estimate_us": expected.seconds * n * 1e6, "bound_by": expected.bound}
+            if device is not None and copies_s > _p50(device):
+                measured["bound_by"] = "copies"
+        self._require_computing(**measured)
+        if expected is not None:
+            _require_within(
+                "a whole call", _p50(whole), WHOLE_CALL * expected.seconds * n, measured
+            )
+            if device is not None:
+                _require_within("the device", _p50(device), DEVICE * expected.seconds * n, measured)
+        return measured
+
+    def _estimate(self, precision: Precision) -> Estimate | None:
+        model = find_gpu_model(_known_part(current_gpu().name))
+        if model is None:
+            return None
+        (choice,) = describe_targets([model.name], self._models[TIMED], TIMED_MATRIX)
+        return next(one for one in choice.estimates if one.precision == precision)
+
+    def _fft_times(self, n: int) -> list[float] | None:
+        """Time a transform and its inverse alone, of which the model has a few."""
+        alone = fft_alone("gemm", TIMED_MATRIX)
+        with open_backend(self._backend, alone) as opened:
+            opened.run(_noise(n, alone))
+            return _device_times(opened, n)
+
+    def _energy(self) -> dict[str, Any]:
+        try:
+            meter = open_meter(True)
+        except NoEnergy as exc:
+            raise NotProved(str(exc)) from exc
+        bound = bind(self._models[ENERGY_MODEL], TIMED_MATRIX)
+        batch, slices = _noise(8, bound), 0
+        with open_backend(self._backend, bound) as opened:
+            opened.run(batch)
+            before, started = meter.counts(), time.perf_counter()
+            while time.perf_counter() - started < ENERGY_S:
+                opened.run(batch)
+                slices += len(batch)
+            elapsed, joules = time.perf_counter() - started, meter.joules(before, meter.counts())
+        self._require_computing()
+        measured = {"joules_per_slice": joules / slices, "slices_per_s": slices / elapsed}
+        if joules <= 0.0:
+            raise CheckFailed("the counter did not rise", **measured)
+        return measured
+
+    def _sample(self) -> dict[str, Any]:
+        self._require_computing()
+        from kspacesr_rt.pipeline import InferOptions, infer
+        from kspacesr_rt.sample import sample_folder
+
+        with tempfile.TemporaryDirectory(prefix="kspacesr-rt-") as name:
+            outputs = []
+            for backend in (self._backend, "ort-cpu"):
+                folder = Path(name) / backend
+                infer(sample_folder(), folder, InferOptions(model=TIMED, backend=backend))
+                outputs.append(_pixels(folder))
+        of_gpu, of_cpu = outputs
+        if of_gpu.keys() != of_cpu.keys() or not of_gpu:
+            raise CheckFailed(f"{len(of_gpu)} files on the GPU, {len(of_cpu)} on the CPU")
+        apart = max(int(np.abs(of_gpu[key] - of_cpu[key]).max()) for key in of_cpu)
+        measured = {"files": len(of_cpu), "grey_levels_apart": apart}
+        if apart > GREY_LEVELS:
+            raise CheckFailed(f"{apart} grey levels apart", **measured)
+        return measured
+
+
+def _in_precision(model: ModelFile, precision: Precision) -> ModelFile:
+    if precision == model.spec.precision:
+        return model
+    spec = dataclasses.replace(model.spec, precision=precision)
+    return dataclasses.replace(model, spec=spec, proto=narrowed(model.proto, precision))
+
+
+def _noise(n: int, bound: BoundModel) -> FloatArray:
+    return np.random.default_rng(n).random((n, 1, *bound.spec.matrix), dtype=np.float32)
+
+
+def _difference(one: FloatArray, other: FloatArray) -> float:
+    top = float(np.abs(other).max())
+    return float(np.abs(one - other).max()) / top if top > 0.0 else 0.0
+
+
+def _in_thread(opened: Backend, batch: FloatArray) -> FloatArray:
+    results: list[FloatArray] = []
+    thread = threading.Thread(target=lambda: results.append(opened.run(batch)))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def _timed(call: Callable[[], object]) -> list[float]:
+    times: list[float] = []
+    ends = time.perf_counter() + TIMED_S
+    while len(times) < 5 or time.perf_counter() < ends:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def _device_times(opened: Any, n: int) -> list[float] | None:
+    """Time launches without copies; None for a backend whose graph holds them."""
+    replay = getattr(opened, "replay", None)
+    return None if replay is None else _timed(lambda: replay(n))
+
+
+def _p50(times: list[float]) -> float:
+    return float(np.median(times))
+
+
+def _require_within(what: str, seconds: float, most: float, measured: dict[str, Any]) -> None:
+    if seconds > most:
+        raise CheckFailed(
+            f"{what} took {seconds * 1e6:.0f} us, {most * 1e6:.0f} at most", **measured
+        )
+
+
+def _pixels(folder: Path) -> dict[str, Any]:
+    import pydicom
+
+    files = sorted(folder.rglob("*.dcm"))
+    return {path.name: pydicom.dcmread(path).pixel_array.astype(np.int64) for path in files}
+
+
+def _known_part(name: str) -> str:
+    """Return a driver's name of a GPU without its variant: of ``H100 80GB HBM3``, the H100."""
+    words = name.replace("-", " ").split()
+    for end in range(len(words), 0, -1):
+        if find_gpu_model(" ".join(words[:end])) is not None:
+            return " ".join(words[:end])
+    return name

@@ -1,0 +1,492 @@
+"""Any image-to-image network to a model file: probe, lower, prove at several matrices, then write.
+
+The network, and torch's exporters, run in processes of their own, which may die. What they lower is
+run here, at matrices and batches it was not traced with, against what PyTorch computed: an exporter
+is no oracle. A network that is right at one matrix only is written so; a wrong one never.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from kspacesr_rt._version import __version__
+from kspacesr_rt.conversion.contract_gate import require_checkable, require_contracts
+from kspacesr_rt.conversion.parity import ParityReport, require_parity
+from kspacesr_rt.conversion.placement import find_placement, require_placed
+from kspacesr_rt.conversion.proof import finished, require_free
+from kspacesr_rt.errors import (
+    ExporterError,
+    ExportError,
+    KspaceSRError,
+    ModelFileError,
+    ParityError,
+    ResultError,
+)
+from kspacesr_rt.export.exporter import Exported
+from kspacesr_rt.export.module_gate import GateInput, agreement_at, gate_inputs, report_of
+from kspacesr_rt.export.module_lowering import lower_module
+from kspacesr_rt.export.network_probe import Layout, Probed, probed, require_usable
+from kspacesr_rt.export.own_process import TIME_LIMIT_S, TimeLimitError, in_own_process
+from kspacesr_rt.graph.precision import opset_of
+from kspacesr_rt.kspace import FloatArray, Matrix
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import KnownAnswer, ModelFile, parse_model
+from kspacesr_rt.model.spec import (
+    DataConsistency,
+    Input,
+    Lowering,
+    ModelSpec,
+    OutputGrid,
+    Padding,
+    Provenance,
+)
+from kspacesr_rt.quality.array_contracts import with_contracts
+from kspacesr_rt.runtime.backends import BACKENDS, open_backend
+from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.moments import moment
+from kspacesr_rt.system.steps import report_step
+
+HR_NOMINAL = 256
+"""SR samples per axis of the matrix a file is stored for."""
+EVEN_THROUGHOUT = 16
+"""Multiple of the matrix at which four poolings leave no rest: U-Nets that pad what does not fit
+take another path elsewhere, and a graph has one."""
+Maker = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Way:
+    """One way to export: what is left open."""
+
+    matrix_open: bool
+    batch_open: bool
+    multiple: int = 1
+    """What an open matrix is a multiple of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lowered:
+    """What came back from the process that lowered the network."""
+
+    proto: onnx.ModelProto
+    results: list[FloatArray]
+    """What PyTorch computed, for each of the gate's inputs."""
+
+
+def export_module(
+    module: nn.Module | Maker,
+    output: Path | str,
+    *,
+    upscale: int,
+    name: str,
+    multiple: int | None = None,
+    fixed_matrix: Matrix | None = None,
+    padding: Padding = "reflect",
+    input: Input = "image",
+    coils: int = 0,
+    kspace_output: bool = False,
+    data_consistency: DataConsistency = "none",
+    output_grid: OutputGrid | None = None,
+    homogeneous: bool = False,
+    output_range: tuple[float, float] | None = None,
+    lowering: Lowering = "gemm",
+    description: str = "",
+    provenance: Provenance | None = None,
+    backend: str = "ort-cpu",
+    force: bool = False,
+    report_file: Path | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+) -> Exported:
+    """Export a network of one's own, prove it at several matrices, and write it if it passed.
+
+    Parameters
+    ----------
+    module
+        In evaluation mode, float32, ``(n, 1, y, x) -> (n, 1, s*y, s*x)``; or a function that makes
+        it, which is then called in the process that exports. Plain ``torch.fft`` and complex
+        tensors inside are lowered; `kspacesr_rt.layers` has layers to build with.
+    output
+        The ``.onnx`` file to write.
+    upscale
+        SR samples per LR sample and axis.
+    name
+        Short name of the model.
+    multiple
+        What rows and columns must be multiples of, as windows or pooling need it; None finds it by
+        running the network. Other matrices are padded, and the result is cropped.
+    fixed_matrix
+        The only LR ``(rows, columns)`` the network takes; None lets it be open, and falls back to
+        one matrix, with a remark, for a network that is right at no other.
+    padding
+        How a matrix is padded: ``reflect`` or ``kspace``.
+    input, coils, kspace_output
+        ``kspace``: the network takes ``(n, 2, ky, kx)``, or with `coils` ``(n, coils, 2, ky, kx)``,
+        and gives an image, or the same of k-space.
+    data_consistency, output_grid, homogeneous, output_range
+        What is declared of the network: measured now, and then checked on every slice. A grid that
+        is not stated is measured with a blob.
+    lowering
+        What stands in the bodies of the FFT layers.
+    description, provenance
+        For the model's card: text of one's own, training, licence, whom to credit.
+    backend
+        Which backend the gate runs the model on.
+    force
+        Replace an existing file (only by a model that passed).
+    report_file
+        Where to write every number the gate measured, passed or not.
+    time_limit_s
+        Seconds that running the network, and each attempt to export it, may take. After an attempt
+        at any matrix that took longer, one matrix is tried.
+
+    Raises
+    ------
+    ExportError
+        If it is no such network, or something in it has no lowering; the place in its source is
+        named.
+    ExporterError
+        If PyTorch's exporter fails on it, takes its process down, or is not done in time.
+    ParityError
+        If what was exported does not compute the same, or is not as declared; no file is left.
+    OutputError
+        If the file exists, or cannot be written.
+
+    Returns
+    -------
+        Where the model is, what it is, and what the gate measured.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import kspacesr_rt as ks
+    >>> net = torch.nn.Upsample(scale_factor=2, mode="bilinear").eval()
+    >>> exported = ks.export_module(net, "bilinear.onnx", upscale=2, name="bilinear")
+    >>> exported.spec.architecture, exported.spec.output_grid
+    ('custom', 'pixel-centre')
+    """
+    output = Path(output)
+    require_free(output, force=force, report_file=report_file)
+    if isinstance(module, nn.Module) or not callable(module):
+        require_usable(module)
+    layout = _layout(upscale, input, coils, kspace_output)
+    spec = ModelSpec(
+        name=name,
+        architecture="custom",
+        upscale=upscale,
+        matrix=fixed_matrix or (0, 0),
+        fixed_matrix=fixed_matrix or (0, 0),
+        matrix_multiple=1 if fixed_matrix else multiple or 1,
+        padding=padding,
+        input=input,
+        coils=coils,
+        output="kspace" if kspace_output else "real",
+        normaliser="none",
+        data_consistency=data_consistency,
+        output_grid=output_grid or "kspace",
+        grid_source="declared" if output_grid else "assumed",
+        homogeneous=homogeneous,
+        output_range=output_range or (),
+        lowering=lowering,
+        description=description,
+        provenance=_stamped(provenance or Provenance()),
+    )
+    require_checkable(spec)
+    maker: Maker = (lambda: module) if isinstance(module, nn.Module) else module
+    report_step("running the network on several matrices")
+    nominal = _nominal(upscale, multiple or 1)
+    facts = in_own_process(
+        lambda: probed(maker(), layout, multiple=multiple, fixed=fixed_matrix, nominal=nominal),
+        "running the network",
+        time_limit_s,
+    )
+    return _Export(
+        maker=maker,
+        layout=layout,
+        facts=facts,
+        spec=spec,
+        output=output,
+        backend=backend,
+        multiple_stated=multiple is not None,
+        fixed_stated=fixed_matrix is not None,
+        grid_stated=output_grid is not None,
+        report_file=report_file,
+        time_limit_s=time_limit_s,
+    ).written()
+
+
+def _layout(upscale: int, given: Input, coils: int, kspace_output: bool) -> Layout:
+    if given == "image":
+        return Layout(upscale=upscale)
+    axes = (coils, 2) if coils else (2,)
+    return Layout(upscale=upscale, input_axes=axes, output_axes=axes if kspace_output else (1,))
+
+
+def _nominal(upscale: int, multiple: int) -> Matrix:
+    length = max(HR_NOMINAL // upscale // multiple, 1) * multiple
+    return length, length
+
+
+def _stamped(provenance: Provenance) -> Provenance:
+    versions = {
+        **provenance.versions,
+        "kspacesr-rt": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "python": platform.python_version(),
+    }
+    created = moment().isoformat(timespec="seconds")
+    return dataclasses.replace(provenance, created=created, versions=versions)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Export:
+    """One export, from the facts of its probe to the file."""
+
+    maker: Maker
+    layout: Layout
+    facts: Probed
+    spec: ModelSpec
+    output: Path
+    backend: str
+    multiple_stated: bool
+    fixed_stated: bool
+    grid_stated: bool
+    report_file: Path | None
+    time_limit_s: float
+
+    def written(self) -> Exported:
+        """Try one way after another; write the first that is right."""
+        found: KspaceSRError | None = None
+        tried: list[str] = []
+        too_long: set[tuple[bool, int]] = set()
+        for way in self._ways():
+            if (way.matrix_open, way.multiple) in too_long:
+                continue
+            report_step(f"exporting the network, {_described(way)}")
+            try:
+                return self._through(way, tuple(tried))
+            except KspaceSRError as exc:
+                if not isinstance(exc, ExporterError | ParityReportError):
+                    raise
+                found = found or exc
+                if isinstance(exc, TimeLimitError):  # one slice at a time would take as long
+                    too_long.add((way.matrix_open, way.multiple))
+                tried.append(f"{_described(way)}: {exc}")
+        assert found is not None
+        raise found.error if isinstance(found, ParityReportError) else found
+
+    def _ways(self) -> list[_Way]:
+        batches = [True, False] if self.facts.batches else [False]
+        matrices = [False] if self.facts.fixed is not None else [True, False]
+        # One slice at a time is the smaller loss: window transformers count their batch by dividing
+        # lengths, which holds it to a number.
+        least, windows = self.facts.multiple, self.facts.windows
+        steps = [least]
+        if not self.multiple_stated:
+            if windows > least and windows % least == 0:
+                steps = [windows, least]
+            elif least < EVEN_THROUGHOUT and EVEN_THROUGHOUT % least == 0:
+                steps = [least, EVEN_THROUGHOUT]
+        return [
+            _Way(matrix_open=matrix, batch_open=batch, multiple=step)
+            for matrix in matrices
+            for step in (steps if matrix else [least])
+            for batch in batches
+        ]
+
+    def _through(self, way: _Way, tried: tuple[str, ...]) -> Exported:
+        multiple = way.multiple
+        nominal = self.facts.fixed or _nominal(self.spec.upscale, multiple)
+        fixed = not way.matrix_open
+        spec = dataclasses.replace(
+            self.spec,
+            matrix=nominal,
+            matrix_multiple=1 if fixed else multiple,
+            fixed_matrix=nominal if fixed else (0, 0),
+            single_slice=not way.batch_open,
+        )
+        inputs = gate_inputs(self.layout, multiple, nominal if fixed else None)
+        lowered = in_own_process(
+            lambda: _lowered(self.maker(), spec, inputs, way),
+            "exporting the network",
+            self.time_limit_s,
+        )
+        spec = dataclasses.replace(spec, opset=opset_of(lowered.proto))
+        candidate = ModelFile(name=self.output.name, proto=lowered.proto, spec=spec, size_bytes=0)
+        report_step(f"proving {spec.name} on {self.backend}")
+        pairs = list(zip(inputs, lowered.results, strict=True))
+        report = self._gated(candidate, pairs)
+        if report.failures:
+            raise ParityReportError(report)
+        return self._finished(candidate, pairs, report, tried)
+
+    def _gated(
+        self, candidate: ModelFile, pairs: list[tuple[GateInput, FloatArray]]
+    ) -> ParityReport:
+        try:
+            report = report_of(
+                self.backend,
+                [
+                    agreement_at(candidate, given, result, self.backend)
+                    for given, result in pairs
+                    if given.gated
+                ],
+            )
+        except ModelFileError as exc:
+            raise ExporterError(f"what PyTorch's exporter wrote cannot be used: {exc}") from exc
+        if self.report_file is not None:
+            replace_file(self.report_file, json.dumps(report.to_dict(), indent=1).encode())
+        return report
+
+    def _finished(
+        self,
+        candidate: ModelFile,
+        pairs: list[tuple[GateInput, FloatArray]],
+        report: ParityReport,
+        tried: tuple[str, ...],
+    ) -> Exported:
+        spec, remarks, notes = candidate.spec, [], report.to_dict()
+        run = _single_runner(candidate, self.backend)
+        if any(spec.fixed_matrix) and not self.fixed_stated:
+            rows, columns = spec.fixed_matrix
+            why = f" ({tried[0]})" if tried else ""
+            remarks.append(
+                f"right at one matrix only: written for a LR matrix of {rows} x {columns}{why}"
+            )
+        if spec.matrix_multiple > 1 and not self.multiple_stated:
+            remarks.append(
+                f"takes multiples of {spec.matrix_multiple} ({self._why_multiple(spec)}): other "
+                f"matrices are padded ({spec.padding}) and cropped"
+            )
+        if spec.single_slice:
+            why = f" ({tried[0]})" if tried and not any(spec.fixed_matrix) else ""
+            remarks.append(f"takes one slice at a time: batches are run slice by slice{why}")
+        if spec.input == "image":
+            placement = find_placement(spec, run)
+            if not self.grid_stated and placement.conclusive and placement.fitting is not None:
+                spec = dataclasses.replace(
+                    spec, output_grid=placement.fitting, grid_source="measured"
+                )
+                placement = find_placement(spec, run)
+            require_placed(placement)
+            notes["placement"] = placement.to_dict()
+            remarks.append(placement.as_text())
+            require_contracts(spec, run)
+        elif spec.homogeneous:
+            _require_scaling(candidate, pairs[0][0], self.backend)
+        remarks += self._elsewhere(candidate, pairs)
+        answer = next(
+            KnownAnswer(lr=_slice_of(given.values, spec.input), sr=_slice_of(result, spec.output))
+            for given, result in pairs
+            if given.known_answer
+        )
+        spec = dataclasses.replace(spec, parity=notes)
+        content = finished(candidate.proto, spec, answer)
+        replace_file(self.output, content)
+        written = parse_model(content, name=self.output.name)
+        return Exported(
+            path=self.output,
+            spec=written.spec,
+            report=report,
+            size_bytes=len(content),
+            remarks=tuple(remarks),
+        )
+
+    def _why_multiple(self, spec: ModelSpec) -> str:
+        if spec.matrix_multiple == self.facts.multiple:
+            return "found by running it"
+        if spec.matrix_multiple == self.facts.windows:
+            return "its windows; --multiple states another"
+        return "at others it takes other paths; --multiple states another number"
+
+    def _elsewhere(
+        self, candidate: ModelFile, pairs: list[tuple[GateInput, FloatArray]]
+    ) -> list[str]:
+        """Say how the model does on OpenVINO, where that is installed."""
+        if self.backend == "openvino" or BACKENDS["openvino"].why_not() is not None:
+            return []
+        given, result = next(pair for pair in pairs if pair[0].known_answer)
+        try:
+            found = agreement_at(candidate, given, result, "openvino")
+        except Exception as exc:  # OpenVINO raises plain RuntimeErrors
+            return [f"openvino: does not run it ({type(exc).__name__})"]
+        return [f"openvino: {found.psnr_between_db:.1f} dB to PyTorch"]
+
+
+class ParityReportError(KspaceSRError):
+    """A way to export that failed the gate; another may pass."""
+
+    def __init__(self, report: ParityReport) -> None:
+        self.report = report
+        self.error = self._error()
+        super().__init__(str(self.error))
+
+    def _error(self) -> KspaceSRError:
+        try:
+            require_parity(self.report)
+        except KspaceSRError as exc:
+            return exc
+        raise AssertionError
+
+
+def _described(way: _Way) -> str:
+    matrix = "any matrix" if way.matrix_open else "one matrix"
+    if way.matrix_open and way.multiple > 1:
+        matrix = f"any matrix in multiples of {way.multiple}"
+    return f"{matrix} and {'any' if way.batch_open else 'one'} batch"
+
+
+def _lowered(
+    module: nn.Module, spec: ModelSpec, inputs: Sequence[GateInput], way: _Way
+) -> _Lowered:
+    """Lower a network and compute its answers; runs in a process of its own."""
+    require_usable(module)
+    with torch.no_grad():  # what a network keeps of it must be usable when it is traced
+        results = [_answer(module, given.values, single=not way.batch_open) for given in inputs]
+    for given, result in zip(inputs, results, strict=True):
+        if not np.isfinite(result).all():
+            raise ExportError(
+                f"the network's output is not finite on {given.name}",
+                hint="run it in PyTorch on a phantom of that matrix first",
+            )
+    proto = lower_module(module, spec=spec, matrix_open=way.matrix_open, batch_open=way.batch_open)
+    return _Lowered(proto=proto, results=results)
+
+
+def _answer(module: nn.Module, values: FloatArray, *, single: bool) -> FloatArray:
+    """Return what PyTorch makes of a batch, or of each of its slices."""
+    batch = torch.from_numpy(values)
+    parts = [batch[at : at + 1] for at in range(len(batch))] if single else [batch]
+    return np.ascontiguousarray(np.concatenate([module(part).numpy() for part in parts]))
+
+
+def _slice_of(values: FloatArray, kind: str) -> FloatArray:
+    """Return the first slice of a batch; images lose their channel axis."""
+    return values[0] if kind == "kspace" else values[0, 0]
+
+
+def _require_scaling(model: ModelFile, given: GateInput, backend: str) -> None:
+    """Check a network of k-space that is declared homogeneous."""
+    values = given.values
+    with open_backend(backend, bind(model, (values.shape[-2], values.shape[-1]))) as opened:
+        run = with_contracts(opened.run, model.spec)
+        try:
+            run(values)
+        except ResultError as exc:
+            raise ParityError(f"{exc}; no file was written", hint=exc.hint) from exc
+
+
+def _single_runner(model: ModelFile, backend: str) -> Callable[[FloatArray], FloatArray]:
+    from kspacesr_rt.conversion.proof import backend_runner
+
+    return backend_runner(model, backend)

@@ -1,0 +1,162 @@
+"""Any `nn.Module` as a functional graph of ATen operators, open in batch and matrix."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
+from kspacesr_rt.export.open_lengths import open_arithmetic, short_division
+from kspacesr_rt.export.real_operators import OF_OPEN_LENGTH
+from kspacesr_rt.export.source_places import first_line, place_of_error
+
+LONGEST_LIST = 64
+"""Numbers of Python that are followed through a trace."""
+EXAMPLE_BATCH = 3
+"""Slices of the example: `torch.export` treats 1 as a number of its own."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what torch's exporters say of themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def open_axes(example: Tensor, *, batch: bool, matrix: bool, multiple: int = 1) -> dict[int, Any]:
+    """Return which axes `torch.export` leaves open.
+
+    Parameters
+    ----------
+    example
+        Shape ``(n, ..., y, x)``.
+    batch, matrix
+        Whether batch, and rows and columns, are left open.
+    multiple
+        What rows and columns are multiples of.
+    """
+    axes: dict[int, Any] = {}
+    rank = example.dim()
+    if batch:
+        axes[0] = torch.export.Dim.DYNAMIC
+    if matrix:
+        for axis, name in ((rank - 2, "rows"), (rank - 1, "columns")):
+            if multiple == 1:
+                axes[axis] = torch.export.Dim.DYNAMIC
+            else:
+                axes[axis] = multiple * torch.export.Dim(name, min=2)
+    return axes
+
+
+def exported_graph(module: nn.Module, example: Tensor, axes: dict[int, Any]) -> fx.GraphModule:
+    """Trace a module to a functional graph of ATen operators.
+
+    Parameters
+    ----------
+    module
+        In evaluation mode; it is not changed.
+    example
+        What it is traced with.
+    axes
+        From `open_axes`.
+
+    Raises
+    ------
+    ExportError
+        If it cannot be traced, or an axis that should be open is not.
+    """
+    with quiet(), torch.no_grad(), open_arithmetic(module), short_division(), _OpenLengths():
+        try:
+            program = torch.export.export(
+                module, (example,), dynamic_shapes=(axes,), strict=False
+            ).run_decompositions({})
+        except Exception as exc:
+            raise trace_error(exc) from exc
+        return program.module(check_guards=False)
+
+
+class _OpenLengths(TorchFunctionMode):
+    """Write functions whose length torch would take as a number with others that leave it open.
+
+    What follows from Python numbers alone, as ``torch.tensor([0, 1]).sum() != 0``, is computed
+    beside the trace too, so that a network may decide by it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known = WeakTensorKeyDictionary()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and args and _plain_numbers(args[0]):
+            made = func(*args, **kwargs)
+            with _disable_current_modes():
+                self._known[made] = torch.tensor(args[0])
+            return made
+        given = [one for one in args if isinstance(one, Tensor)]
+        if not given or kwargs or not all(one in self._known for one in given):
+            called: Any = OF_OPEN_LENGTH.get(func, func)
+            return called(*args, **kwargs)
+        with _disable_current_modes():
+            real = func(*(self._known[one] if isinstance(one, Tensor) else one for one in args))
+        if not isinstance(real, Tensor):
+            return real
+        made = func(*args)
+        self._known[made] = real
+        return made
+
+
+def _plain_numbers(values: Any) -> bool:
+    """Say whether something is a number of Python, or a short list of such."""
+    if isinstance(values, list | tuple):
+        return len(values) <= LONGEST_LIST and all(map(_plain_numbers, values))
+    return isinstance(values, bool | int | float)
+
+
+_CONTROL_FLOW = (
+    "data-dependent",
+    "data dependent",
+    "GuardOnDataDependent",
+    "aten._local_scalar_dense",
+)
+
+
+def trace_error(exc: Exception) -> KspaceSRError:
+    """Return what kept a network from being traced, in a sentence, with its place in the source."""
+    if isinstance(exc, KspaceSRError):
+        return exc
+    place = place_of_error(exc)
+    where = f"{place}: " if place else ""
+    text = f"{type(exc).__name__}: {exc}"
+    if any(one in text for one in _CONTROL_FLOW):
+        return ExportError(
+            f"{where}what the network does there depends on the values of its input",
+            hint="write it without `if`, `while` or .item() on tensors: torch.where, torch.clamp",
+        )
+    if "Constraints violated" in text or "ConstraintViolation" in text or "specializ" in text:
+        return ExporterError(
+            f"torch.export cannot leave {_axes_named(text)} of the network open: something in it "
+            "takes a length for a number, such as int(), a list of sizes or a stored shape"
+        )
+    return ExporterError(
+        f"{where}torch.export fails on the network: {type(exc).__name__}: {first_line(exc)}",
+        hint="does it run in PyTorch on its own? rewrite what stands there with plain operators",
+    )
+
+
+def _axes_named(text: str) -> str:
+    found = {int(one) for one in re.findall(r"size\(\)\[(\d+)\]", text)}
+    names = [
+        name for name, held in (("the batch", 0 in found), ("the matrix", found - {0})) if held
+    ]
+    return " and ".join(names) or "batch and matrix"

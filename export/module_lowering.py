@@ -1,0 +1,137 @@
+"""Lower any image-to-image `nn.Module` to one ONNX graph that binds like ours.
+
+`export.lowering` walks the layers of our own generators; here the whole network goes through
+`torch.export`. Complex tensors become pairs, centred transforms whole layers of ours, and what is
+left is real and goes through torch's own ONNX exporter.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor, nn
+
+from kspacesr_rt._version import __version__
+from kspacesr_rt.errors import ExporterError, KspaceSRError
+from kspacesr_rt.export.exporter_graph import cleaned
+from kspacesr_rt.export.module_graph import (
+    EXAMPLE_BATCH,
+    exported_graph,
+    open_axes,
+    quiet,
+    trace_error,
+)
+from kspacesr_rt.export.open_lengths import short_division
+from kspacesr_rt.export.real_program import RealProgram
+from kspacesr_rt.export.source_places import first_line, place_of
+from kspacesr_rt.graph.bodies import OPSET, function_bodies
+from kspacesr_rt.model.binding import rebind
+from kspacesr_rt.model.spec import OP_DOMAIN, ModelSpec
+
+TRACED = (72, 88)
+"""Rows and columns, at least, of the example where both are left open: not square, and nobody's
+``img_size``, which a network would compare them with."""
+IR_VERSION = 10
+"""As of our own generators' graphs."""
+
+
+def lower_module(
+    module: nn.Module,
+    *,
+    spec: ModelSpec,
+    batch_open: bool = True,
+    matrix_open: bool = True,
+) -> onnx.ModelProto:
+    """Turn a module into an ONNX model bound to a matrix.
+
+    Parameters
+    ----------
+    module
+        Image in ``(n, 1, y, x)``, image out ``(n, 1, s*y, s*x)``, or what `spec` says, in
+        evaluation mode, float32; it is not changed.
+    spec
+        What it is; it is traced with and bound to its `matrix`, a multiple of its
+        `matrix_multiple`.
+    batch_open, matrix_open
+        Whether the graph takes any batch, and any matrix.
+
+    Returns
+    -------
+        One graph ``lr -> sr`` without metadata, checked by ONNX.
+
+    Raises
+    ------
+    ExportError
+        If something has no lowering; its place in the user's source is named.
+    """
+    batch = EXAMPLE_BATCH if batch_open else 1
+    matrix = spec.matrix
+    if matrix_open:
+        step = spec.matrix_multiple
+        matrix = (-(-TRACED[0] // step) * step, -(-TRACED[1] // step) * step + step)
+    example = torch.rand(batch, *spec.input_axes, *matrix)
+    axes = open_axes(example, batch=batch_open, matrix=matrix_open, multiple=spec.matrix_multiple)
+    program = RealProgram(exported_graph(module, example, axes)).eval()
+    proto = cleaned(_exported(program, example, axes), batch_open=batch_open)
+    used = {node.op_type for node in proto.graph.node if node.domain == OP_DOMAIN}
+    proto.functions.extend(function_bodies(spec.lowering, used))
+    del proto.opset_import[:]
+    proto.opset_import.extend([helper.make_opsetid("", OPSET), helper.make_opsetid(OP_DOMAIN, 1)])
+    proto.ir_version = IR_VERSION
+    proto.producer_name, proto.producer_version = "kspacesr-rt", __version__
+    rebind(proto, spec)
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _exported(program: nn.Module, example: Tensor, axes: dict[int, Any]) -> onnx.ModelProto:
+    """Return what torch's exporter makes of a program of real operators."""
+    chatty = logging.getLogger("torch.onnx")
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
+    real: torch.export.ExportedProgram | None = None
+    try:
+        with quiet(), torch.no_grad(), short_division():
+            real = torch.export.export(program, (example,), dynamic_shapes=(axes,), strict=False)
+            made = torch.onnx.export(
+                real, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
+            )
+    except KspaceSRError:
+        raise
+    except Exception as exc:
+        raise _exporter_error(exc, real) from exc
+    finally:
+        chatty.setLevel(level)
+    if made is None:
+        raise ExporterError("torch.onnx.export returned nothing")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(made.model_proto)
+    return proto
+
+
+def _exporter_error(exc: Exception, real: torch.export.ExportedProgram | None) -> KspaceSRError:
+    """Return what torch's exporter failed at, with its place in the user's source."""
+    if real is None:
+        return trace_error(exc)
+    causes: list[BaseException] = []
+    error: BaseException | None = exc
+    while error is not None:
+        causes.append(error)
+        error = error.__cause__
+    said = "\n".join(str(one) for one in causes)
+    nodes = {node.name: node for node in real.graph.nodes}
+    named = [nodes[one] for one in re.findall(r"%(\w+)", said) if one in nodes]
+    place = f"{place_of(named[0])}: " if named else ""
+    operators = re.findall(r"OpOverload\(op='([\w.]+)'", said) or re.findall(r"aten\.\w+", said)
+    what = f" ({operators[0]})" if operators else ""
+    return ExporterError(
+        f"{place}torch.onnx.export fails there{what}: {first_line(causes[-1])}"
+        if place
+        else f"torch.onnx.export fails on the network{what}: {first_line(causes[-1])}",
+        hint="rewrite what stands there with other torch operators",
+    )

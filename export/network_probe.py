@@ -1,0 +1,293 @@
+"""What a user's network takes and gives, found by running it: axes, upscale, matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kspacesr_rt.errors import ExportError
+from kspacesr_rt.export.module_graph import quiet
+from kspacesr_rt.export.source_places import first_line, place_of_error
+from kspacesr_rt.kspace import Matrix
+
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+"""Of the matrix that a network may need, by its pooling layers or windows."""
+_ODD_SHARES = ((37, 45), (19, 23), (9, 11), (5, 7), (3, 5), (1, 3), (1, 3))
+"""Multiple to rows and columns that are odd multiples of it."""
+SINGLE = (128, 64, 256, 96, 160, 320, 192, 32, 16, 80, 224)
+"""Square matrices tried where a network takes no other."""
+
+
+_WINDOW_NAMES = ("window_size", "split_size")
+"""Attributes in which window transformers keep the samples per axis of their windows."""
+BATCH_AGREEMENT = 1e-3
+"""Largest difference, as a share of the largest sample, between a slice alone and in a batch: other
+sums of the same numbers, never another slice's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """The axes of a network's input and output, as declared."""
+
+    upscale: int
+    """SR samples per LR sample and axis."""
+    input_axes: tuple[int, ...] = (1,)
+    """Between batch and matrix: ``(1,)`` of an image, ``(2,)`` or ``(coils, 2)`` of k-space."""
+    output_axes: tuple[int, ...] = (1,)
+    """The same of the result."""
+
+    def input_shape(self, batch: int, matrix: Matrix) -> tuple[int, ...]:
+        """Return the whole shape of an input."""
+        return (batch, *self.input_axes, *matrix)
+
+    def output_shape(self, batch: int, matrix: Matrix) -> tuple[int, ...]:
+        """Return the whole shape of its result."""
+        return (batch, *self.output_axes, *(self.upscale * length for length in matrix))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probed:
+    """What was found."""
+
+    multiple: int
+    """Smallest multiple of the matrix that the network takes."""
+    fixed: Matrix | None
+    """The only matrix it was found to take, None where it takes any multiple."""
+    windows: int
+    """Multiple of the matrix that its windows have in common, 1 where it states none. A network
+    that fills its windows itself takes any matrix, but lengths that follow from doing so keep
+    `torch.export` busy for hours."""
+    batches: bool
+    """Whether it takes several slices at once, and makes of each what it makes of it alone."""
+
+
+def require_usable(module: Any) -> None:
+    """Refuse what is no network in evaluation mode.
+
+    Raises
+    ------
+    ExportError
+        If it is no module, in training mode, or in another type than float32.
+    """
+    if not isinstance(module, nn.Module):
+        raise ExportError(
+            f"expected a torch.nn.Module, found {type(module).__name__}",
+            hint="give the network itself; of a class, an instance",
+        )
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f"its layer '{name}'" if name else "the network"
+            raise ExportError(
+                f"{where} was compiled with torch.jit, and cannot be traced any more",
+                hint="build the network without torch.jit.script or torch.jit.load, and load its "
+                "weights",
+            )
+        if part.training:
+            where = f"its layer '{name}'" if name else "the network"
+            raise ExportError(
+                f"{where} is in training mode", hint="call module.eval() before exporting it"
+            )
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        if value.dtype in (torch.float16, torch.bfloat16, torch.float64):
+            raise ExportError(
+                f"weight '{name}' is {str(value.dtype).removeprefix('torch.')}, expected float32",
+                hint="call module.float() first; narrower precisions come with `convert`",
+            )
+        if value.device.type != "cpu":
+            raise ExportError(
+                f"weight '{name}' is on {value.device}", hint="call module.cpu() first"
+            )
+
+
+def probed(
+    module: nn.Module,
+    layout: Layout,
+    *,
+    multiple: int | None,
+    fixed: Matrix | None,
+    nominal: Matrix,
+) -> Probed:
+    """Run a network on several matrices and say which it takes.
+
+    Parameters
+    ----------
+    module
+        In evaluation mode.
+    layout
+        Of its input and output, as declared.
+    multiple
+        Declared multiple of the matrix; None finds it.
+    fixed
+        The only matrix it takes, if that is declared.
+    nominal
+        Tried first where it takes no other.
+
+    Raises
+    ------
+    ExportError
+        If it takes none, or gives something else than declared; the message says what it gives.
+    """
+    require_usable(module)
+    if fixed is not None:
+        tried = [(1, fixed)]
+    elif multiple is not None:
+        rows, columns = _ODD_SHARES[min(range(7), key=lambda i: abs(MULTIPLES[i] - multiple))]
+        tried = [(multiple, (multiple * rows, multiple * columns))]
+    else:
+        tried = [
+            (m, (m * rows, m * columns))
+            for m, (rows, columns) in zip(MULTIPLES, _ODD_SHARES, strict=True)
+        ]
+    first: ExportError | None = None
+    for found, matrix in tried:
+        try:
+            _run(module, layout, example(layout, 1, matrix))
+        except ExportError as exc:
+            first = first or exc
+            continue
+        return Probed(
+            multiple=found,
+            fixed=fixed,
+            windows=_windows(module),
+            batches=_takes_batches(module, layout, matrix),
+        )
+    if fixed is None and multiple is None:
+        for matrix in (nominal, *((n, n) for n in SINGLE)):
+            try:
+                _run(module, layout, example(layout, 1, matrix))
+            except ExportError:
+                continue
+            return Probed(
+                multiple=1,
+                fixed=matrix,
+                windows=1,
+                batches=_takes_batches(module, layout, matrix),
+            )
+    assert first is not None
+    if isinstance(first.__cause__, Exception):  # raised, and gave nothing
+        _explain_channels(module, layout, tried[-1][1])
+    if multiple is not None or fixed is not None:
+        first.hint = first.hint or "leave the multiple and the fixed matrix out to have them found"
+    raise first
+
+
+def _windows(module: nn.Module) -> int:
+    """Return the least common multiple of the window sizes that its layers state."""
+    found = 1
+    for part in module.modules():
+        for name in _WINDOW_NAMES:
+            stated = getattr(part, name, None)
+            for size in stated if isinstance(stated, list | tuple) else [stated]:
+                if isinstance(size, int) and not isinstance(size, bool) and size > 1:
+                    found = math.lcm(found, size)
+    return found if found <= MULTIPLES[-1] else 1
+
+
+def _takes_batches(module: nn.Module, layout: Layout, matrix: Matrix) -> bool:
+    """Say whether each slice of a batch is computed as on its own.
+
+    ``fftshift(x)`` without axes, for one, moves the slices of a batch too.
+    """
+    batch = example(layout, 3, matrix)
+    try:
+        together = _run(module, layout, batch)
+        alone = torch.cat([_run(module, layout, batch[at : at + 1]) for at in range(3)])
+    except ExportError:
+        return False
+    return bool((together - alone).abs().max() <= BATCH_AGREEMENT * alone.abs().max())
+
+
+def example(layout: Layout, batch: int, matrix: Matrix, seed: int = 0) -> Tensor:
+    """Return an input of values between 0 and 1."""
+    values = np.random.default_rng(seed).random(layout.input_shape(batch, matrix), dtype=np.float32)
+    return torch.from_numpy(values)
+
+
+def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
+    """Run a network once, check what comes out, and return it."""
+    with torch.no_grad(), quiet():
+        try:
+            made = module(given)
+        except Exception as exc:
+            where = place_of_error(exc)
+            raise ExportError(
+                f"the network fails on an input of {_by(given.shape)}: {type(exc).__name__}: "
+                f"{first_line(exc)}{f' ({where})' if where else ''}",
+                hint="it must take an image (n, 1, y, x) of one channel and give (n, 1, s*y, s*x)",
+            ) from exc
+    if not isinstance(made, Tensor):
+        raise ExportError(
+            f"the network returns {_described(made)}, expected one tensor",
+            hint="wrap it in a module whose forward returns the image alone",
+        )
+    wanted = layout.output_shape(given.shape[0], (given.shape[-2], given.shape[-1]))
+    if tuple(made.shape) != wanted:
+        raise _wrong_shape(made, given, layout, wanted)
+    if made.is_complex():
+        raise ExportError(
+            "the network's output is complex",
+            hint="end it with .abs(), .real or torch.view_as_real: what is written is real",
+        )
+    if not torch.isfinite(made).all():
+        raise ExportError(
+            "the network's output is not finite (NaN or infinity) on values from 0 to 1",
+            hint="are its weights loaded? run it in PyTorch on an image first",
+        )
+    return made
+
+
+def _described(made: Any) -> str:
+    if isinstance(made, list | tuple):
+        return f"a {type(made).__name__} of {len(made)}"
+    return f"a {type(made).__name__}"
+
+
+def _wrong_shape(
+    made: Tensor, given: Tensor, layout: Layout, wanted: tuple[int, ...]
+) -> ExportError:
+    message = f"the network gives {_by(made.shape)} for {_by(given.shape)}"
+    if made.dim() == len(wanted) and tuple(made.shape[:-2]) == wanted[:-2]:
+        ratios = {a / b for a, b in zip(made.shape[-2:], given.shape[-2:], strict=True)}
+        if len(ratios) == 1 and ratios != {layout.upscale}:
+            [ratio] = ratios
+            whole = ratio.is_integer() and ratio >= 1
+            return ExportError(
+                f"{message}: it upscales by {ratio:g}, not by {layout.upscale} as stated",
+                hint=f"state an upscale of {ratio:g}" if whole else None,
+            )
+    if made.dim() == len(wanted) and made.shape[1] == 3 and wanted[1] == 1:
+        return ExportError(
+            f"{message}: 3 channels, expected 1",
+            hint="average them at the end of its forward: .mean(1, keepdim=True)",
+        )
+    return ExportError(
+        f"{message}, expected {_by(wanted)}",
+        hint="what is exported takes an image (n, 1, y, x) and gives (n, 1, s*y, s*x)",
+    )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _explain_channels(module: nn.Module, layout: Layout, matrix: Matrix) -> None:
+    """Say so if a network takes three channels."""
+    if layout.input_axes != (1,):
+        return
+    with torch.no_grad(), quiet():
+        for size in (matrix, (64, 64)):
+            try:
+                made = module(torch.rand(1, 3, *size))
+            except Exception:
+                continue
+            if isinstance(made, Tensor):
+                raise ExportError(
+                    "the network takes 3 channels, and an MR image has 1",
+                    hint="wrap it: forward(x) = net(x.expand(-1, 3, -1, -1)).mean(1, keepdim=True)",
+                )

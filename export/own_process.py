@@ -1,0 +1,137 @@
+"""Work on a user's network in a process of its own, which may die without taking ours along.
+
+Importing the network, running it and torch's exporters are all code of others, and any of it may
+end in a segmentation fault, or not end at all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+import torch
+
+from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
+
+Result = TypeVar("Result")
+TIME_LIMIT_S = 1800.0
+"""Seconds that one piece of work on a network may take, where nothing else is said."""
+_SIGNAL_AT_PARENTS_DEATH = 1
+"""``PR_SET_PDEATHSIG`` of Linux's ``prctl``."""
+
+
+class TimeLimitError(ExporterError):
+    """Work on a network that was not done in time, and was ended."""
+
+
+def in_own_process(
+    work: Callable[[], Result], doing: str, time_limit_s: float = TIME_LIMIT_S
+) -> Result:
+    """Return what a function returns that runs in a process of its own.
+
+    Parameters
+    ----------
+    work
+        Takes nothing, returns what can be pickled. Where processes fork it may hold anything,
+        such as a module of classes that no other process could import.
+    doing
+        What it does, for messages: ``exporting the network``.
+    time_limit_s
+        Seconds after which the process is ended.
+
+    Raises
+    ------
+    TimeLimitError
+        If it is not done in time.
+    ExporterError
+        If the process dies.
+    KspaceSRError
+        As `work` raises.
+    """
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(work, sending), daemon=False)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        # A fork of a process with threads: the child uses none of theirs, see `_work`.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            process.start()
+        except (AttributeError, TypeError, pickle.PicklingError) as exc:
+            raise ExportError(
+                f"{doing}: the network cannot be handed to another process: {exc}",
+                hint="define its class in a module of its own, not in a script or a notebook",
+            ) from exc
+    sending.close()
+    try:
+        if not receiving.poll(time_limit_s):
+            process.kill()
+            raise TimeLimitError(
+                f"{doing}: not done after {time_limit_s:g} s, and ended; no file was written",
+                hint="does the network run in PyTorch on an image of 128 x 128? give it longer "
+                "with --time-limit SECONDS, or one matrix with --fixed-matrix ROWSxCOLUMNS",
+            )
+        answer = pickle.loads(receiving.recv_bytes())
+    except EOFError:
+        answer = None
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.join()
+        receiving.close()
+    if answer is None:
+        raise ExporterError(
+            f"{doing}: the process that did it died ({_ending(process.exitcode)}); no file was "
+            "written",
+            hint="run the network on its own in PyTorch; if that works, its exporter is at fault",
+        )
+    succeeded, value = answer
+    if not succeeded:
+        raise value
+    result: Result = value
+    return result
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def _work(work: Callable[[], Any], sending: Connection) -> None:
+    if sys.platform == "linux":  # what is killed leaves nothing behind that computes on
+        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
+    # OpenMP threads do not survive a fork: one thread needs none.
+    torch.set_num_threads(1)
+    # Torch's exporters print whole graphs, and what a network prints is no result of ours.
+    logging.disable(logging.CRITICAL)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    answer: tuple[bool, Any]
+    try:
+        answer = True, work()
+    except KspaceSRError as exc:
+        answer = False, exc
+    except BaseException as exc:
+        answer = False, ExportError(f"{type(exc).__name__}: {exc}")
+    try:
+        content = pickle.dumps(answer)
+    except Exception as exc:
+        content = pickle.dumps((False, ExportError(f"{type(exc).__name__}: {exc}")))
+    sending.send_bytes(content)
+    sending.close()
+    sys.stderr.flush()
+    os._exit(0)  # neither exit handlers nor destructors of the parent's libraries

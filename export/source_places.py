@@ -1,0 +1,61 @@
+"""Where in the user's source an operation stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+
+import onnx
+import sympy
+import torch
+from torch import fx
+
+from kspacesr_rt import errors
+
+_LIBRARIES = tuple(
+    f"{Path(one).parent}{os.sep}"
+    for one in (torch.__file__, onnx.__file__, sympy.__file__, __file__, errors.__file__)
+)
+"""Folders whose frames are none of the user's source."""
+_PYTHON = f"{sysconfig.get_path('stdlib')}{os.sep}"
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+\n?\s*(.*)')
+
+
+def _is_foreign(path: str) -> bool:
+    """Say whether a source file is a library's, Python's or ours."""
+    return path.startswith((*_LIBRARIES, "<")) or (
+        path.startswith(_PYTHON) and "site-packages" not in path
+    )
+
+
+def first_line(exc: BaseException) -> str:
+    """Return the first line of what an error says, shortened."""
+    return next(iter(str(exc).splitlines()), "")[:200]
+
+
+def place_of(node: fx.Node) -> str:
+    """Return ``net.py:31`` with the line's text, of the innermost frame outside torch."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [one for one in frames if not _is_foreign(one[0])] or frames
+    if not own:
+        return f"operation '{node.name}'"
+    path, line, text = own[-1]
+    text = text.strip()
+    shown = f" ({text[:80]})" if text else ""
+    return f"{path.rsplit('/', 1)[-1]}:{line}{shown}"
+
+
+def place_of_error(exc: BaseException) -> str:
+    """Return the place of the innermost frame outside torch and this package, or nothing."""
+    found = ""
+    error: BaseException | None = exc
+    while error is not None:
+        for frame in traceback.extract_tb(error.__traceback__):
+            if not _is_foreign(frame.filename):
+                text = (frame.line or "").strip()[:80]
+                found = f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {text}".strip()
+        error = error.__cause__ if not found else None
+    return found

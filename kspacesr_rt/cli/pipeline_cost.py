@@ -1,0 +1,47 @@
+"""The command that measures what is around a backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kspacesr_rt.cli.benchmarks import bench_app
+from kspacesr_rt.cli.options import AsJson, ConfigFile, Quiet, ShowPaths
+from kspacesr_rt.cli.progress import progress_bar
+from kspacesr_rt.cli.shell import echo_json, print_text
+
+
+@bench_app.command()
+def pipeline(
+    backend: Annotated[
+        str, typer.Option(help="null repeats samples; or any backend of infer.")
+    ] = "null",
+    slices: Annotated[int, typer.Option(min=1, help="Slices, of 256 x 256.")] = 200,
+    matrix: Annotated[
+        list[int] | None, typer.Option(min=8, max=4096, help="LR rows and columns; 256.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns whose medians are given.")] = 5,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON to write.")] = None,
+    show_paths: ShowPaths = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    config: ConfigFile = None,
+) -> None:
+    """Measure the way from DICOM to DICOM: processor time a slice by stage, beside a plain loop."""
+    from kspacesr_rt.bench.run.pipeline_cost import PipelineOptions, measure_pipeline
+    from kspacesr_rt.system.files import replace_file
+
+    options = PipelineOptions(
+        backend=backend, slices=slices, matrices=tuple(matrix or (256,)), rounds=rounds
+    )
+    with progress_bar("bench pipeline", quiet, lines=True) as update:
+        cost = measure_pipeline(options, lambda step: update(None, None, step))
+    if output is not None:
+        replace_file(output, json.dumps(cost.to_dict(), indent=1).encode())
+    if as_json:
+        echo_json(cost.to_dict())
+    elif not quiet:
+        print_text(cost.as_text())

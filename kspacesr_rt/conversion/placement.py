@@ -1,0 +1,172 @@
+"""Prove on which grid a model answers: a blob must come back at the millimetre it was put at.
+
+A network learns where to answer from how its LR images were made. What its file says of that
+decides Image Position (Patient), and no comparison with PyTorch can tell: both shift alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from kspacesr_rt.conversion.parity import Run
+from kspacesr_rt.errors import ParityError
+from kspacesr_rt.kspace import FloatArray, Matrix, SampleGrid, sample_origin
+from kspacesr_rt.model.spec import ModelSpec, OutputGrid
+from kspacesr_rt.quality.metrics import json_number
+
+BLOB_MATRIX: Matrix = (48, 45)
+"""LR matrix of the test: grids differ by other amounts along an odd axis."""
+BLOB_CENTRE = (21.3, 24.6)
+"""LR row and column of the blob: on no sample of any grid."""
+BLOB_WIDTH = 2.5
+"""Standard deviation of the blob in LR samples: as smooth as anatomy, so that nothing rings."""
+LARGEST_MISS = 0.25
+"""SR samples between where the blob is and where it should be: half of what parts the two grids at
+x2. Trained networks miss by less than 0.05."""
+LEAST_LIKENESS = 0.9
+"""Correlation with a blob from which on what came back is one: trained networks reach 0.999. Below,
+nothing can be said of its place: an untrained network (0.6 at most), or one that is given what it
+was not trained on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where a model put the blob."""
+
+    grid: OutputGrid
+    """What its file says."""
+    miss: tuple[float, float]
+    """SR samples, down and to the right, from where that grid puts the blob."""
+    likeness: float
+    """Correlation of what came back with a blob there, 0 to 1."""
+    fitting: OutputGrid | None
+    """The grid on which the blob is in its place; None if there is none."""
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether a blob came back at all."""
+        return self.likeness >= LEAST_LIKENESS
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file may say what it says: nothing contradicts it."""
+        return not self.conclusive or max(map(abs, self.miss)) <= LARGEST_MISS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for strict JSON."""
+        return {
+            "grid": self.grid,
+            "miss_sr_samples": [json_number(value) for value in self.miss],
+            "likeness": json_number(self.likeness),
+            "conclusive": self.conclusive,
+            "passed": self.passed,
+        }
+
+    def as_text(self) -> str:
+        """Return what was found in a line."""
+        if not self.conclusive:
+            return (
+                f"output grid '{self.grid}' is as stated, not proved: a blob does not come back "
+                f"as one (likeness {self.likeness:.2f}), as with untrained weights"
+            )
+        down, right = self.miss
+        return (
+            f"output grid '{self.grid}': a blob comes back {down:+.2f}, {right:+.2f} SR samples off"
+        )
+
+
+def blob(matrix: Matrix, centre: tuple[float, float], width: float) -> FloatArray:
+    """Draw a Gaussian of maximum 1 at a ``(row, column)`` that need not be a sample's."""
+    y, x = np.ogrid[: matrix[0], : matrix[1]]
+    squared = (y - centre[0]) ** 2 + (x - centre[1]) ** 2
+    drawn: FloatArray = np.exp(-squared / (2 * width**2))
+    return drawn
+
+
+def centre_of_mass(image: FloatArray) -> tuple[float, float]:
+    """Return the centre of what stands higher than half of the maximum, over the background."""
+    above = image - np.median(image)
+    weights = np.where(above > 0.5 * above.max(), above, 0.0)
+    total = float(weights.sum()) or 1.0
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    return float((weights * y).sum()) / total, float((weights * x).sum()) / total
+
+
+def find_placement(spec: ModelSpec, run: Run) -> Placement:
+    """Run a model on a blob and measure where it comes back.
+
+    Parameters
+    ----------
+    spec
+        Of the model.
+    run
+        The model, as its users will run it.
+    """
+    # What is padded is cropped as the stated grid has it: no blob tells of a grid through that.
+    usual = spec.network_matrix(BLOB_MATRIX)
+    matrix = spec.fixed_matrix if any(spec.fixed_matrix) else usual
+    centre = _centre_in(matrix)
+    sr = run(blob(matrix, centre, BLOB_WIDTH).astype(np.float32)).astype(np.float64)
+    if not np.isfinite(sr).all():
+        sr = np.zeros_like(sr)  # no blob; the parity gate says the rest
+    found = centre_of_mass(sr)
+    ideal = blob((sr.shape[0], sr.shape[1]), found, BLOB_WIDTH * spec.upscale)
+    miss = _miss(found, matrix, spec.upscale, spec.sample_grid)
+    fitting = None
+    for grid in get_args(OutputGrid):
+        other = dataclasses.replace(spec, output_grid=grid)
+        if max(map(abs, _miss(found, matrix, spec.upscale, other.sample_grid))) <= LARGEST_MISS:
+            fitting = grid
+    return Placement(
+        grid=spec.output_grid, miss=miss, likeness=_correlation(sr, ideal), fitting=fitting
+    )
+
+
+def require_placed(placement: Placement) -> None:
+    """Turn a blob in the wrong place into an error.
+
+    Raises
+    ------
+    ParityError
+        If a blob came back, and elsewhere than the model's grid says.
+    """
+    if placement.passed:
+        return
+    down, right = placement.miss
+    raise ParityError(
+        f"the model does not answer on the grid '{placement.grid}': a blob comes back "
+        f"{down:+.2f}, {right:+.2f} SR samples from its place, {LARGEST_MISS} are allowed; "
+        "no file was written",
+        hint=f"--grid {placement.fitting}: a blob is in its place there"
+        if placement.fitting
+        else "it is in its place on no grid: how were the LR images of the training made?",
+    )
+
+
+def _centre_in(matrix: Matrix) -> tuple[float, float]:
+    """Return a place in a matrix where `BLOB_CENTRE` is in its own."""
+    row, column = (
+        centre if n == usual else centre * n / usual
+        for centre, n, usual in zip(BLOB_CENTRE, matrix, BLOB_MATRIX, strict=True)
+    )
+    return row, column
+
+
+def _miss(
+    found: tuple[float, float], matrix: Matrix, upscale: int, grid: SampleGrid
+) -> tuple[float, float]:
+    down, right = (
+        place - upscale * (centre - sample_origin(n, upscale, grid))
+        for place, centre, n in zip(found, _centre_in(matrix), matrix, strict=True)
+    )
+    return down, right
+
+
+def _correlation(a: FloatArray, b: FloatArray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float((a * b).sum()) / norm if norm > 0.0 and np.isfinite(norm) else 0.0

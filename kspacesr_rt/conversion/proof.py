@@ -1,0 +1,219 @@
+"""From an fp32 graph to the content of a model file: narrowed, run on real slices, only then kept.
+
+`export` and `convert` differ in where the graph and the reference come from. What happens then is
+here, once: another precision, the parity gate, the proof of its grid, digests and self-test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from kspacesr_rt.conversion.mixed_precision import quantise_model
+from kspacesr_rt.conversion.parity import (
+    TIER_OF,
+    ParityReport,
+    Run,
+    check,
+    gate_cases,
+    require_parity,
+)
+from kspacesr_rt.conversion.placement import find_placement, require_placed
+from kspacesr_rt.errors import OutputError
+from kspacesr_rt.graph.precision import narrowed, opset_of
+from kspacesr_rt.graph.quantisation import QUANTISED_TYPES, with_named_convolutions
+from kspacesr_rt.kspace import FloatArray, Matrix, degrade, upscaled
+from kspacesr_rt.kspace.phantoms import brain_phantom
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import (
+    KNOWN_ANSWER_KEY,
+    KnownAnswer,
+    ModelFile,
+    graph_digest,
+    weights_digest,
+)
+from kspacesr_rt.model.slice_arrays import network_input, result_image
+from kspacesr_rt.model.spec import METADATA_KEY, ModelSpec, Precision
+from kspacesr_rt.runtime.backends import open_backend
+from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF, precision_notes, require_suited
+from kspacesr_rt.runtime.tensorrt.requirements import precision_notes as engine_notes
+from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.steps import report_step
+
+KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
+"""LR matrix of the stored self-test: small, one axis odd, not square."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """What a new file is compared with."""
+
+    run: Run
+    """Runs one LR slice in fp32."""
+    name: str
+    """What it is, in a few words, such as ``PyTorch fp32``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProvedModel:
+    """The content of a model file that passed the gate."""
+
+    content: bytes
+    """As it is to be written."""
+    spec: ModelSpec
+    """As stored in it."""
+    report: ParityReport
+    """What the gate measured."""
+    remarks: tuple[str, ...]
+    """What was decided on the way."""
+
+
+def require_free(output: Path, *, force: bool, report_file: Path | None = None) -> None:
+    """Refuse a place for a model file before minutes are spent on what goes there.
+
+    Raises
+    ------
+    OutputError
+        If the file exists, or is a folder.
+    """
+    for path in (output, report_file):
+        if path is not None and path.is_dir():
+            raise OutputError(f"{path} is a folder", hint="name a file")
+    if output.exists() and not force:
+        raise OutputError(f"{output} exists", hint="replace it with --force")
+
+
+def backend_runner(model: ModelFile, backend: str) -> Run:
+    """Return a function that binds a model to each slice's matrix and runs it on a backend."""
+
+    def run(lr: FloatArray) -> FloatArray:
+        bound = bind(model, (lr.shape[0], lr.shape[1]))
+        with open_backend(backend, bound) as opened:
+            return result_image(opened.run(network_input(lr, model.spec))[0], model.spec)
+
+    return run
+
+
+def prove(
+    wide: ModelFile,
+    reference: Reference,
+    precision: Precision,
+    *,
+    runtime: str,
+    backend: str,
+    calibration: Sequence[Path] = (),
+    answer: KnownAnswer | None = None,
+    notes: dict[str, Any] | None = None,
+    report_file: Path | None = None,
+) -> ProvedModel:
+    """Bring a graph to a precision, and prove on a backend that it still computes the same.
+
+    Parameters
+    ----------
+    wide
+        The graph in fp32, in the lowering it will have.
+    reference
+        What it must agree with.
+    precision
+        What the CNN is to compute in; it decides the tier that the gate asks for.
+    runtime
+        What the model is made for; decides which values an int8 model rounds.
+    backend
+        Which backend the gate runs it on.
+    calibration
+        Folders of images that 8-bit ranges are taken from; none means the shipped sample.
+    answer
+        The self-test that the file is to carry; None asks the reference.
+    notes
+        What else the specification is to say of its parity.
+    report_file
+        Where to write every number the gate measured, passed or not.
+
+    Raises
+    ------
+    ExportError
+        If the graph cannot be brought to that precision.
+    ParityError
+        If the gate says no, or the model answers elsewhere than it says.
+    BackendUnavailableError
+        If the backend cannot run it here, or `runtime` is known not to run such a model anywhere.
+    OutputError
+        If the report cannot be written.
+    """
+    proto, notes = wide.proto, dict(notes or {})
+    remarks: tuple[str, ...] = ()
+    spec = dataclasses.replace(wide.spec, precision=precision)
+    if runtime in PROVIDER_OF:
+        require_suited(runtime, spec)  # or the file would be made for what cannot run it
+        remarks = precision_notes(runtime, spec)
+    else:
+        remarks = engine_notes(runtime, precision)
+    if precision in QUANTISED_TYPES:
+        proto = with_named_convolutions(proto)
+        report_step(f"calibrating {precision}, and choosing the layers that stay in fp32")
+        made = quantise_model(
+            dataclasses.replace(wide, proto=proto, spec=spec),
+            reference.run,
+            lambda model: backend_runner(model, backend),
+            precision,
+            calibration=calibration,
+            runtime=runtime,
+        )
+        proto, remarks = made.proto, (*remarks, made.as_text())
+        notes["quantisation"] = made.notes
+    else:
+        proto = narrowed(proto, precision)
+    spec = dataclasses.replace(spec, opset=opset_of(proto))
+    run = backend_runner(dataclasses.replace(wide, proto=proto, spec=spec), backend)
+    report_step(f"proving {spec.name} in {precision} on {backend}")
+    report = check(
+        gate_cases(spec.upscale, spec.matrix, fixed=any(spec.fixed_matrix)),
+        reference.run,
+        run,
+        backend=backend,
+        tier=TIER_OF[precision],
+        lowering=spec.lowering,
+        signs_predicted=spec.data_consistency == "magnitude",
+        reference_name=reference.name,
+    )
+    placement = find_placement(spec, run)
+    notes["placement"] = placement.to_dict()
+    if report_file is not None:
+        replace_file(report_file, json.dumps(report.to_dict() | notes, indent=1).encode())
+    require_parity(report)
+    require_placed(placement)
+    spec = dataclasses.replace(spec, parity=report.to_dict() | notes)
+    content = finished(proto, spec, answer or known_answer(reference.run, spec))
+    return ProvedModel(
+        content=content, spec=spec, report=report, remarks=(*remarks, placement.as_text())
+    )
+
+
+def known_answer(reference: Run, spec: ModelSpec) -> KnownAnswer:
+    """Compute the self-test that travels in the file."""
+    matrix = spec.fixed_matrix if any(spec.fixed_matrix) else KNOWN_ANSWER_MATRIX
+    phantom = brain_phantom(upscaled(matrix, spec.upscale)).astype(np.float32)
+    lr = degrade(phantom, spec.upscale).astype(np.float32)
+    return KnownAnswer(lr=lr, sr=reference(lr))
+
+
+def finished(proto: onnx.ModelProto, spec: ModelSpec, answer: KnownAnswer) -> bytes:
+    """Return the file's content: the graph with its specification, digests and self-test."""
+    stamped = onnx.ModelProto()
+    stamped.CopyFrom(proto)
+    provenance = dataclasses.replace(
+        spec.provenance, weights_sha256=weights_digest(proto), graph_sha256=graph_digest(proto)
+    )
+    spec = dataclasses.replace(spec, provenance=provenance)
+    onnx.helper.set_model_props(
+        stamped, {METADATA_KEY: spec.to_json(), KNOWN_ANSWER_KEY: answer.to_json()}
+    )
+    content: bytes = stamped.SerializeToString(deterministic=True)
+    return content

@@ -1,0 +1,1 @@
+"""Enhanced MR: many frames in one file, in and out."""

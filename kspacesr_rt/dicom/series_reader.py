@@ -1,0 +1,90 @@
+"""Read the files of a series, each once: its bytes, what they say, and their digest.
+
+What does not vary within the series is parsed once (`kspacesr_rt.dicom.fast.repeated_header`). A
+file that does not fit is read as `kspacesr_rt.dicom.pixels.load_slice` reads any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from kspacesr_rt.dicom.carried import Carried
+from kspacesr_rt.dicom.element_counts import require_bounded_size
+from kspacesr_rt.dicom.failures import as_slice_failure
+from kspacesr_rt.dicom.fast.element_steps import UnusualEncodingError
+from kspacesr_rt.dicom.fast.repeated_header import RepeatedHeader
+from kspacesr_rt.dicom.header_counts import HeaderCounts
+from kspacesr_rt.dicom.pixels import parse_slice
+from kspacesr_rt.dicom.source_slice import SourceSlice
+
+TEMPLATES_MAX: Final = 8
+"""Files of a series that become the one which others are compared to: each that does not fit, until
+so many did not. What is different every time is not worth the comparison."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LoadedSlice:
+    """The file of a slice as it was at one moment."""
+
+    dataset: Carried
+    """What it says, pixel data still encoded; elements may be shared with others of its series."""
+    status: os.stat_result
+    """Of the file, before it was read."""
+    sha256: str
+    """Of its content."""
+    seen_ns: int
+    """When it was read, by the clock of this machine."""
+
+
+class SeriesReader:
+    """Reads the files of one series; for any threads."""
+
+    def __init__(self, counts: HeaderCounts | None = None) -> None:
+        """Begin with nothing; `counts` is told of every header."""
+        self._counts = counts or HeaderCounts()
+        self._template: RepeatedHeader | None = None
+        self._n_templates = 0
+
+    def load(self, source: SourceSlice) -> LoadedSlice:
+        """Read the file of one slice.
+
+        Raises
+        ------
+        SliceFailed
+            As `kspacesr_rt.dicom.pixels.load_slice`.
+        """
+        with as_slice_failure():
+            seen_ns = time.time_ns()
+            with source.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                require_bounded_size(file)
+                content = file.read()
+            return LoadedSlice(
+                dataset=self._parsed(content),
+                status=status,
+                sha256=hashlib.sha256(content).hexdigest(),
+                seen_ns=seen_ns,
+            )
+
+    def _parsed(self, content: bytes) -> Carried:
+        template = self._template
+        if template is not None:
+            with suppress(UnusualEncodingError, struct.error):
+                found = template.read(content)
+                self._counts.add("read-repeated")
+                return found
+        found = parse_slice(io.BytesIO(content))
+        self._counts.add("read-first" if template is None else "read-differing")
+        if self._n_templates < TEMPLATES_MAX:
+            self._n_templates += 1
+            with suppress(UnusualEncodingError, struct.error):
+                self._template = RepeatedHeader(content, found)
+                found.share_values(self._template.values)
+        return found

@@ -1,0 +1,1 @@
+"""How graphs change: function bodies, precision, 8 bits, phases and costs; no torch."""

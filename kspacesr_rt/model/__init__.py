@@ -1,0 +1,1 @@
+"""What a model is: its contract, its file, its binding to a matrix, and the shipped ones."""

@@ -1,0 +1,516 @@
+"""The output folder of a run: whose it is, with what parameters, and what is done already.
+
+``manifest.json`` says with what parameters everything in the folder was made. Below
+``.kspacesr-rt`` lie a lock, which keeps a second run out, and journals: a line for every finished
+slice, written after the slice has its final name. A run that was killed is completed by running it
+again: what a journal tells, and what still stands there, is not computed once more.
+
+Journals are not forced to disk. After a power failure their last lines may be missing, which costs
+the time to compute those slices again; the slices themselves are forced to disk before they get
+their names, and are found to be there then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+import weakref
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from kspacesr_rt._version import __version__
+from kspacesr_rt.dicom import Derivation, SourceSlice
+from kspacesr_rt.dicom.store import (
+    MANIFEST_NAME,
+    STATE_FOLDER,
+    UNUSABLE,
+    WRITABLE,
+    remove_leftovers,
+)
+from kspacesr_rt.errors import (
+    OutputError,
+    RunMismatchError,
+    SliceError,
+    failing_the_output,
+    system_message,
+)
+from kspacesr_rt.pipeline.input_files import digest_of_source
+from kspacesr_rt.pipeline.journal_entries import (
+    LINE_MAX,
+    FileState,
+    JournalEntry,
+    checked_line,
+    open_journal,
+    places_of_lines,
+    reading_journal,
+    series_of,
+    valid_entry,
+)
+from kspacesr_rt.pipeline.report import SeriesRecord, SliceRecord
+from kspacesr_rt.runtime.backends import backend_names
+from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.volumes.output_files import standing_files
+
+SCHEMA: Final = 2
+"""1: UIDs followed the pixels alone, and lines of the journal had no checksum."""
+LOCK: Final = "lock"
+SHOWN_MAX: Final = 80
+"""Characters of a parameter in a message."""
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_DIGITS_SHOWN: Final = 12
+LINE_READ: Final = 4096
+"""Bytes that are read for a line at a time; most are shorter."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a folder's outputs have in common."""
+
+    parameters: Mapping[str, Any]
+    """JSON values: everything that changes what is written, or what of the input is taken."""
+    run_salt: str
+    """What random UIDs hang on, so that a resumed run draws the same ones again."""
+    version: str = __version__
+    """Of this package: another one may round differently."""
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Manifest | None:
+        """Read a folder's manifest; None if it has none.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be read.
+        """
+        try:
+            stored = json.loads((folder / MANIFEST_NAME).read_bytes())
+            schema, parameters = stored["schema"], stored["parameters"]
+            run_salt, version = stored["run_salt"], stored["version"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as exc:
+            raise _unusable("cannot be read") from exc
+        if type(schema) is not int or not isinstance(parameters, dict):
+            raise _unusable("cannot be read")
+        if not (isinstance(run_salt, str) and isinstance(version, str)):
+            raise _unusable("cannot be read")
+        if schema != SCHEMA:
+            raise _unusable(f"is of schema {str(schema)[:9]}, not {SCHEMA}")
+        return cls(parameters=parameters, run_salt=run_salt, version=version)
+
+    def require_same(self, parameters: Mapping[str, Any]) -> None:
+        """Refuse to mix outputs.
+
+        Raises
+        ------
+        RunMismatchError
+            If the parameters or the version of this package are others; the message names them.
+        """
+        mine = {**self.parameters, "version": self.version}
+        theirs = {**parameters, "version": __version__}
+        other = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        if other:
+            other.sort(key=lambda name: name.endswith("sha256"))  # what a user has chosen first
+            changes = ", ".join(
+                f"{_shown(name)} ({_shown(mine.get(name))}, now {_shown(theirs.get(name))})"
+                for name in other
+            )
+            raise RunMismatchError(
+                f"the output folder holds a run with other parameters: {changes}",
+                hint=_hint_of_mismatch(self.parameters, other),
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write it."""
+        document = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        replace_file(folder / MANIFEST_NAME, (json.dumps(document, indent=1) + "\n").encode())
+
+
+class Journal:
+    """What is finished in an output folder, and where to note what follows.
+
+    Lines stay on the disk; in memory is where they stand, some hundred bytes a slice. A line that
+    is torn or altered is no line: its slice is done again, and found to be there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        writer: str = "",
+        *,
+        derivation: Derivation | None = None,
+        collected: bool = False,
+        verify: bool = False,
+    ) -> None:
+        """Read what earlier runs noted.
+
+        Parameters
+        ----------
+        folder
+            The output folder.
+        writer
+            Hexadecimal digits of a process beside others: each has a journal of its own, since
+            appending is not atomic on NFS.
+        derivation
+            What makes the outputs: a source whose file was changed in nothing that reaches its
+            output is known again by it. None: only by its bytes.
+        collected
+            Outputs are taken away once they stand: one that is missing is done all the same.
+        verify
+            Outputs are read, and compared with the digest that was noted of them.
+
+        Raises
+        ------
+        OutputError
+            If a journal cannot be read; it says what to remove.
+        """
+        self._derivation, self._collected, self._verify = derivation, collected, verify
+        self._root, self._folder = folder, folder / STATE_FOLDER
+        self._path = self._folder / f"journal{writer and '-'}{writer}.jsonl"
+        self._places: dict[int, list[_Place]] = {}  # of lines, by source
+        self._series: dict[str, list[dict[str, Any]]] = {}
+        self._outputs: set[int] = set()
+        self._verified: set[str] = set()
+        self._source_digests: dict[tuple[str, Any], str] = {}  # by content and matrix
+        self._files: dict[Path, int] = {}
+        self._file: int | None = None
+        weakref.finalize(self, _close_all, self._files)
+        with failing_the_output(UNUSABLE, WRITABLE):
+            for path in sorted(self._folder.glob("journal*.jsonl")):
+                self._read(path)
+
+    def _read(self, path: Path) -> None:
+        with open_journal(path) as file, reading_journal(path):
+            for place, line in places_of_lines(file):
+                entry = valid_entry(line)
+                with suppress(LookupError, TypeError):
+                    if entry is None:
+                        continue
+                    if "series" in entry:
+                        self._series[entry["series"]] = entry["records"]
+                    else:
+                        self._take(JournalEntry.of_entry(entry), (path, place))
+
+    def _take(self, noted: JournalEntry, place: _Place) -> None:
+        """Know where a line stands; it replaces those that say the same of its source."""
+        self._outputs.add(_key(noted.record.output))
+        places = self._places.setdefault(_key(noted.source), [])
+        said = (noted.source, noted.state.sha256, noted.record.output)
+        for earlier in list(places):
+            entry = self._entry_at(earlier)
+            if entry is None or (entry.source, entry.state.sha256, entry.record.output) == said:
+                places.remove(earlier)
+        places.append(place)
+
+    def _entry_at(self, place: _Place) -> JournalEntry | None:
+        path, offset = place
+        file = self._files.get(path)
+        if file is None:
+            file = self._files[path] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        os.lseek(file, offset, os.SEEK_SET)
+        line = b""
+        while b"\n" not in line and len(line) < LINE_MAX and (more := os.read(file, LINE_READ)):
+            line += more
+        entry = valid_entry(line[: line.find(b"\n") + 1 or len(line)])
+        with suppress(LookupError, TypeError):
+            return None if entry is None else JournalEntry.of_entry(entry)
+        return None
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def has_output(self, output: str) -> bool:
+        """Return whether an output, relative to the folder, was noted of some source."""
+        return _key(output) in self._outputs
+
+    def entries_of(self, source_uid: str) -> list[JournalEntry]:
+        """Return what was noted of a source, once for each content that it had; latest last."""
+        with failing_the_output(UNUSABLE, WRITABLE):
+            entries = (self._entry_at(place) for place in self._places.get(_key(source_uid), ()))
+            return [one for one in entries if one is not None and one.source == source_uid]
+
+    def all_entries(self) -> Iterator[JournalEntry]:
+        """Yield everything that was noted of any source."""
+        with failing_the_output(UNUSABLE, WRITABLE):
+            for places in list(self._places.values()):
+                yield from (one for place in places if (one := self._entry_at(place)) is not None)
+
+    def match(self, source: SourceSlice) -> JournalEntry | None:
+        """Return what was noted of a source with what its file says now.
+
+        Its bytes may be others, if nothing that reaches the output has changed.
+        """
+        noted = self.entries_of(source.sop_instance_uid)
+        if not noted:
+            return None
+        try:
+            now = FileState.by_status(source.path.stat())
+            alike = [one for one in noted if one.state.looks_like(now)]
+            if len({one.state.sha256 for one in alike}) == 1 and alike[-1].state.settled:
+                return alike[-1]
+            now = FileState.read(source.path)
+            same = [one for one in noted if one.state.sha256 == now.sha256]
+            same = same or [one for one in noted if self._has_same_content(source, now, one)]
+        except OSError:
+            return None
+        if not same:
+            return None
+        moved = dataclasses.replace(same[-1], state=now)
+        if not (now.looks_like(same[-1].state) and same[-1].state.settled):
+            self.add(moved)  # so that it is known by its status the next time
+        return moved
+
+    def _has_same_content(self, source: SourceSlice, now: FileState, noted: JournalEntry) -> bool:
+        """Return whether a file says what was noted, in other bytes."""
+        matrix = noted.record.matrix
+        if self._derivation is None or matrix is None or not noted.source_digest:
+            return False
+        key = now.sha256, matrix
+        if key not in self._source_digests:
+            try:
+                digest = digest_of_source(source, self._derivation, matrix)
+            except SliceError:
+                digest = ""  # what is wrong with it is found out when it is processed
+            if FileState.read(source.path).sha256 != now.sha256:
+                return False  # it changes under our eyes
+            self._source_digests[key] = digest
+        return self._source_digests[key] == noted.source_digest
+
+    def find(self, source: SourceSlice) -> SliceRecord | None:
+        """Return what was noted of a source, if it says what it said and its output stands."""
+        noted = self.match(source)
+        if noted is None or not self._is_intact(noted):
+            return None
+        return dataclasses.replace(noted.record, outcome="present")
+
+    def _is_intact(self, noted: JournalEntry) -> bool:
+        path = self._root / noted.record.output
+        try:
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size != noted.n_bytes:
+                return False
+            if self._verify and noted.record.output not in self._verified:
+                if FileState.read(path).sha256 != noted.output_sha256:
+                    return False
+                self._verified.add(noted.record.output)
+        except FileNotFoundError:
+            return self._collected
+        except OSError:
+            return False
+        return True
+
+    def series(self, uid: str) -> list[SeriesRecord]:
+        """Return what was noted of a source series."""
+        return series_of(self._series.get(uid, []))
+
+    def note(
+        self,
+        source: SourceSlice,
+        before: os.stat_result | FileState,
+        record: SliceRecord,
+        output: FileState | None = None,
+        *,
+        digest: str = "",
+    ) -> None:
+        """Note a slice whose output stands.
+
+        Parameters
+        ----------
+        source
+            What it was made from.
+        before
+            What the source's file held when it was read; or its status then, and it is read again.
+        record
+            For the report.
+        output
+            What the output holds, if that is known.
+        digest
+            Digest of what of the source reached the output, if that is known.
+
+        Raises
+        ------
+        OutputError
+            If the disk is full, say.
+        """
+        if not isinstance(before, FileState):
+            before = FileState.read_after(source.path, before)
+        with failing_the_output(UNUSABLE, WRITABLE):
+            output = output or FileState.read(self._root / record.output)
+        self.add(
+            JournalEntry(
+                source=source.sop_instance_uid,
+                state=before,
+                n_bytes=output.size,
+                output_sha256=output.sha256,
+                record=record,
+                source_digest=digest,
+            )
+        )
+
+    def add(self, noted: JournalEntry) -> None:
+        """Note what is known of a slice whose output stands; raises as `note` does."""
+        place = self._append(noted.as_line())
+        self._take(noted, place)
+
+    def note_series(self, uid: str, records: list[SeriesRecord]) -> None:
+        """Note what is known of a source series."""
+        self._series[uid] = [dataclasses.asdict(one) for one in records]
+        self._append(checked_line({"series": uid, "records": self._series[uid]}))
+
+    def _append(self, line: bytes) -> _Place:
+        with failing_the_output(UNUSABLE, WRITABLE):
+            if self._file is None:
+                self._folder.mkdir(exist_ok=True)
+                _make_own(self._path)
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+                if os.fstat(self._file).st_size:
+                    line = b"\n" + line  # ends what a killed run may have left torn
+            place = os.fstat(self._file).st_size + line.startswith(b"\n")
+            if os.write(self._file, line) != len(line):
+                self.close()  # what follows starts on a line of its own
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._path, place
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        _close_all(self._files)
+
+
+def _make_own(path: Path) -> None:
+    """Part a file from its other names: a copy of the folder made of hard links stays as it is."""
+    with suppress(FileNotFoundError):
+        if path.lstat().st_nlink > 1:
+            replace_file(path, path.read_bytes())
+
+
+_Place = tuple[Path, int]
+"""Of a line: its journal, and where it begins there."""
+
+
+def _key(text: str) -> int:
+    """Return 8 bytes that stand for a UID or a name; the line tells whether it is that one."""
+    content = text.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
+
+
+def _close_all(files: dict[Path, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
+
+
+@contextmanager
+def locked_folder(folder: Path, parameters: Mapping[str, Any], run_salt: str) -> Iterator[Manifest]:
+    """Hold an output folder for one run, with its manifest written.
+
+    Parameters
+    ----------
+    folder
+        Made if missing.
+    parameters
+        Of this run.
+    run_salt
+        For random UIDs, if the folder is new.
+
+    Yields
+    ------
+        The folder's manifest.
+
+    Raises
+    ------
+    OutputError
+        If another run holds it, or it holds outputs without a manifest.
+    RunMismatchError
+        If it holds a run with other parameters.
+    """
+    with failing_the_output(UNUSABLE, WRITABLE):
+        (folder / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
+        held = os.open(folder / STATE_FOLDER / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(held)
+        manifest = require_compatible(folder, parameters)
+        if manifest is None:
+            manifest = Manifest(parameters=parameters, run_salt=run_salt)
+            manifest.save(folder)
+        with failing_the_output(UNUSABLE, WRITABLE):
+            remove_leftovers(folder)
+        yield manifest
+    finally:
+        os.close(held)
+
+
+def require_compatible(folder: Path, parameters: Mapping[str, Any]) -> Manifest | None:
+    """Return a folder's manifest if a run may continue there, None if it holds no outputs.
+
+    Raises
+    ------
+    OutputError
+        If it holds outputs without a manifest.
+    RunMismatchError
+        If it holds a run with other parameters.
+    """
+    manifest = Manifest.of_folder(folder)
+    if manifest is not None:
+        manifest.require_same(parameters)
+    elif folder.exists() and next(standing_files(folder), None) is not None:
+        raise OutputError(
+            "the output folder holds outputs, but no manifest says how they were made",
+            hint="remove them, or choose another folder",
+        )
+    return manifest
+
+
+def _unusable(what: str) -> OutputError:
+    return OutputError(
+        f"the output folder's manifest {what}",
+        hint=f"how its outputs were made is not known: remove {MANIFEST_NAME} and all outputs "
+        "there, or choose another folder",
+    )
+
+
+def _hint_of_mismatch(parameters: Mapping[str, Any], other: Collection[str]) -> str:
+    """Say how to complete a folder: ``auto`` may choose another backend after an installation."""
+    if "backend" in other and parameters.get("backend") in backend_names():
+        named = f"--backend {parameters['backend']}"
+        return f"choose another folder, or complete it with {named} and the same parameters"
+    return "choose another folder, or run with the same parameters to complete it"
+
+
+def _shown(value: object) -> str:
+    """Return a value of a manifest, which anything may have written, for a terminal."""
+    text = str(value)[:SHOWN_MAX]
+    if _DIGEST.fullmatch(text):
+        return f"{text[:_DIGITS_SHOWN]}..."
+    return text if text.isprintable() else ascii(text)
+
+
+def _lock(file: int) -> None:
+    """Take the lock, which the system lets go when the process ends, however it ends."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as exc:
+        raise OutputError(
+            "another run writes into this output folder", hint="choose another folder, or wait"
+        ) from exc
+    except OSError as exc:
+        raise OutputError(
+            f"the output folder cannot be locked: {system_message(exc)}",
+            hint="its file system must know locks, as local disks, NFS 4 and SMB do",
+        ) from exc

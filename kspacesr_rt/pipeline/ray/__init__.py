@@ -1,0 +1,1 @@
+"""Archives on several processes or machines, by Ray."""

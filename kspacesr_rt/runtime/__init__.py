@@ -1,0 +1,1 @@
+"""What runs a model: the protocol, the table of backends, their choice and their self-test."""

@@ -1,0 +1,201 @@
+"""What runs on which GPU, what is built for it, and what a model could cost there at best.
+
+An estimate is no measurement: it is the roofline of each layer, from the data sheet's peaks, and a
+launch a layer. Real kernels take more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from kspacesr_rt.errors import InputError
+from kspacesr_rt.graph.layer_costs import CONVOLUTION, FFT, layer_costs
+from kspacesr_rt.graph.precision import narrowed
+from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import ModelFile
+from kspacesr_rt.model.spec import Precision
+from kspacesr_rt.runtime.tensorrt.targets import NO_FP32_PRODUCTS, RTX_TARGETS
+from kspacesr_rt.system.gpu_driver import DRIVER_FLOOR
+from kspacesr_rt.system.gpu_models import GPU_MODELS, GpuModel, capability_of, find_gpu_model
+
+ORT_KERNELS = (75, 80, 86, 89, 90, 120)
+"""Compute capabilities that onnxruntime-gpu 1.31.1 holds kernels for; it has no code that a driver
+could translate for others. Later ones of a generation (121) run those of an earlier one (120)."""
+LAUNCH_S = 1e-6
+"""From one kernel of a CUDA graph to the next."""
+ON_GPU = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda", "ort-webgpu")
+ESTIMATED: tuple[Precision, ...] = ("fp32", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What one slice would cost at best."""
+
+    precision: Precision
+    """Of the CNN."""
+    seconds: float
+    """Of one slice, copies left out."""
+    fft_share: float
+    """Share of it in FFT layers."""
+    bound: str
+    """What most of it is bound by: ``memory``, ``arithmetic`` or ``launches``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuChoice:
+    """One kind of GPU and what is chosen for it."""
+
+    gpu: GpuModel
+    """From its data sheet."""
+    backends: dict[str, str]
+    """GPU backend to why it is none there; empty where it is one."""
+    lowering: str
+    """Which lowering of FFT layers its first backend takes."""
+    estimates: tuple[Estimate, ...]
+    """By precision."""
+
+    @property
+    def backend(self) -> str | None:
+        """Return the first backend there is; None if there is none."""
+        return next((name for name, reason in self.backends.items() if not reason), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for strict JSON."""
+        return {
+            **dataclasses.asdict(self.gpu),
+            "driver": DRIVER_FLOOR,
+            "backend": self.backend,
+            "backends": self.backends,
+            "lowering": self.lowering,
+            "estimates": [dataclasses.asdict(one) for one in self.estimates],
+        }
+
+
+def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> list[GpuChoice]:
+    """Return what is chosen for GPUs, and what a model would cost there at best.
+
+    Parameters
+    ----------
+    names
+        Of GPUs; none: every one that is known by name.
+    model
+        An fp32 model.
+    matrix
+        LR ``(rows, columns)``.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown.
+    """
+    named = [_model_of(name) for name in names] or list(GPU_MODELS.values())
+    costs = {precision: _costs(model, matrix, precision) for precision in ESTIMATED}
+    return [
+        GpuChoice(
+            gpu=gpu,
+            backends=backends_of(gpu),
+            lowering=lowering_for(gpu.sm, "tensorrt-rtx" if gpu.sm in RTX_TARGETS else "tensorrt"),
+            estimates=tuple(_estimate(gpu, precision, costs[precision]) for precision in ESTIMATED),
+        )
+        for gpu in named
+    ]
+
+
+def _model_of(name: str) -> GpuModel:
+    if (gpu := find_gpu_model(name)) is not None:
+        return gpu
+    sm = capability_of(name)
+    alike = [gpu.name for gpu in GPU_MODELS.values() if gpu.sm == sm]
+    raise InputError(
+        f"'{name}' is no GPU but a compute capability, which has no memory or rates of its own",
+        hint=f"such are: {', '.join(alike)}" if alike else "kspacesr-rt targets lists names",
+    )
+
+
+def backends_of(gpu: GpuModel) -> dict[str, str]:
+    """Return every GPU backend with why it is none on a GPU; empty where it is one."""
+    of_ort = "onnxruntime-gpu has no package for Jetson" if gpu.jetson else ""
+    kernels = any(sm // 10 == gpu.sm // 10 and sm <= gpu.sm for sm in ORT_KERNELS)
+    rtx = "" if gpu.sm in RTX_TARGETS else f"TensorRT-RTX builds nothing for {gpu.label}"
+    orin = "JetPack 6 has TensorRT 10.3, and 10.13 is needed" if gpu.sm == 87 else ""
+    return {
+        "tensorrt": orin,
+        "tensorrt-rtx": rtx,
+        "ort-tensorrt": of_ort,
+        "ort-cuda": of_ort
+        or ("" if kernels else f"onnxruntime-gpu has no kernels for {gpu.label}"),
+        "ort-webgpu": "onnxruntime-webgpu has no package for Linux on ARM" if gpu.jetson else "",
+    }
+
+
+def lowering_for(sm: int, runtime: str) -> str:
+    """Return how FFT layers are lowered for a GPU."""
+    return "conv" if runtime == "tensorrt-rtx" and sm in NO_FP32_PRODUCTS else "gemm"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    group: str
+    flop: float
+    n_bytes: float
+
+
+def _costs(model: ModelFile, matrix: Matrix, precision: Precision) -> list[_Cost]:
+    proto = narrowed(model.proto, precision)
+    spec = dataclasses.replace(model.spec, precision=precision)
+    bound = bind(dataclasses.replace(model, proto=proto, spec=spec), matrix)
+    costs = [_Cost(one.group, one.flop, one.bytes(1)) for one in layer_costs(bound)]
+    return [one for one in costs if one.flop or one.n_bytes]
+
+
+def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estimate:
+    seconds = {"memory": 0.0, "arithmetic": 0.0, "launches": 0.0}
+    in_fft = 0.0
+    for cost in costs:
+        narrow = precision == "fp16" and cost.group == CONVOLUTION
+        computing = cost.flop / (1e12 * (gpu.fp16_tflop_s if narrow else gpu.fp32_tflop_s))
+        moving = cost.n_bytes / (1e9 * gpu.bandwidth_gb_s)
+        launches = 2 if cost.group == FFT else 1  # two products
+        seconds["arithmetic" if computing > moving else "memory"] += max(computing, moving)
+        seconds["launches"] += launches * LAUNCH_S
+        in_fft += (max(computing, moving) + launches * LAUNCH_S) * (cost.group == FFT)
+    total = sum(seconds.values())
+    return Estimate(
+        precision=precision,
+        seconds=total,
+        fft_share=in_fft / total,
+        bound=max(seconds, key=seconds.__getitem__),
+    )
+
+
+def targets_text(choices: Iterable[GpuChoice], model: str, matrix: Matrix) -> str:
+    """Return a table for a terminal, and what its figures are."""
+    head = f"{'GPU':<12} {'SM':<6} {'memory':>7} {'GB/s':>6}  {'fp32':>9} {'fp16':>9} {'FFT':>5}"
+    lines = [f"{head}  bound by    backends (first: what auto takes)"]
+    for one in choices:
+        gpu = one.gpu
+        wide, narrow = one.estimates
+        there = ", ".join(name for name, reason in one.backends.items() if not reason)
+        reasons = "; ".join(dict.fromkeys(reason for reason in one.backends.values() if reason))
+        lines.append(
+            f"{gpu.name:<12} {gpu.label:<6} {gpu.memory_gb:>4} GB {gpu.bandwidth_gb_s:>6}"
+            f"  {wide.seconds * 1e6:>6.0f} us {narrow.seconds * 1e6:>6.0f} us"
+            f" {narrow.fft_share:>5.0%}  {narrow.bound:<10}  {there or f'none: {reasons}'}"
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Times are estimates, not measured: {model}, a slice of {matrix[0]} x {matrix[1]}, at "
+            "best, without copies,",
+            "from data sheets: each layer's arithmetic or memory traffic, and a microsecond a "
+            "launch. FFT: share in fp16.",
+            f"Every one needs NVIDIA driver {DRIVER_FLOOR} or newer (CUDA 13). fp16 is the 16-bit "
+            "path; 8 bits are no gain.",
+            "AMD, Intel and Apple GPUs: ort-webgpu.",
+        ]
+    )

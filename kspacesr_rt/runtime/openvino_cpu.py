@@ -1,0 +1,211 @@
+"""OpenVINO on the CPU: often the fastest on an Intel or AMD box without a GPU.
+
+Types come from the model alone. OpenVINO's own bf16 hint is never given: it lowers the FFT layers
+too (measured samples move by 6e-3 of the largest, 59 dB on a generator that keeps 72 dB). A model
+exported with ``--precision bf16`` runs its convolutions on the CPU's bf16 units under the fp32 hint
+all the same, its FFT layers in fp32 (9e-8); an int8 model runs its own way. What the compiled graph
+does is read back, and FFT layers in anything but fp32 are refused.
+
+Functions are inlined first, since OpenVINO takes no model-local ones, and FFT layers of large
+slices run on the phases of their images, without pixel shuffles, which are slow in the CNN's
+layout. Two of its defaults would be silently wrong here: on CPUs with bf16 units it computes in
+bf16 unless told otherwise, and it miscomputes the ONNX `DFT` operator without an error (relative
+error 0.99, OpenVINO 2026.4).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import onnx
+from onnx import inliner
+
+from kspacesr_rt.errors import BackendUnavailableError, first_line, library_message
+from kspacesr_rt.graph.phase_convolutions import in_phases
+from kspacesr_rt.graph.phase_transforms import transforms_in_phases
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.model.binding import BoundModel
+from kspacesr_rt.model.spec import Precision
+from kspacesr_rt.runtime.backends import NOT_LOADED, BackendOptions, require_batch
+from kspacesr_rt.system.interruption import deferred_signals
+
+DEVICE = "CPU"
+REFUSED = ("dft",)
+"""Lowerings that OpenVINO computes wrongly."""
+MATRIX_PRODUCTS = ("MatMul", "FullyConnected")
+"""OpenVINO's names for what the FFT layers become; the CNN has none."""
+NARROW_TYPES = {
+    "fp16": ("f16",),
+    "bf16": ("bf16",),
+    "int8": ("i8", "u8"),
+    "fp8": ("f8e4m3", "f8e5m2"),
+}
+"""A model's precision to OpenVINO's names of the type that its convolutions should run in."""
+
+
+class OpenVinoBackend:
+    """One compiled model on one bound model; the batch stays dynamic.
+
+    Each call takes one of as many requests as there are `BackendOptions.streams`.
+    """
+
+    transfer_s = 0.0
+
+    def __init__(self, model: BoundModel, options: BackendOptions) -> None:
+        self.spec = model.spec
+        if model.spec.lowering in REFUSED:
+            raise BackendUnavailableError(
+                f"OpenVINO computes FFT layers lowered as '{model.spec.lowering}' wrongly",
+                hint="export with --fft gemm",
+            )
+        flat = flat_network(model.proto, any_size=options.as_large)
+        compiled = compile_network(flat, options)
+        self.executed = executed_types(compiled)
+        require_fp32_products(self.executed)
+        self.notes = type_notes(model.spec.precision, self.executed)
+        requests = [compiled.create_infer_request() for _ in range(max(1, options.streams))]
+        _use_first(requests)
+        self._free: deque[Any] = deque(requests)
+
+    def run(self, batch: FloatArray) -> FloatArray:
+        """Super-resolve a batch; see `kspacesr_rt.runtime.backends.Backend.run`."""
+        require_batch(batch, self.spec)
+        given = np.ascontiguousarray(batch, dtype=np.float32)
+        request = self._free.pop()
+        try:
+            # The request reuses its output buffer; the caller keeps what it gets.
+            result: FloatArray = np.array(request.infer({0: given})[0])
+        finally:
+            self._free.append(request)
+        return result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._free.clear()
+
+
+_first_use = threading.Lock()
+
+
+def _use_first(requests: Sequence[Any]) -> None:
+    """Touch what threads are about to use, in one thread.
+
+    The first access of a process to ``tensor.data`` initialises a static variable of the bindings:
+    it waits for the interpreter while it holds the variable's guard, and a second thread that comes
+    then waits for the guard while it holds the interpreter. Both wait for ever, and no signal is
+    handled (OpenVINO 2026.4; the pattern of pybind11's issue 4877).
+    """
+    with _first_use:
+        for request in requests:
+            for tensor in (request.get_input_tensor(0), request.get_output_tensor(0)):
+                _ = tensor.data
+
+
+def rewritten_network(proto: onnx.ModelProto, *, any_size: bool = False) -> onnx.ModelProto:
+    """Return a bound model with narrow convolutions and FFT layers in phases, where that pays.
+
+    With `any_size`, FFT layers of small slices too.
+    """
+    return transforms_in_phases(in_phases(proto), any_size=any_size)
+
+
+def flat_network(proto: onnx.ModelProto, *, any_size: bool = False) -> onnx.ModelProto:
+    """Return a bound model as OpenVINO is given it: some layers in phases, no functions."""
+    rewritten = rewritten_network(proto, any_size=any_size)
+    flat: onnx.ModelProto = inliner.inline_local_functions(rewritten)
+    return flat
+
+
+def executed_types(compiled: Any) -> dict[str, dict[str, int]]:
+    """Ask a compiled model what it runs in which type.
+
+    Returns
+    -------
+        Kind of layer, as OpenVINO names it, to type to number of layers; constants left out.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        kind, precision = (
+            str(info[key].value) if key in info else "unknown"
+            for key in ("layerType", "runtimePrecision")
+        )
+        if kind not in ("Const", "Input", "Output"):
+            counts.setdefault(kind, Counter())[precision] += 1
+    return {kind: dict(types) for kind, types in sorted(counts.items())}
+
+
+def require_fp32_products(executed: dict[str, dict[str, int]]) -> None:
+    """Refuse a compiled model whose FFT layers were lowered: measured samples would not survive.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If a matrix product does not run in fp32.
+    """
+    narrow = {
+        kind: types
+        for kind in MATRIX_PRODUCTS
+        if (types := executed.get(kind, {})).keys() - {"f32"}
+    }
+    if narrow:
+        raise BackendUnavailableError(
+            f"OpenVINO would compute FFT layers in {narrow}, f32 is required",
+            hint="unset OpenVINO's own precision settings; or take backend ort-cpu",
+        )
+
+
+def type_notes(precision: Precision, executed: dict[str, dict[str, int]]) -> tuple[str, ...]:
+    """Say where a model of a narrow type gains nothing from it on this CPU."""
+    wanted = NARROW_TYPES.get(precision, ())
+    convolutions = executed.get("Convolution", {})
+    if not wanted or any(convolutions.get(name) for name in wanted):
+        return ()
+    found = ", ".join(convolutions) or "no convolution"
+    return (f"OpenVINO runs this {precision} model's convolutions in {found} on this CPU",)
+
+
+def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:
+    """Compile a graph without functions for the CPU, in the types it has."""
+    try:
+        with deferred_signals():
+            import openvino
+    except ImportError as exc:
+        raise BackendUnavailableError(
+            f"openvino is installed but does not load: {library_message(exc)}",
+            hint="pip install --force-reinstall openvino",
+        ) from exc
+    core = openvino.Core()
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": openvino.Type.f32,
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "PERFORMANCE_HINT": "THROUGHPUT" if options.streams > 1 else "LATENCY",
+    }
+    if options.streams > 1:
+        settings["NUM_STREAMS"] = options.streams
+    if options.threads:
+        settings["INFERENCE_NUM_THREADS"] = options.threads
+    try:
+        network = core.read_model(flat.SerializeToString())
+        compiled = core.compile_model(network, DEVICE, settings)
+    except RuntimeError as exc:
+        raise BackendUnavailableError(
+            f"OpenVINO cannot load this model: {first_line(exc)}", hint=NOT_LOADED
+        ) from exc
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if precision != openvino.Type.f32:
+        raise BackendUnavailableError(
+            f"asked OpenVINO for fp32, it came up with {precision.get_type_name()}"
+        )
+    return compiled
+
+
+def open_backend(name: str, model: BoundModel, options: BackendOptions) -> OpenVinoBackend:
+    """Compile the model."""
+    return OpenVinoBackend(model, options)

@@ -1,0 +1,154 @@
+"""What a backend is: the protocol, the options it is given, and the row that announces it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Protocol, Self
+
+from kspacesr_rt.errors import BackendUnavailableError, InputError, ShapeError, first_line
+from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.model.spec import ModelSpec
+
+NOT_LOADED = "it may be of a later ONNX than the runtime: take a newer runtime, or export it again"
+"""What to do about a model file that is sound, and that a runtime does not load."""
+
+
+class Backend(Protocol):
+    """An open model (or baseline) for one LR matrix; a context manager."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What it computes; `matrix` is the LR matrix it takes."""
+        ...
+
+    @property
+    def transfer_s(self) -> float:
+        """Seconds spent so far on copies to and from a device of its own; 0.0 if it has none."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report tells of it, a sentence each: what it computes in, say."""
+        ...
+
+    def run(self, batch: FloatArray) -> FloatArray:
+        """Super-resolve ``(n, 1, y, x)`` float32 to ``(n, 1, s*y, s*x)`` float32.
+
+        Slices do not influence each other. The input is not changed; the result is the caller's.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendOptions:
+    """What every backend may be told; each takes what it understands from it."""
+
+    threads: int = 0
+    """CPU threads of the inference library; 0 lets it take every core."""
+    streams: int = 0
+    """Calls of `Backend.run`, from threads of their own, that share the threads of a backend whose
+    row in `BACKENDS` has `streams`; 0 or 1: one call at a time has them all, for latency."""
+    as_large: bool = False
+    """Compute slices of any size the way large ones are computed, in a backend whose row has
+    `by_size`: so a small slice can tell whether that way is right here."""
+
+    def __post_init__(self) -> None:
+        """Reject impossible values."""
+        if min(self.threads, self.streams) < 0:
+            raise InputError("threads and streams are 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """A row of the registry."""
+
+    name: str
+    """What users type."""
+    module: str
+    """Where its ``open_backend`` is."""
+    summary: str
+    """One line for listings."""
+    needs: str | None = None
+    """The package it runs on, by import name."""
+    extra: str | None = None
+    """The extra of this project that installs it."""
+    streams: bool = False
+    """Whether it can compute several calls side by side; see `BackendOptions.streams`."""
+    by_size: bool = False
+    """Whether it computes large slices in another way; see `BackendOptions.as_large`."""
+    on_gpu: bool = False
+    """Whether it leaves the CPU to others while it computes."""
+    model: bool = True
+    """False for baselines, which take no model file."""
+    probe: str | None = None
+    """``module:function`` that returns in one sentence what the machine lacks, or raises it as a
+    `BackendUnavailableError` with a hint of its own; imports no library."""
+    probe_hint: str | None = None
+    """What to do if the machine lacks it."""
+    package: str | None = None
+    """Of a plug-in, filled in when it is found: name and version of the distribution it is from."""
+    libraries: tuple[str, ...] = ()
+    """Of a plug-in, filled in likewise: distributions whose versions decide what it computes."""
+    fault: str | None = None
+    """Of a plug-in, filled in likewise: what is wrong with it, in one sentence."""
+
+    def why_not(self) -> str | None:
+        """Say in one sentence why it cannot run here; None if nothing is known against it.
+
+        Imports no library: a package that is installed but broken shows when it is opened.
+        """
+        if self.fault is not None:
+            return self.fault
+        if self._is_missing():
+            return f"backend '{self.name}' needs the package '{self.needs}', which is not installed"
+        lacking = self._lacking()
+        return None if lacking is None else f"backend '{self.name}' cannot run here: {lacking}"
+
+    def hint(self) -> str | None:
+        """Say what would make it run: what installs it, or what the machine lacks."""
+        if not self._is_missing() and (lacking := self._lacking()) and lacking.hint:
+            return lacking.hint
+        if self.probe_hint is not None and (self.package or not self._is_missing()):
+            return self.probe_hint
+        if self.package is not None:
+            return f"it comes from the package {self.package}, whose documentation should say"
+        return f"pip install 'kspacesr-rt[{self.extra}]'" if self.extra else None
+
+    def _is_missing(self) -> bool:
+        return self.needs is not None and find_spec(self.needs) is None
+
+    def _lacking(self) -> BackendUnavailableError | None:
+        """Ask the probe, which returns a sentence, or raises the error with a hint of its own."""
+        if self.probe is None:
+            return None
+        module, function = self.probe.split(":")
+        try:
+            lacking: str | None = getattr(importlib.import_module(module), function)()
+        except BackendUnavailableError as exc:
+            return exc
+        except Exception as exc:
+            if self.package is None:
+                raise
+            lacking = f"its probe failed ({type(exc).__name__}: {first_line(exc)})"
+        return None if lacking is None else BackendUnavailableError(lacking)
+
+
+def require_batch(batch: FloatArray, spec: ModelSpec) -> None:
+    """Refuse a batch that does not fit what a backend was opened for.
+
+    Raises
+    ------
+    ShapeError
+        If it is not ``(n, 1, *spec.matrix)`` with n of at least 1; or k-space, as the model takes.
+    """
+    wanted = (*spec.input_axes, *spec.matrix)
+    if batch.ndim != len(wanted) + 1 or batch.shape[0] < 1 or batch.shape[1:] != wanted:
+        raise ShapeError(
+            f"expected a batch (n, {', '.join(map(str, wanted))}), found {batch.shape}"
+        )

@@ -1,0 +1,215 @@
+"""Engines that were built on this machine, kept under what went into them.
+
+Every build keeps its own pair of files, ``KEY-PLAN.engine`` and its sidecar, each written whole: so
+two processes that build the same engine at the same time leave two good ones, never a mixed one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kspacesr_rt.errors import ModelFileError, failing_the_output
+from kspacesr_rt.model.binding import BoundModel
+from kspacesr_rt.runtime.tensorrt.build import (
+    BuiltEngine,
+    OnProgress,
+    compile_in_subprocess,
+    target_notes,
+)
+from kspacesr_rt.runtime.tensorrt.inputs import EngineInputs, EngineOptions, resolve_inputs
+from kspacesr_rt.runtime.tensorrt.kernel_cache import SUFFIX
+from kspacesr_rt.runtime.tensorrt.listing import CacheEntry, entry_of, is_abandoned
+from kspacesr_rt.runtime.tensorrt.sidecar import (
+    EngineInfo,
+    describe,
+    load_engine,
+    sidecar_path,
+    write_engine,
+)
+from kspacesr_rt.system.cache_folder import CacheFolder
+from kspacesr_rt.system.files import replace_file
+
+_SECONDS_PER_DAY = 86400.0
+_NAME_DIGITS = 12
+"""Digits of a plan's SHA-256 in its file name: enough to tell builds of one key apart."""
+
+
+class EngineCache(CacheFolder):
+    """A folder of engines, made for its owner alone: an engine is executable code."""
+
+    name = "engines"
+
+    def get_or_build(
+        self,
+        model: BoundModel,
+        options: EngineOptions | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> BuiltEngine:
+        """Return an engine for a bound model, and build it if there is none that is whole.
+
+        Parameters
+        ----------
+        model
+            The model, bound to the matrix it will be given.
+        options
+            What to build for.
+        on_progress
+            Called as a build goes on, from this thread.
+
+        Raises
+        ------
+        InputError, BackendUnavailableError, EngineError
+            See `kspacesr_rt.runtime.tensorrt.build.build_engine`.
+        OutputError
+            If the engine cannot be kept.
+        """
+        start = time.perf_counter()
+        inputs = resolve_inputs(model, options or EngineOptions())
+        notes = list(target_notes(inputs))
+        for path in self._of_key(inputs.key):
+            try:
+                info = _load_own(path, inputs)
+            except ModelFileError as exc:
+                notes.append(f"an engine in the cache was not used and is built again: {exc}")
+                _remove(path)
+                continue
+            with suppress(OSError):  # a cache that is only read has no last use
+                os.utime(sidecar_path(path))
+            return BuiltEngine(
+                path=path,
+                info=info,
+                seconds=time.perf_counter() - start,
+                cached=True,
+                notes=tuple(notes),
+            )
+        self.make()
+        timing = self._timing_path(inputs)
+        compiled = compile_in_subprocess(
+            model,
+            inputs,
+            timing=timing.read_bytes() if timing.exists() else b"",
+            on_progress=on_progress,
+        )
+        if compiled.timing:
+            replace_file(timing, compiled.timing)
+        info = describe(inputs, model.spec, compiled)
+        path = self._keep(compiled.plan, info)
+        return BuiltEngine(
+            path=path, info=info, seconds=time.perf_counter() - start, notes=tuple(notes)
+        )
+
+    def add(self, engine: Path) -> Path:
+        """Keep an engine that was built elsewhere, where backends will find it.
+
+        Backends ask for default options; an engine built with others is kept, but not found.
+
+        Returns
+        -------
+            Where the copy is.
+
+        Raises
+        ------
+        ModelFileError
+            If the engine or its sidecar is missing or damaged.
+        OutputError
+            If it cannot be kept.
+        """
+        info, plan = load_engine(engine)
+        self.make()
+        return self._keep(plan, info)
+
+    def listing(self) -> tuple[CacheEntry, ...]:
+        """Return every engine in the cache, the one used last first."""
+        if self.why_none() is not None:
+            return ()
+        entries = [entry_of(path) for path in self.folder.glob("*.engine")]
+        found = [entry for entry in entries if entry is not None]
+        return tuple(sorted(found, key=lambda entry: entry.last_used, reverse=True))
+
+    def as_text(self) -> str:
+        """Return the listing for people."""
+        entries = self.listing()
+        total = sum(entry.size_bytes for entry in entries)
+        place = self.why_none() or f"{total / 1e6:.1f} MB in {self.folder}"
+        last = f"{len(entries)} engines, {place}"
+        return "\n".join([*(entry.as_text() for entry in entries), last])
+
+    def prune(
+        self,
+        *,
+        max_bytes: int | None = None,
+        older_than_days: float | None = None,
+        everything: bool = False,
+    ) -> tuple[CacheEntry, ...]:
+        """Remove engines, the ones unused for longest first; what cannot be used goes in any case.
+
+        Parameters
+        ----------
+        max_bytes
+            Keep no more than this.
+        older_than_days
+            Remove what was not used for this long.
+        everything
+            Remove all of it.
+
+        Returns
+        -------
+            What was removed.
+
+        Raises
+        ------
+        OutputError
+            If something cannot be removed.
+        """
+        now = datetime.now(UTC)
+        removed, total_bytes = [], 0
+        for entry in self.listing():
+            idle_days = (now - entry.last_used).total_seconds() / _SECONDS_PER_DAY
+            total_bytes += 0 if entry.problem else entry.size_bytes
+            if (
+                everything
+                or entry.problem
+                or (older_than_days is not None and idle_days > older_than_days)
+                or (max_bytes is not None and total_bytes > max_bytes)
+            ):
+                _remove(entry.path)
+                removed.append(entry)
+        if self.why_none() is not None:
+            return ()
+        for leftover in (*self.folder.glob("*.timing"), *self.folder.glob(".*.part")):
+            if everything or (leftover.suffix == ".part" and is_abandoned(leftover)):
+                leftover.unlink(missing_ok=True)
+        return tuple(removed)
+
+    def _keep(self, plan: bytes, info: EngineInfo) -> Path:
+        path = self.folder / f"{info.inputs.key}-{info.plan_sha256[:_NAME_DIGITS]}.engine"
+        write_engine(path, plan, info)
+        return path
+
+    def _of_key(self, key: str) -> list[Path]:
+        return [one.with_suffix("") for one in sorted(self.folder.glob(f"{key}-*.engine.json"))]
+
+    def _timing_path(self, inputs: EngineInputs) -> Path:
+        words = f"{inputs.runtime}-{inputs.runtime_version}-{inputs.gpu}-{inputs.gpu_name}"
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', words)}.timing"
+
+
+def _load_own(path: Path, wanted: EngineInputs) -> EngineInfo:
+    info, _ = load_engine(path)
+    if info.inputs.key != wanted.key:
+        raise ModelFileError(f"{path.name}: was built from other inputs than its name says")
+    return info
+
+
+def _remove(path: Path) -> None:
+    """Remove an engine, its sidecar first: without it, nobody takes the engine."""
+    with failing_the_output(f"cannot remove {path}"):
+        sidecar_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        path.with_suffix(SUFFIX).unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+"""What computes here: the CPU, what it can do, and how many of its cores there are to share out."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+CPU_FEATURES = {
+    "avx2": "fp32 kernels of every runtime",
+    "avx512f": "wider fp32 kernels",
+    "avx512_vnni": "int8",
+    "avx512_bf16": "bf16",
+    "amx_bf16": "bf16, as matrices",
+    "amx_int8": "int8, as matrices",
+    "fma": "fused multiply-add",
+    "asimd": "fp32 kernels on ARM",
+    "bf16": "bf16 on ARM",
+}
+"""Flags of the CPU, as Linux names them, and what they speed up."""
+
+
+def available_cores() -> int:
+    """Return the cores that this process may use: fewer than the machine's in a container."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """Return what the CPU is called."""
+    return next(iter(_lines("model name")), platform.processor())
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Return those of `CPU_FEATURES` it has; none where the system does not say."""
+    flags = {flag for line in (*_lines("flags"), *_lines("Features")) for flag in line.split()}
+    return tuple(name for name in CPU_FEATURES if name in flags)
+
+
+def cpu_identity() -> str:
+    """Name the CPU and what it can do, for what was measured on it."""
+    return f"{cpu_model()} ({' '.join(cpu_features())})"
+
+
+def _lines(field: str) -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(field)]

@@ -1,0 +1,118 @@
+"""GPUs by name: what their makers' data sheets say, without one at hand.
+
+Figures are peaks of dense arithmetic without sparsity, of the largest common variant; a GPU with a
+smaller power limit or memory has less.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from kspacesr_rt.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuModel:
+    """One kind of GPU."""
+
+    name: str
+    """What users type, such as ``L4``; case, blanks and hyphens do not matter."""
+    sm: int
+    """Compute capability without its dot."""
+    memory_gb: int
+    """Of the GPU; of the whole board where it is shared with the CPU."""
+    bandwidth_gb_s: int
+    """Of that memory, in GB/s."""
+    fp32_tflop_s: float
+    """Outside of tensor cores, in TFLOP/s."""
+    fp16_tflop_s: float
+    """In tensor cores that add in fp32, in TFLOP/s."""
+    jetson: bool = False
+    """Whether it is a module with an ARM CPU, which takes its software from JetPack."""
+
+    @property
+    def label(self) -> str:
+        """Return its compute capability as users type it, such as ``sm89``."""
+        return f"sm{self.sm}"
+
+
+def _gpu(name: str, *figures: float, jetson: bool = False) -> GpuModel:
+    sm, memory, bandwidth, fp32, fp16 = figures
+    return GpuModel(
+        name=name,
+        sm=int(sm),
+        memory_gb=int(memory),
+        bandwidth_gb_s=int(bandwidth),
+        fp32_tflop_s=fp32,
+        fp16_tflop_s=fp16,
+        jetson=jetson,
+    )
+
+
+GPU_MODELS = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("T4", 75, 16, 320, 8.1, 65.0),
+        _gpu("A10", 86, 24, 600, 31.2, 125.0),
+        _gpu("A30", 80, 24, 933, 10.3, 165.0),
+        _gpu("A40", 86, 48, 696, 37.4, 149.7),
+        _gpu("A100", 80, 80, 2039, 19.5, 312.0),
+        _gpu("L4", 89, 24, 300, 30.3, 121.0),
+        _gpu("L40", 89, 48, 864, 90.5, 181.0),
+        _gpu("L40S", 89, 48, 864, 91.6, 362.0),
+        _gpu("H100", 90, 80, 3350, 67.0, 989.0),
+        _gpu("H200", 90, 141, 4800, 67.0, 989.0),
+        _gpu("B200", 100, 180, 8000, 75.0, 2250.0),
+        _gpu("RTX 3090", 86, 24, 936, 35.6, 71.0),
+        _gpu("RTX 4090", 89, 24, 1008, 82.6, 165.2),
+        _gpu("RTX 5090", 120, 32, 1792, 104.8, 209.5),
+        _gpu("Jetson Orin", 87, 64, 205, 5.3, 42.5, jetson=True),
+        _gpu("Jetson Thor", 110, 128, 273, 8.1, 258.0, jetson=True),
+    )
+}
+"""From NVIDIA's data sheets of each."""
+CAPABILITIES = tuple(sorted({gpu.sm for gpu in GPU_MODELS.values()} | {103, 121}))
+"""Compute capabilities that CUDA 13 knows."""
+NAMES_HINT = "names such as L4, H100 or 'RTX 4090' are known, too: kspacesr-rt targets"
+
+
+def capability_of(text: str) -> int:
+    """Return the compute capability of what a user calls a GPU.
+
+    Parameters
+    ----------
+    text
+        A name, such as ``RTX 4090`` or ``nvidia-l4``, or a capability, such as ``sm89``.
+
+    Returns
+    -------
+        Without its dot: 89 for 8.9.
+
+    Raises
+    ------
+    InputError
+        If no GPU is called that, or CUDA 13 knows no such capability.
+    """
+    if (found := find_gpu_model(text)) is not None:
+        return found.sm
+    number = re.fullmatch(r"sm(\d{2,3})", text.strip().lower())
+    if number is not None and int(number[1]) in CAPABILITIES:
+        return int(number[1])
+    known = ", ".join(f"sm{sm}" for sm in CAPABILITIES)
+    near = difflib.get_close_matches(text.strip().upper(), GPU_MODELS, n=1)
+    meant = f"is it {near[0]}? " if near else ""
+    raise InputError(
+        f"no GPU target is called '{text}'", hint=f"{meant}one of: {known}; {NAMES_HINT}"
+    )
+
+
+def find_gpu_model(text: str) -> GpuModel | None:
+    """Return the GPU of a name; None if there is none."""
+    return {_plain(name): gpu for name, gpu in GPU_MODELS.items()}.get(_plain(text))
+
+
+def _plain(name: str) -> str:
+    letters = re.sub(r"[\s_-]+", "", name.lower())
+    return re.sub(r"^(nvidia)?(geforce|tesla)?", "", letters).replace("jetsonagx", "jetson")

@@ -1,0 +1,79 @@
+"""What one process computes on WebGPU, and how that compares with the CPU.
+
+``python probe.py [{"model": ..., "matrix": ..., "batch": ...}, ...]`` prints a line of JSON, an
+answer a case. A program of its own: what it imports is another onnxruntime than the tests'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import onnx
+
+from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.graph.precision import narrowed
+from kspacesr_rt.graph.relowering import relowered
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import ModelFile, load_model, resolve_model
+from kspacesr_rt.quality.metrics import psnr_between
+from kspacesr_rt.runtime.backends import BackendOptions, open_backend
+from kspacesr_rt.runtime.self_test import verify_model
+
+
+def changed(model: ModelFile, case: dict[str, Any]) -> ModelFile:
+    """Return a model lowered, narrowed or spoilt as a case says."""
+    if (lowering := case.get("lowering")) is not None:
+        spec = dataclasses.replace(model.spec, lowering=lowering)
+        return dataclasses.replace(model, proto=relowered(model.proto, spec, lowering), spec=spec)
+    if (precision := case.get("precision")) is not None:
+        spec = dataclasses.replace(model.spec, precision=precision)
+        return dataclasses.replace(model, proto=narrowed(model.proto, precision), spec=spec)
+    if case.get("spoilt"):  # an operator that the provider has no kernel for
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model.proto)
+        node = next(node for node in proto.graph.node if node.op_type == "LeakyRelu")
+        node.op_type = "Celu"
+        return dataclasses.replace(model, proto=proto)
+    return model
+
+
+def answer_to(case: dict[str, Any]) -> dict[str, Any]:
+    """Compute a case on WebGPU and on the CPU."""
+    model = changed(load_model(resolve_model(case["model"], upscale=None)), case)
+    if "matrix" not in case:
+        return verify_model(model, "ort-webgpu").to_dict()
+    bound = bind(model, tuple(case["matrix"]))
+    shape = (case.get("batch", 1), *bound.spec.input_axes, *bound.spec.matrix)
+    batch = np.random.default_rng(0).random(shape, np.float32)
+    batch[-1] *= 1000.0
+    with open_backend("ort-webgpu", bound, BackendOptions()) as opened:
+        result = opened.run(batch)
+        again = opened.run(batch[:1])
+        notes = opened.notes
+    with open_backend("ort-cpu", bound, BackendOptions(threads=1)) as opened:
+        expected = opened.run(batch)
+    pairs = [*zip(result, expected, strict=True), (again[0], expected[0])]
+    return {
+        "shape": result.shape,
+        "db": min(psnr_between(one, two, float(np.abs(two).max())) for one, two in pairs),
+        "notes": notes,
+    }
+
+
+def main() -> None:
+    """Answer every case."""
+    answers = []
+    for case in json.loads(sys.argv[1]):
+        try:
+            answers.append(answer_to(case))
+        except BackendUnavailableError as exc:
+            answers.append({"error": str(exc), "hint": exc.hint, "exit_code": exc.exit_code})
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""A user's own network, from a class to a proved model file, and all that may be wrong with it."""
+
+import ctypes
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import kspacesr_rt as ks
+from kspacesr_rt import layers
+from kspacesr_rt.cli import app
+from kspacesr_rt.errors import CheckpointError, ExporterError, ExportError, ParityError
+from kspacesr_rt.export.network_factories import network_from
+from kspacesr_rt.model.file import load_model
+
+UP = nn.Upsample(scale_factor=2, mode="bilinear")
+
+
+def compiled(part):
+    with warnings.catch_warnings():  # of torch, that it will go
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(part)
+
+
+class OnOurLayers(nn.Module):
+    """Zero-fill, a CNN with pooling, weighted data consistency."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_kspace, self.to_image = layers.FFT2c(), layers.IFFT2c(real=True)
+        self.fill, self.consistent = layers.CentreFill(2), layers.DataConsistency("weighted", 3.0)
+        self.maximum = layers.SliceMaximum()
+        self.cnn = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.GELU(),
+            nn.AvgPool2d(4),
+            nn.Upsample(scale_factor=4),
+            nn.Conv2d(4, 1, 3, padding=1),
+        )
+
+    def forward(self, lr):
+        maximum = self.maximum(lr)
+        measured = self.to_kspace(lr / maximum) * 2
+        image = self.to_image(self.fill(measured))
+        predicted = self.to_kspace(image + self.cnn(image))
+        return self.to_image(self.consistent(predicted, measured)) * maximum
+
+
+class Dies(nn.Module):
+    def forward(self, lr):
+        ctypes.string_at(0)
+        return UP(lr)
+
+
+class ThreeChannels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, lr):
+        return UP(self.cnn(lr))
+
+
+class Branches(nn.Module):
+    def forward(self, lr):
+        return UP(lr) if lr.mean() > 0 else UP(-lr)
+
+
+class SingularValues(nn.Module):
+    def forward(self, lr):
+        return UP(lr) + torch.linalg.svdvals(torch.fft.fft2(lr)).sum()
+
+
+class TwoResults(nn.Module):
+    def forward(self, lr):
+        return UP(lr), lr
+
+
+class Hangs(nn.Module):
+    def forward(self, lr):
+        time.sleep(3600)
+        return UP(lr)
+
+
+class MovesTheBatch(nn.Module):
+    """Its shift has no axes: it takes the slices of a batch for one more of them."""
+
+    def forward(self, lr):
+        kspace = torch.fft.fftshift(torch.fft.fft2(lr))
+        return UP(torch.fft.ifft2(torch.fft.ifftshift(kspace * 2, dim=(-2, -1))).real)
+
+
+class Brighter(nn.Module):
+    def forward(self, lr):
+        return UP(lr) + 0.1
+
+
+class NotFinite(nn.Module):
+    def forward(self, lr):
+        return UP(lr) / 0.0
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    torch.manual_seed(0)
+    network = OnOurLayers().eval()
+    path = tmp_path_factory.mktemp("exported") / "own.onnx"
+    return network, ks.export_module(network, path, upscale=2, name="own", description="Mine.")
+
+
+def test_what_is_exported_runs_at_any_matrix_and_says_what_it_is(exported):
+    """Pooling needs even matrices: that is found, and others are padded."""
+    network, made = exported
+    assert (made.spec.architecture, made.spec.matrix_multiple) == ("custom", 2)
+    assert made.spec.fixed_matrix == (0, 0)
+    assert made.spec.description == "Mine."
+    assert min(one.psnr_between_db for one in made.report.agreements) > 120
+    assert len({one.matrix for one in made.report.agreements}) == 4
+    model = ks.load(made.path)
+    lr = np.random.default_rng(0).random((2, 34, 26), dtype=np.float32)
+    with torch.no_grad():
+        reference = network(torch.from_numpy(lr)[:, None])[:, 0].numpy()
+    assert np.abs(model(lr) - reference).max() < 1e-5 * np.abs(reference).max()
+    assert model(lr[:, :33, :25]).shape == (2, 66, 50)
+
+
+def test_the_file_names_no_place_of_its_maker(exported):
+    _, made = exported
+    assert str(Path(__file__).parent).encode() not in made.path.read_bytes()
+    assert load_model(made.path).spec.parity["failures"] == []
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "says"),
+    [
+        (3, ExportError, "expected a torch.nn.Module, found int"),
+        (nn.Sequential(UP, nn.Dropout()).train(), ExportError, "in training mode"),
+        (nn.Sequential(UP, compiled(nn.ReLU())).eval(), ExportError, "layer '1' was compiled"),
+        (ThreeChannels().eval(), ExportError, "takes 3 channels"),
+        (TwoResults().eval(), ExportError, "returns a tuple of 2"),
+        (NotFinite().eval(), ExportError, "not finite"),
+        (nn.Upsample(scale_factor=3).eval(), ExportError, "upscales by 3, not by 2"),
+        (nn.Flatten().eval(), ExportError, "expected 1 x 1"),
+        (OnOurLayers().double().eval(), ExportError, "is float64, expected float32"),
+        (Dies().eval(), ExporterError, "died (SIGSEGV)"),
+        (Branches().eval(), ExportError, r"test_module_export.py:\d+ .*depends on the values"),
+        (SingularValues().eval(), ExportError, r"test_module_export.py:\d+ .*svdvals.*complex"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_what_cannot_be_exported_is_one_sentence_and_no_file(tmp_path, network, error, says):
+    output = tmp_path / "net.onnx"
+    with pytest.raises(error, match=says if "\\" in says else None) as raised:
+        ks.export_module(network, output, upscale=2, name="net")
+    assert "\\" in says or says in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == (4 if error is ExporterError else 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_end_is_ended(tmp_path):
+    """A loop in a network, or a trace that simplifies lengths for hours."""
+    output = tmp_path / "net.onnx"
+    with pytest.raises(ExporterError, match="not done after 3 s") as raised:
+        ks.export_module(Hangs().eval(), output, upscale=2, name="net", time_limit_s=3)
+    assert "--time-limit" in raised.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_mixes_slices_takes_one_at_a_time(tmp_path):
+    made = ks.export_module(MovesTheBatch().eval(), tmp_path / "net.onnx", upscale=2, name="net")
+    assert made.spec.single_slice
+    assert made.spec.fixed_matrix == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("network", "declared", "says"),
+    [
+        (UP, {"data_consistency": "hard"}, "measured k-space samples are off by .*consistency"),
+        (UP, {"output_range": (0.0, 0.5)}, r"0 to 0.5 is declared \(output-range\)"),
+        (UP, {"output_grid": "kspace"}, "grid"),
+        (Brighter(), {"homogeneous": True}, r"a slice times 3 gives another .*\(homogeneity\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_false_declaration_is_refused(tmp_path, network, declared, says):
+    """It would otherwise be known on the first series, from every slice of it."""
+    with pytest.raises(ParityError, match=says) as raised:
+        ks.export_module(network.eval(), tmp_path / "n.onnx", upscale=2, name="n", **declared)
+    assert raised.value.exit_code == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_kspace_declares_nothing_of_images(tmp_path):
+    with pytest.raises(ExportError, match="this one takes k-space"):
+        ks.export_module(
+            *(UP, tmp_path / "n.onnx"), upscale=2, name="n", input="kspace", output_range=(0, 1)
+        )
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, features=2):
+        super().__init__()
+        self.cnn = nn.Conv2d(1, features, 3, padding=1)
+        self.tail = nn.Conv2d(features, 4, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
+
+    def forward(self, lr):
+        return self.shuffle(self.tail(torch.relu(self.cnn(lr))))
+
+def wide():
+    return Net(3)
+
+def fails():
+    return Net(features="many")
+"""
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "own_net.py"
+    path.write_text(NETWORK)
+    return path
+
+
+def test_the_command_line_imports_what_it_names_and_loads_its_weights(tmp_path, source):
+    weights = tmp_path / "weights.pt"
+    torch.save(
+        {"state_dict": network_from(f"{source}:Net", None).state_dict(), "epoch": 3}, weights
+    )
+    output = tmp_path / "net.onnx"
+    arguments = [f"{source}:Net", "--weights", str(weights), "-o", str(output), "--upscale", "2"]
+    result = CliRunner().invoke(app, ["export", *arguments])
+    assert result.exit_code == 0, result.output
+    assert load_model(output).spec.name == "net"
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path, source):
+    weights = tmp_path / "weights.pt"
+    torch.save(network_from(f"{source}:Net", None).state_dict() | {"more": torch.ones(1)}, weights)
+    with pytest.raises(CheckpointError, match=r"unexpected: more"):
+        network_from(f"{source}:Net", weights)
+    with pytest.raises(CheckpointError, match=r"of another shape: cnn.weight \(2, 1, 3, 3\) for"):
+        network_from(f"{source}:wide", weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("fails", r"raises TypeError.*own_net.py:\d+"),
+        ("nothing", "has no 'nothing'"),
+        ("torch", "expected a torch.nn.Module|is not callable"),
+    ],
+)
+def test_a_factory_that_fails_is_named(source, name, says):
+    with pytest.raises(ExportError, match=says):
+        network_from(f"{source}:{name}", None)
+
+
+def test_options_of_other_networks_are_refused(tmp_path, source):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"")
+    for arguments in (
+        [str(weights), "--upscale", "2"],
+        [f"{source}:Net", "--h-lr", str(weights), "--upscale", "2"],
+        [f"{source}:Net"],
+        [str(tmp_path / "nothing.pt")],
+    ):
+        result = CliRunner().invoke(app, ["export", *arguments, "-o", str(tmp_path / "net.onnx")])
+        assert result.exit_code == 2, result.output
+    assert not (tmp_path / "net.onnx").exists()

@@ -1,0 +1,180 @@
+"""What TensorRT-RTX makes of the shipped models: how many layers, in which types, how much moves.
+
+Its builder says so without a GPU. The ceilings are what version 1.7.1 made on the day they were
+written: a change of our graphs that adds a launch or moves more fails here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from kspacesr_rt.graph.flops import count_flops
+from kspacesr_rt.graph.precision import NARROW_TYPES, narrowed
+from kspacesr_rt.graph.quantisation import network_convolutions, quantised
+from kspacesr_rt.graph.split_products import PRODUCTS
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, resolve_model
+from kspacesr_rt.runtime.tensorrt.build import compile_in_subprocess
+from kspacesr_rt.runtime.tensorrt.fused_layers import FusedLayer, read_fused_layers
+from kspacesr_rt.runtime.tensorrt.inputs import EngineOptions, resolve_inputs
+from kspacesr_rt.runtime.tensorrt.requirements import TF32_PAYS
+from kspacesr_rt.system.gpu_models import GPU_MODELS
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"
+)
+MATRIX = (256, 256)
+CEILINGS = {
+    ("x2-fast", "fp32"): (42, 398),
+    ("x2-fast", "fp16"): (40, 213),
+    ("x2-base", "fp16"): (40, 390),
+    ("x4-fast", "fp16"): (31, 297),
+    ("x4-base", "fp16"): (46, 577),
+}
+"""Model and precision to the most layers, and the most megabytes that they move for one slice."""
+
+
+def in_precision(model, precision):
+    """Return a model as export makes it; the scales of 8 bits are made up, and do not matter."""
+    if precision in NARROW_TYPES:
+        proto = narrowed(model.proto, precision)
+    else:
+        convolutions = network_convolutions(model.proto)
+        scales = {node.input[0]: np.float32(0.01) for node in convolutions}
+        ends = [convolutions[0].name, convolutions[-1].name]
+        proto = quantised(model.proto, precision, scales, wide=ends)
+    spec = dataclasses.replace(model.spec, precision=precision)
+    return dataclasses.replace(model, proto=proto, spec=spec)
+
+
+@functools.cache
+def fused(name, precision, *, tf32=False):
+    """Build for one slice: with an open batch the builder leaves lengths open, too."""
+    model = load_model(resolve_model(name, upscale=None))
+    if precision != "fp32":
+        model = in_precision(model, precision)
+    bound = bind(model, MATRIX)
+    options = EngineOptions(gpu="sm89", batch=(1, 1, 1), tf32=tf32)
+    return compile_in_subprocess(bound, resolve_inputs(bound, options)).fused
+
+
+def megabytes(layers):
+    return sum(layer.moved_bytes for layer in layers) / 1e6
+
+
+@needs_rtx
+@pytest.mark.parametrize(("name", "precision"), CEILINGS)
+def test_no_model_has_more_layers_or_moves_more_than_it_did(name, precision):
+    layers = fused(name, precision)
+    most, most_mb = CEILINGS[name, precision]
+    assert 0.8 * most < len(layers) <= most
+    assert 0.8 * most_mb < megabytes(layers) <= most_mb
+
+
+@needs_rtx
+def test_convolutions_of_a_half_precision_model_give_half():
+    """What is in fp32 there is k-space alone, with the scaling around it."""
+    types = Counter(layer.type for layer in fused("x2-fast", "fp16"))
+    convolutions = len(
+        network_convolutions(load_model(resolve_model("x2-fast", upscale=None)).proto)
+    )
+    assert types.keys() == {"Float", "Half"}
+    assert types["Half"] >= convolutions
+    assert {layer.type for layer in fused("x2-fast", "fp32")} == {"Float"}
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_eight_bits_have_more_layers_and_move_more_than_half_precision(precision):
+    """Their convolutions write fp32, and rounding is a layer of its own: so take fp16."""
+    narrow, half = fused("x2-fast", precision), fused("x2-fast", "fp16")
+    assert len(narrow) > 1.3 * len(half)
+    assert megabytes(narrow) > 2.0 * megabytes(half)
+    assert {one.type for one in narrow if one.kind == "correlation"} == {"Float"}
+
+
+@needs_rtx
+def test_three_products_of_rounded_operands_are_one_product():
+    """Splitting a value joins the kernel before it, where there is one; no product is added."""
+    plain, split = fused("x2-fast", "fp16"), fused("x2-fast", "fp16", tf32=True)
+    assert len(split) <= len(plain) + 6
+    assert megabytes(split) <= 261
+    kinds = Counter(one.kind for one in split)
+    assert kinds["gemm"] == Counter(one.kind for one in plain)["gemm"]
+
+
+def microseconds(layers, flops, gpu, *, tf32):
+    """Return what FFT layers and the rest cost at best, from a data sheet: a roofline of each."""
+    products = [one for one in layers if one.kind == "gemm"]
+    others = [one for one in layers if one.kind != "gemm"]
+    # Three products of rounded operands, at half the rate of fp16 (NVIDIA's sheets, sm80 on).
+    rate = gpu.fp16_tflop_s / 2 / PRODUCTS if tf32 else gpu.fp32_tflop_s
+    seconds = [
+        max(flop / (1e12 * peak), 1e6 * megabytes(part) / (1e9 * gpu.bandwidth_gb_s))
+        for flop, peak, part in (
+            (flops.fft, rate, products),
+            (flops.cnn, gpu.fp16_tflop_s, others),
+        )
+    ]
+    return [1e6 * one for one in seconds]
+
+
+@needs_rtx
+def test_the_share_of_fft_layers_is_small_where_memory_is_slow():
+    """An eighth of an fp16 slice at most on these; on the others fp32 products are dear."""
+    flops = count_flops(load_model(resolve_model("x2-fast", upscale=None)), MATRIX)
+    plain, split = fused("x2-fast", "fp16"), fused("x2-fast", "fp16", tf32=True)
+    shares, gains = {}, {}
+    for name in ("A10", "L4", "L40S", "RTX 4090", "RTX 5090", "A100", "H100", "B200"):
+        fft, rest = microseconds(plain, flops, GPU_MODELS[name], tf32=False)
+        shares[name] = fft / (fft + rest)
+        gains[name] = (fft + rest) / sum(microseconds(split, flops, GPU_MODELS[name], tf32=True))
+    assert {name for name, share in shares.items() if share <= 0.12} == {
+        *("A10", "L4", "L40S", "RTX 4090", "RTX 5090")
+    }
+    assert shares["A100"] < 0.42
+    assert shares["H100"] < 0.26
+    # What `--tf32` is for: elsewhere it moves more than it saves, and a build says so.
+    paying = {GPU_MODELS[name].sm for name, gain in gains.items() if gain > 1.05}
+    assert paying == {80, 100}
+    assert all((sm in TF32_PAYS) == (sm in paying) for sm in {g.sm for g in GPU_MODELS.values()})
+    assert sum(one.kind == "gemm" for one in plain) <= 0.28 * len(plain)
+
+
+LOG = """Layers:
+Name: counts, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , x
+Name: moved, LayerType: kgen, Inputs: [], Constants: [], Outputs: [ { Name: a, Dimensions: [8], \
+Strides: [1], Datatype: Int32, Format: y }], TacticName: t, StreamId: 0, Metadata:
+Name: product, LayerType: gemm, Inputs: [ { Name: x, Dimensions: [1,4,8], Strides: [32,8,1], \
+Datatype: Half, Format: z }], Constants: [ { Name: w, Dimensions: [8,2], Strides: [2,1], \
+Datatype: Float, Format: z }], Outputs: [ { Name: y, Dimensions: [1,4,2], Strides: [8,2,1], \
+Datatype: Float, Format: z }], TacticName: u, StreamId: 0, Metadata: [ONNX Layer: m]
+Name: open, LayerType: kgen, Inputs: [ { Name: y, Dimensions: [-1,4,2], Strides: [8,2,1], \
+Datatype: Float, Format: z }], Constants: [], Outputs: [ { Name: z, Dimensions: [-1,4,2], \
+Strides: [8,2,1], Datatype: Half, Format: z }], TacticName: v, StreamId: 0, Metadata:
+"""
+
+
+def test_a_list_of_layers_is_read():
+    """What only counts lengths is no launch; where a length is open, nobody knows what moves."""
+    product = FusedLayer(name="product", kind="gemm", type="Float", moved_bytes=64 + 64 + 32)
+    opened = FusedLayer(name="open", kind="kgen", type="Half", moved_bytes=None)
+    assert read_fused_layers(["Building", LOG, "Done"]) == (product, opened)
+    assert read_fused_layers(["Building"]) == ()
+    assert FusedLayer.from_dict(product.to_dict()) == product
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": 3}, {"moved_bytes": -1}, {"moved_bytes": True}, {"more": 1}]
+)
+def test_an_edited_list_is_refused(change):
+    """A sidecar is a text file that anybody may have edited."""
+    values = {"name": "a", "kind": "gemm", "type": "Half", "moved_bytes": 3} | change
+    with pytest.raises(TypeError, match="fused has"):
+        FusedLayer.from_dict(values)

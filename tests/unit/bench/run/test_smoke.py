@@ -1,0 +1,165 @@
+"""A first run on a GPU: outcomes, the file after each check, and numerics that can fail."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from kspacesr_rt.bench.run import smoke_checks
+from kspacesr_rt.bench.run.rows import milliseconds
+from kspacesr_rt.bench.run.smoke import (
+    Check,
+    CheckFailed,
+    NotProved,
+    SmokeReport,
+    run_checks,
+)
+from kspacesr_rt.bench.run.smoke_checks import ORDER, SmokeChecks, choose_gpu_backend
+from kspacesr_rt.cli import app
+from kspacesr_rt.errors import BackendUnavailableError, InputError, RegressionError
+from kspacesr_rt.runtime.backends import BACKENDS
+
+
+def raising(error):
+    def run():
+        raise error
+
+    return run
+
+
+CHECKS = (
+    Check("good", "> 0", lambda: {"found": np.float32(2.5), "bad": float("inf")}),
+    Check("bad", "> 0", raising(CheckFailed("it is -1", found=-1))),
+    Check("unknown", "> 0", raising(NotProved("nobody knows", found=0.0))),
+    Check("refused", "> 0", raising(BackendUnavailableError("no library"))),
+    Check("strange", "> 0", raising(RuntimeError("words ; hostname=ward7\nof a driver"))),
+)
+
+
+def test_every_check_has_its_outcome(tmp_path):
+    """None ends the others, whatever it meets on a machine that nobody has seen."""
+    output, seen = tmp_path / "smoke.json", []
+
+    def look(result):
+        seen.append(len(json.loads(output.read_text())["checks"]))
+
+    report = run_checks(iter(CHECKS), SmokeReport("ort-cuda"), output=output, on_check=look)
+    assert seen == [1, 2, 3, 4, 5]  # written after each
+    assert [one.outcome for one in report.results] == [
+        *("passed", "failed", "not proved", "failed", "failed")
+    ]
+    assert [one.reason for one in report.results] == [
+        *("", "it is -1", "nobody knows", "no library", "RuntimeError: words")
+    ]
+    stored = json.loads(output.read_text())
+    assert stored["checks"][0]["measured"] == {"found": 2.5, "bad": None}
+    assert stored["checks"][2]["measured"] == {"found": 0.0}
+    assert (stored["passed"], stored["failed"], stored["not proved"]) == (1, 3, 1)
+    with pytest.raises(
+        RegressionError, match="3 of 5 checks failed: bad, refused, strange"
+    ) as caught:
+        report.require_passed()
+    assert caught.value.exit_code == 4
+    run_checks(iter(CHECKS[:1]), SmokeReport("ort-cuda")).require_passed()
+
+
+def test_a_check_begins_only_while_there_is_time():
+    """What costs a machine by the minute must end; the rest says that it was not reached."""
+    report = run_checks(iter(CHECKS), SmokeReport("ort-cuda"), budget_s=-1.0)
+    assert {one.outcome for one in report.results} == {"no time left"}
+    report.require_passed()
+
+
+@pytest.fixture
+def checks():
+    """Return the checks of a backend that is on every machine."""
+    found = SmokeChecks("ort-cpu")
+    found._computes = True
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_known_answer_is_compared(checks, monkeypatch, precision):
+    """What is right passes, and one in a thousand is not right."""
+    found = checks._known_answer("x2-fast", precision)
+    assert found["psnr_db"] > (100.0 if precision == "fp32" else 65.0)
+    real = smoke_checks.verify_model
+
+    def spoiled(model, backend):
+        answer = model.known_answer()
+        answer.sr[:] *= np.float32(1.02)
+        monkeypatch.setattr(type(model), "known_answer", lambda self: answer)
+        return real(model, backend)
+
+    monkeypatch.setattr(smoke_checks, "verify_model", spoiled)
+    with pytest.raises(CheckFailed, match=r"only \d+\.\d dB"):
+        checks._known_answer("x2-fast", precision)
+
+
+def test_a_gpu_that_computes_nothing_proves_nothing(checks, monkeypatch):
+    """Zeros agree with zeros, and kernels that do nothing are fast."""
+
+    class Zeros:
+        transfer_s = 0.0
+
+        def __init__(self, name, model, options=None):
+            self.spec = model.spec
+
+        def run(self, batch):
+            return np.zeros((len(batch), 1, *self.spec.sr_matrix(self.spec.matrix)), np.float32)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc):
+            return None
+
+    monkeypatch.setattr(smoke_checks, "open_backend", Zeros)
+    checks._computes = None
+    with pytest.raises(CheckFailed, match="every sample is 0"):
+        checks._any_result()
+    for check in (checks._agreement, checks._sample):
+        with pytest.raises(NotProved, match="has not been seen to compute"):
+            check()
+
+
+def test_what_is_no_gpu_backend_is_refused():
+    """And a machine without one says why of each."""
+    with pytest.raises(InputError, match="'ort-cpu' is no backend that the first run checks"):
+        choose_gpu_backend(("ort-cpu",))
+    if all(BACKENDS[name].why_not() for name in ORDER):
+        done = CliRunner().invoke(app, ["bench", "--profile", "smoke", "--json"])
+        assert done.exit_code == 3
+        message = json.loads(done.stdout)["error"]["message"]
+        assert all(f"backend '{name}'" in message for name in ORDER)
+    refused = CliRunner().invoke(app, ["bench", "--profile", "smoke", "--batch", "2"])
+    assert refused.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA L40S", "L40S"),
+        ("Quadro P400", None),
+    ],
+)
+def test_a_drivers_name_finds_the_data_sheet(name, known):
+    """Drivers add memory and form; without the data sheet there is no estimate, and no limit."""
+    found = smoke_checks.find_gpu_model(smoke_checks._known_part(name))
+    assert (found and found.name) == known
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (1.0, "1000.0"), (0.00123, "1.2"), (0.000457, "0.457"), (0.0000361, "0.0361")],
+)
+def test_microseconds_are_readable(seconds, text):
+    """A call of 36 us was shown as 0.0 ms."""
+    assert milliseconds(seconds) == text

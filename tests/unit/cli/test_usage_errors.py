@@ -1,0 +1,55 @@
+"""What is wrong with options is said in words of ours, all of it at once."""
+
+import pytest
+from typer.testing import CliRunner
+
+from kspacesr_rt.cli import app
+
+
+def refused(*words, **variables):
+    """Return what a command says that cannot be parsed, on one line."""
+    done = CliRunner().invoke(app, [*words], env={"COLUMNS": "200", **variables})
+    assert done.exit_code == 2
+    text = " ".join(done.output.replace("│", " ").split())
+    for foreign in ("Input should", "Value error", "unable to"):
+        assert foreign not in text, text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--batch", "abc"), "'--batch': 'abc' is not a whole number."),
+        (("--batch", "0"), "'--batch': 0 is not at least 1."),
+        (("--batch", "1.5"), "'--batch': '1.5' is not a whole number."),
+        (("--on-interpolated", "foo"), "'foo' is not one of 'warn', 'skip', 'crop'."),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_it_should_be(words, sentence, tmp_path):
+    """Not in the words of the library that parses it."""
+    assert sentence in refused("infer", str(tmp_path), "out", *words)
+
+
+def test_where_it_came_from_is_said_too(tmp_path):
+    (tmp_path / "run.toml").write_text("[infer]\nbatch = 0\n")
+    said = refused("infer", str(tmp_path), "out", "--config", str(tmp_path / "run.toml"))
+    assert "0 is not at least 1. (from run.toml, line 2)" in said
+    said = refused("infer", str(tmp_path), "out", KSPACESR_RT_INFER_PREVIEW="maybe")
+    assert "'maybe' is not true or false. (from KSPACESR_RT_INFER_PREVIEW)" in said
+    said = refused("watch", str(tmp_path), "out", KSPACESR_RT_WATCH_SETTLE="soon")
+    assert "'soon' is not a number. (from KSPACESR_RT_WATCH_SETTLE)" in said
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path):
+    """One option a try is one try too many."""
+    assert "Missing option '--forward'. '--spool' is missing, too." in refused("serve")
+    assert "Missing argument 'IN'. 'OUT' is missing, too." in refused("infer")
+
+
+def test_what_is_given_elsewhere_is_not_missing(tmp_path):
+    forward = ("--forward", "PACS@127.0.0.1:104")
+    assert "missing" not in refused("serve", *forward).replace("Missing option '--spool'.", "")
+    assert "missing" not in refused("serve", KSPACESR_RT_SERVE_SPOOL="spool")
+    assert "missing" not in refused("serve", "--spool=spool")
+    (tmp_path / "run.toml").write_text('[serve]\nspool = "spool"\n')
+    assert "missing" not in refused("serve", "--config", str(tmp_path / "run.toml"))

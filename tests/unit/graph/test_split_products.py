@@ -1,0 +1,128 @@
+"""3xTF32 in simulation: operands are rounded to 10 bits, as tensor cores do, and summed in fp32."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+from kspacesr_rt.graph.aligned_coefficients import with_aligned_coefficients
+from kspacesr_rt.graph.flat import flattened
+from kspacesr_rt.graph.split_products import rounded_to_tf32, with_split_products
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, resolve_model
+from kspacesr_rt.quality.metrics import psnr_between
+from kspacesr_rt.runtime.self_test import REQUIRED_DB
+
+SPLITTER = np.float32(2**13 + 1)
+"""Veltkamp's: ``a = SPLITTER x; a - (a - x)`` is x rounded to 11 significant bits."""
+
+
+def on_tensor_cores(proto):
+    """Return a graph whose products round both operands to TF32."""
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    constants = {item.name: item for item in made.graph.initializer}
+    made.graph.initializer.append(numpy_helper.from_array(SPLITTER, "splitter"))
+    count, nodes = itertools.count(), []
+    for node in made.graph.node:
+        if node.op_type == "MatMul":
+            for side, name in enumerate(node.input):
+                if name in constants:
+                    rounded = rounded_to_tf32(numpy_helper.to_array(constants[name]))
+                    constants[name].CopyFrom(numpy_helper.from_array(rounded, name))
+                    continue
+                large, less, made_name = (f"tf32.{next(count)}" for _ in range(3))
+                nodes += [
+                    helper.make_node("Mul", [name, "splitter"], [large]),
+                    helper.make_node("Sub", [large, name], [less]),
+                    helper.make_node("Sub", [large, less], [made_name]),
+                ]
+                node.input[side] = made_name
+        nodes.append(node)
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
+
+
+def computed(proto, batch):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"lr": batch})[0]
+
+
+def test_rounding_is_that_of_tensor_cores():
+    """Ten bits are kept, ties go to even, and Veltkamp's split gives the same."""
+    one = np.float32(1.0)
+    step = np.float32(2.0**-10)
+    for given, expected in [
+        (one + step / 4, one),
+        (one + step / 2, one),  # a tie
+        (one + 3 * step / 2, one + 2 * step),  # another
+        (-(one + step), -(one + step)),
+        (np.float32(0.0), np.float32(0.0)),
+    ]:
+        assert rounded_to_tf32(np.asarray([given], np.float32))[0] == expected
+    values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    large = SPLITTER * values
+    np.testing.assert_array_equal(rounded_to_tf32(values), large - (large - values))
+    assert np.abs(rounded_to_tf32(values) / values - 1.0).max() <= 2.0**-11
+
+
+@pytest.mark.parametrize("name", ["x2-fast", "x2-base", "x4-fast", "x4-base"])
+def test_known_answers_survive_tensor_cores(name):
+    """Plain TF32 leaves 78 dB of k-space and breaks the promise of fp32; three products keep it."""
+    model = load_model(resolve_model(name, upscale=None))
+    answer = model.known_answer()
+    bound = bind(model, answer.lr.shape)
+    flat = flattened(with_aligned_coefficients(bound.proto))
+    split = with_split_products(flat)
+    onnx.checker.check_model(split, full_check=True)
+
+    def decibels(proto):
+        result = computed(proto, answer.lr[None, None])[0, 0]
+        return psnr_between(result, answer.sr, float(np.abs(answer.sr).max()))
+
+    assert decibels(on_tensor_cores(flat)) < REQUIRED_DB["fp32"] - 10.0
+    assert decibels(on_tensor_cores(split)) > REQUIRED_DB["fp32"] + 25.0
+    assert decibels(split) > REQUIRED_DB["fp32"] + 25.0
+
+
+@pytest.mark.parametrize("matrix", [(21, 16), (24, 24)])
+def test_a_transform_gains_forty_decibels(model, matrix):
+    """Whatever stands around it, of several slices of which one is bright; no product is added."""
+    flat = flattened(bind(model, matrix).proto)
+    split = with_split_products(flat)
+    assert sum(node.op_type == "MatMul" for node in split.graph.node) == sum(
+        node.op_type == "MatMul" for node in flat.graph.node
+    )
+    batch = np.random.default_rng(0).random((2, 1, *matrix)).astype(np.float32)
+    batch[1] *= 1000.0
+    expected = computed(flat, batch)
+    top = float(np.abs(expected).max())
+    plain = psnr_between(computed(on_tensor_cores(flat), batch), expected, top)
+    three = psnr_between(computed(on_tensor_cores(split), batch), expected, top)
+    assert three > plain + 35.0
+
+
+def test_other_products_stay():
+    """Those of two values, and those in half precision, whose operands are exact already."""
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4, 4]) for name in ("x", "y")
+    ]
+    half = numpy_helper.from_array(np.eye(4, dtype=np.float16), "half")
+    nodes = [
+        helper.make_node("MatMul", ["x", "x"], ["xx"]),
+        helper.make_node("Cast", ["xx"], ["narrow"], to=onnx.TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["narrow", "half"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    proto = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], [half]))
+    assert with_split_products(proto) == proto

@@ -1,0 +1,119 @@
+"""GPUs by name: what runs there, what is chosen, and an estimate that says it is one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from kspacesr_rt.cli import app
+from kspacesr_rt.conversion.choice import choose_lowering
+from kspacesr_rt.errors import EngineError, InputError
+from kspacesr_rt.model.file import load_model, resolve_model
+from kspacesr_rt.runtime.gpu_targets import ON_GPU, backends_of, describe_targets
+from kspacesr_rt.runtime.tensorrt.targets import RTX_TARGETS, resolve_target
+from kspacesr_rt.system.gpu_models import CAPABILITIES, GPU_MODELS, capability_of
+
+
+@pytest.mark.parametrize(
+    ("text", "sm"),
+    [
+        ("T4", 75),
+        ("nvidia l4", 89),
+        ("NVIDIA-GeForce-RTX-4090", 89),
+        ("rtx4090", 89),
+        (" H100 ", 90),
+        ("jetson_orin", 87),
+        ("Jetson AGX Orin", 87),
+        ("SM120", 120),
+    ],
+)
+def test_a_name_is_a_capability(text, sm):
+    """People know what their GPU is called, not what its compute capability is."""
+    assert capability_of(text) == sm
+
+
+WRONG = ["banana", "", "T40", "sm", "sm70", "sm999", "4090", "sm89,sm86", "L4;rm", "RTX"]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_name_that_nobody_knows_is_refused_everywhere(text):
+    """By `export` too, which took any: what is made for no GPU is made for the wrong one."""
+    for ask in (
+        capability_of,
+        lambda name: resolve_target(name, "tensorrt-rtx"),
+        lambda name: choose_lowering("auto", "tensorrt-rtx", name),
+        lambda name: choose_lowering("gemm", "ort-cuda", name),
+        lambda name: describe_targets([name], load_model(resolve_model(None, upscale=2)), (32, 32)),
+    ):
+        with pytest.raises(InputError, match="no GPU target is called") as caught:
+            ask(text)
+        assert "kspacesr-rt targets" in caught.value.hint
+    for command in ("build", "export", "convert"):
+        words = [command, "x2-fast", "-o", "x", "--gpu", text]
+        assert CliRunner().invoke(app, words).exit_code == 2
+
+
+def test_what_is_near_is_offered():
+    """A typo is answered with what could have been meant."""
+    with pytest.raises(InputError) as caught:
+        capability_of("H10")
+    assert caught.value.hint.startswith("is it H100? one of: sm75, ")
+
+
+def test_names_decide_what_is_built():
+    """A T4 has no fp32 product in TensorRT-RTX: the name must do what its number does."""
+    assert resolve_target("T4", "tensorrt-rtx").sm == 75
+    assert choose_lowering("auto", "tensorrt-rtx", "T4").lowering == "conv"
+    assert choose_lowering("auto", "tensorrt-rtx", "RTX 4090").lowering == "gemm"
+    assert choose_lowering("auto", "ort-cuda", "T4").lowering == "gemm"
+    with pytest.raises(EngineError, match="does not support sm90"):
+        resolve_target("H100", "tensorrt-rtx")
+    with pytest.raises(EngineError, match="does not support sm87") as caught:
+        resolve_target("Jetson Orin", "tensorrt-rtx")
+    assert "JetPack 6 has TensorRT 10.3" in caught.value.hint
+
+
+def test_every_gpu_says_what_runs_on_it():
+    """And why the others do not, in a few words."""
+    for gpu in GPU_MODELS.values():
+        backends = backends_of(gpu)
+        assert tuple(backends) == ON_GPU
+        assert (backends["tensorrt-rtx"] == "") == (gpu.sm in RTX_TARGETS)
+        assert gpu.sm in CAPABILITIES
+    assert not any(reason == "" for reason in backends_of(GPU_MODELS["Jetson Orin"]).values())
+    assert backends_of(GPU_MODELS["B200"])["ort-cuda"] == "onnxruntime-gpu has no kernels for sm100"
+
+
+def test_the_estimate_is_the_roofline():
+    """By hand: no layer is faster than its memory or its arithmetic, nor is their sum."""
+    model = load_model(resolve_model("x2-fast", upscale=None))
+    l4, h100 = describe_targets(["L4", "H100"], model, (256, 256))
+    for one in (l4, h100):
+        wide, narrow = one.estimates
+        assert narrow.seconds < wide.seconds
+        assert 0.0 < narrow.fft_share < 0.5
+        # 17.5 GFLOP of convolutions and 1.1 of transforms, at the data sheet's rate.
+        assert wide.seconds > 18.6e9 / (one.gpu.fp32_tflop_s * 1e12)
+    # Bound by memory: as much faster as its memory is, but for the launches.
+    ratio = l4.estimates[1].seconds / h100.estimates[1].seconds
+    assert 4.0 < ratio < h100.gpu.bandwidth_gb_s / l4.gpu.bandwidth_gb_s
+    larger = describe_targets(["L4"], model, (512, 512))[0].estimates[1].seconds
+    assert 3.5 < larger / l4.estimates[1].seconds < 5.0
+
+
+def test_the_command_says_that_it_estimates():
+    """A figure that was not measured must not be taken for one that was."""
+    shown = CliRunner().invoke(app, ["targets", "L4", "T4", "--matrix", "128", "128"])
+    assert shown.exit_code == 0
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:3]] == ["L4", "T4"]
+    assert "Times are estimates, not measured: x2-fast, a slice of 128 x 128" in shown.stdout
+    assert "NVIDIA driver 580 or newer" in shown.stdout
+    found = CliRunner().invoke(app, ["targets", "--json"])
+    answer = json.loads(found.stdout)
+    assert answer["estimated"] is True
+    assert [one["name"] for one in answer["targets"]] == list(GPU_MODELS)
+    refused = CliRunner().invoke(app, ["targets", "sm89", "--json"])
+    assert refused.exit_code == 2
+    assert "L40S" in json.loads(refused.stdout)["error"]["hint"]
