@@ -19,6 +19,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE, evt
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 
 from kspacesr_rt.dicom.uids import stable_uid
 from kspacesr_rt.pipeline import InferOptions
@@ -275,7 +276,16 @@ def association(port: int, *, called="KSPACESR", calling="SENDER", syntaxes=None
         ae.add_requested_context("1.2.840.10008.1.1")
     else:
         ae.add_requested_context(MRImageStorage, syntaxes or [ExplicitVRLittleEndian])
-    held = ae.associate("127.0.0.1", port, ae_title=called)
+    refusals = []
+
+    def note(event):
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            refusals.append(event.pdu.to_primitive())
+
+    handlers = [(evt.EVT_PDU_RECV, note)]
+    held = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=handlers)
+    # A refusal that closes before this thread runs again is no refusal to pynetdicom.
+    held.refusal = refusals[0] if refusals else None
     # Its own thread may take an answer for a request and drop it, on a machine as busy as ours.
     get_message = held.dimse.get_msg
     held.dimse.get_msg = lambda block=False: get_message(block) if block else (None, None)

@@ -11,6 +11,7 @@ from kspacesr_rt.dicom.store import STATE_FOLDER
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.pipeline.classic_file import ClassicFile
 from kspacesr_rt.pipeline.compute import BatchRunner
+from kspacesr_rt.pipeline.journal_entries import valid_entry
 from kspacesr_rt.pipeline.ray import actor
 from kspacesr_rt.pipeline.ray.actor import SeriesActor
 
@@ -48,16 +49,21 @@ class DiesOverOneSeries(SeriesActor):
 
     def _count(self, *_: Any) -> None:
         self._left -= 1
-        if self._left <= 0 and self._noted() > self._noted_before:
+        if self._left <= 0 and self._noted() - self._noted_before:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _noted(self) -> int:
-        path = self._job.output / STATE_FOLDER / f"journal-{self._writer}.jsonl"
-        return len(path.read_bytes().splitlines()) if path.exists() else 0
+    def _noted(self) -> set[str]:
+        """Return the sources of the series of which any worker has noted a result."""
+        noted: set[str] = set()
+        for path in (self._job.output / STATE_FOLDER).glob("journal*.jsonl"):
+            entries = map(valid_entry, path.read_bytes().splitlines(keepends=True))
+            noted |= {entry["source"] for entry in entries if entry and "source" in entry}
+        return noted & self._sources
 
     def process(self, series: Any, *, again: bool) -> Any:
         self._left = 3 if series.uid == self._marked else 1_000_000
-        self._noted_before = max(1, self._noted())  # the first line is of the run
+        self._sources = {one.sop_instance_uid for one in series.slices}
+        self._noted_before = self._noted()
         return super().process(series, again=again)
 
 

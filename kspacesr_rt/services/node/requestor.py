@@ -25,6 +25,8 @@ from kspacesr_rt.services.node.peers import Target
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 10, 60
 MAX_ANSWER_BYTES: Final = 1 << 16
 """Longest PDU that a target may send: nothing but answers comes from it."""
+REFUSED: Final = (1, 2)
+"""Results of A-ASSOCIATE-RJ: for good, and for now (PS3.8 table 9-21)."""
 MAX_MESSAGE_ID: Final = 0xFFFF
 
 
@@ -83,6 +85,8 @@ class Requestor:
         )
         if association.is_established:
             self._bound_answers(association)
+        elif not association.is_rejected:
+            association.is_rejected = _was_refused(association)
         return association
 
     def store(self, association: Any, instance: Path | Dataset) -> int | None:
@@ -161,6 +165,19 @@ class Requestor:
             return context_id, answer
 
         association.dimse.get_msg = get_answer
+
+
+def _was_refused(association: Any) -> bool:
+    """Return whether a refusal waits that pynetdicom has not looked at.
+
+    A target that refuses and closes before the waiting thread runs again counts as one that was
+    never reached.
+    """
+    while (answer := association.dul.receive_pdu(wait=False)) is not None:
+        if getattr(answer, "result", None) in REFUSED:
+            association.acceptor.primitive = answer
+            return True
+    return False
 
 
 def _cut(connection: socket.socket) -> None:

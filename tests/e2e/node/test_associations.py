@@ -89,8 +89,9 @@ def metric(node, line):
 
 def rejection(held):
     """Return result, source and reason of a refused association."""
-    assert held.is_rejected
-    answer = held.acceptor.primitive
+    assert not held.is_established
+    answer = held.refusal
+    assert answer is not None
     return answer.result, answer.result_source, answer.diagnostic
 
 

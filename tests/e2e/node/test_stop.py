@@ -20,6 +20,7 @@ from node_cases import (
 from node_wire import item, pdu
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pynetdicom.acse import ACSE
 
 from kspacesr_rt.services.node import parse_target, requestor
 
@@ -49,6 +50,11 @@ class Hanging:
         header = connection.recv(6, socket.MSG_WAITALL)
         asked = connection.recv(struct.unpack(">BBL", header)[2], socket.MSG_WAITALL)
         if self.stage == "request":
+            self.reached.set()
+            return
+        if self.stage == "refusal":
+            connection.sendall(pdu(3, bytes([0, 1, 1, 7])))  # called AE title not recognised
+            connection.close()
             self.reached.set()
             return
         contexts = b"".join(
@@ -159,3 +165,22 @@ def test_a_target_that_reads_nothing_is_given_up(tmp_path, monkeypatch):
     thread.join(PATIENCE_S)
     hanging.close()
     assert answers == [None]
+
+
+def test_a_target_that_refuses_and_closes_at_once_has_refused(tmp_path, monkeypatch):
+    """Pynetdicom asks only then whether it ever was connected, and finds that it is not."""
+    hanging = Hanging("refusal")
+    send_request = ACSE.send_request
+
+    def send_and_dawdle(self):
+        send_request(self)
+        hanging.reached.wait(PATIENCE_S)
+        wait_until(lambda: not self.dul.is_alive() or self.socket.socket is None, "its end")
+
+    monkeypatch.setattr(ACSE, "send_request", send_and_dawdle)
+    one = requestor.Requestor("KSPACESR", parse_target(hanging.name))
+    association = one.associate([(MRImageStorage, ExplicitVRLittleEndian)])
+    hanging.close()
+    assert not association.is_established
+    assert association.is_rejected
+    assert association.acceptor.primitive.diagnostic == 7
