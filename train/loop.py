@@ -135,6 +135,9 @@ def train(
     else:
         run.begin(on_note)
     latest: ValidationQuality | None = None
+    if options.init and not resume and validation:  # `best` is to be no worse than the start
+        latest = run.validate(validation) if run.ranks.first else None
+        run.save(latest, row=True)
     with deferred_signals() as stop_requested:
         while run.step < options.steps:
             run.advance()

@@ -17,7 +17,7 @@ from kspacesr_rt.train.options import TrainingOptions
 from kspacesr_rt.train.pairs import describe, load_training_series
 from kspacesr_rt.train.patients import split_by_patient
 from kspacesr_rt.train.reading import Reading
-from kspacesr_rt.train.validation import validation_slices, zero_fill_quality
+from kspacesr_rt.train.validation import judged_series, validation_slices, zero_fill_quality
 from kspacesr_rt.train.volumes import read_volumes
 
 
@@ -105,7 +105,9 @@ def train_from_folders(
             volumes = [volume for root in validation for volume in read_volumes(root, reading)]
             if reading is not None:
                 reading.require_any(volumes)
-            val_slices = validation_slices(volumes, options.val_size)
+            val_slices = validation_slices(
+                judged_series(volumes, options.rim), options.val_size
+            )
         elif options.held_out:
             series, held = split_by_patient(
                 series, share=options.held_out, random_state=options.random_state

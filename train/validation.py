@@ -16,13 +16,28 @@ from kspacesr_rt.kspace import FloatArray, divisible_crop
 from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.quality.metrics import Quality, evaluate, tissue_mask
 from kspacesr_rt.train.degradation import DEGRADATIONS
-from kspacesr_rt.train.pairs import TrainingSeries
-from kspacesr_rt.train.volumes import Volume
+from kspacesr_rt.train.pairs import Rim, TrainingSeries
+from kspacesr_rt.train.volumes import Volume, supported
 
 SLICES_PER_SERIES = 5
 """Enough to steer by, few enough to cost little; `kspacesr-rt evaluate` judges whole series."""
 DIFFERENCE_GAIN = 5.0
 """What differences are multiplied by in a triptych, so that an eye sees them."""
+
+
+def judged_series(series: Sequence[Volume], rim: Rim) -> list[Volume]:
+    """Bring what a run is judged on to the k-space that it is judged in.
+
+    Parameters
+    ----------
+    series
+        Volumes as they were stored.
+    rim
+        ``crop`` and ``mix`` crop each to its measured k-space, as `kspacesr-rt evaluate` does: a
+        rim that is empty pays for restraint alone, and weights that were picked by that gained
+        little where there was something to predict. ``keep`` leaves them as stored.
+    """
+    return list(series) if rim == "keep" else [supported(one) for one in series]
 
 
 def validation_slices(
@@ -33,14 +48,16 @@ def validation_slices(
     Parameters
     ----------
     series
-        What may be judged on.
+        What may be judged on. Of a series that was prepared both cropped and as stored, the
+        cropped version is.
     total
         Slices to pick in all, evenly; 0 takes `SLICES_PER_SERIES` of each.
 
     Returns
     -------
-        HR slices ``(y, x)`` as the series holds them: a volume's with its empty rim.
+        HR slices ``(y, x)`` as the series holds them.
     """
+    series = _without_stored_twins(series)
     each = math.ceil(total / len(series)) if total and series else SLICES_PER_SERIES
     picked: list[FloatArray] = []
     for one in series:
@@ -53,6 +70,19 @@ def validation_slices(
     if total and len(picked) > total:
         picked = [picked[index] for index in np.linspace(0, len(picked) - 1, total).astype(int)]
     return picked
+
+
+def _without_stored_twins(
+    series: Sequence[Volume | TrainingSeries],
+) -> Sequence[Volume | TrainingSeries]:
+    cropped = {
+        (one.patient, one.name) for one in series if isinstance(one, TrainingSeries) and one.cropped
+    }
+    return [
+        one
+        for one in series
+        if isinstance(one, Volume) or one.cropped or (one.patient, one.name) not in cropped
+    ]
 
 
 def pairs_of(
