@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.quality.metrics import Quality
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.interruption import deferred_signals
-from kspacesr_rt.train.checkpoint import save_checkpoint
+from kspacesr_rt.train.checkpoint import load_checkpoint, save_checkpoint
 from kspacesr_rt.train.discriminator import Discriminator, discriminator_loss
 from kspacesr_rt.train.distributed import Ranks
 from kspacesr_rt.train.generators import build_generator
@@ -101,7 +102,8 @@ def train(
         gets one row each time. The weights that were best inside tissue stay in
         ``STEM-best.pt``: a run that begins to over-fit does not lose them.
     validation
-        HR slices with a series maximum of 1, never trained on.
+        HR slices with a series maximum of 1, never trained on. A run that starts from trained
+        weights is judged on them before its first step: its best weights are no worse than those.
     resume
         Go on from `output` where it stopped: weights, optimisers, step and random states. On one
         machine and device the result equals that of a run that never stopped, bit for bit.
@@ -131,7 +133,7 @@ def train(
     """
     run = _Run(options, series, output, ranks or Ranks(), vgg_weights, on_note)
     if resume:
-        run.restore()
+        run.restore(validation)
     else:
         run.begin(on_note)
     latest: ValidationQuality | None = None
@@ -221,6 +223,7 @@ class _Run:
         self.step = 0
         self.origin = ""
         self.best_db = -math.inf
+        self.judged_on = ""  # digest of the slices that `best_db` is of
         self.means: dict[str, float] = {"loss": math.nan}
         self.seconds = 0.0
         self._since = time.monotonic()
@@ -301,6 +304,11 @@ class _Run:
         """Seconds since the last checkpoint."""
         return time.monotonic() - self._since
 
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the weights that were best so far."""
+        return self.output.with_name(f"{self.output.stem}-best.pt")
+
     def validate(self, validation: list[FloatArray]) -> ValidationQuality:
         """Measure the averaged weights, and keep them if they are the best so far."""
         found = validation_quality(
@@ -310,11 +318,11 @@ class _Run:
             degradation=self.options.degradation,
             device=self.device,
         )
-        decides = found.tissue or found.whole
-        if decides.psnr_db > self.best_db:
-            self.best_db = decides.psnr_db
-            best = self.output.with_name(f"{self.output.stem}-best.pt")
-            save_checkpoint(best, self.stated(), self.averaged.state_dict(), {"step": self.step})
+        self.judged_on = _digest(validation)
+        if (decides := _deciding_db(found)) > self.best_db:
+            self.best_db = decides
+            weights, state = self.averaged.state_dict(), {"step": self.step}
+            save_checkpoint(self.best, self.stated(), weights, state)
         return found
 
     def draw(self, one: FloatArray) -> None:
@@ -354,6 +362,7 @@ class _Run:
                 "means": self.means,
                 "seconds": self.seconds,
                 "best_db": self.best_db,
+                "judged_on": self.judged_on,
                 "options": self.options.identity(),
                 "origin": self.origin,
             }
@@ -366,8 +375,12 @@ class _Run:
                 self._append_row(found)
         self.ranks.wait()
 
-    def restore(self) -> None:
-        """Put everything back as it was when the checkpoint was written."""
+    def restore(self, validation: list[FloatArray] | None) -> None:
+        """Put everything back as it was when the checkpoint was written.
+
+        If the run is judged on other slices from now on, its best weights are, too: a figure of
+        the earlier ones compares with nothing.
+        """
         document = read_document(self.output)
         training = document.get("training") or {}
         if not self.options.continues(training.get("options"), int(training.get("step", 0))):
@@ -392,6 +405,19 @@ class _Run:
         self.sampler.rng.bit_generator.state = own["numpy"]
         self.step, self.seconds = int(training["step"]), float(training["seconds"])
         self.best_db = float(training.get("best_db", -math.inf))
+        self.judged_on = str(training.get("judged_on", ""))
+        if validation and self.ranks.first and self.judged_on != _digest(validation):
+            self.best_db = -math.inf
+            if self.best.exists():
+                kept = load_checkpoint(self.best).generator.to(self.device)
+                found = validation_quality(
+                    kept,
+                    validation,
+                    self.options.upscale,
+                    degradation=self.options.degradation,
+                    device=self.device,
+                )
+                self.best_db = _deciding_db(found)
         self.origin = str(training.get("origin", ""))
         self.means = {name: float(value) for name, value in training["means"].items()}
 
@@ -416,6 +442,20 @@ class _Run:
             if new:
                 writer.writeheader()
             writer.writerow(values)
+
+
+def _deciding_db(found: ValidationQuality) -> float:
+    """Return the figure by which weights are better than others."""
+    return (found.tissue or found.whole).psnr_db
+
+
+def _digest(slices: list[FloatArray]) -> str:
+    """Return the SHA-256 of what a run is judged on."""
+    digest = hashlib.sha256()
+    for one in slices:
+        digest.update(repr(one.shape).encode())
+        digest.update(np.ascontiguousarray(one, dtype="<f4").data)
+    return digest.hexdigest()
 
 
 def _average(averaged: nn.Module, generator: nn.Module, decay: float) -> None:

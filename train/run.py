@@ -105,9 +105,7 @@ def train_from_folders(
             volumes = [volume for root in validation for volume in read_volumes(root, reading)]
             if reading is not None:
                 reading.require_any(volumes)
-            val_slices = validation_slices(
-                judged_series(volumes, options.rim), options.val_size
-            )
+            val_slices = validation_slices(judged_series(volumes, options.rim), options.val_size)
         elif options.held_out:
             series, held = split_by_patient(
                 series, share=options.held_out, random_state=options.random_state

@@ -234,6 +234,51 @@ def test_trained_weights_are_where_a_run_begins(series, tmp_path):
     )
 
 
+def test_a_run_that_gets_worse_keeps_where_it_started(series, tmp_path):
+    """Trained weights are judged before the first step, so that `best` is no worse than they."""
+    trained, output = tmp_path / "trained.pt", tmp_path / "run.pt"
+    train(dataclasses.replace(TINY, steps=60, lr=3e-3), series, trained)
+    slices = [phantoms(1)[0]]
+    ruinous = dataclasses.replace(TINY, init=str(trained), steps=6, lr=0.3, ema=0.0)
+    train(ruinous, series, output, validation=slices)
+    first, last = rows_of(tmp_path / "run.csv")
+    assert (first["step"], last["step"]) == ("0", "6")
+    assert float(first["tissue_psnr_db"]) > float(last["tissue_psnr_db"])
+    assert same_weights(tmp_path / "run-best.pt", trained)
+    assert not same_weights(output, trained)
+
+
+def test_what_was_best_on_other_slices_is_judged_anew(series, tmp_path, monkeypatch):
+    """A figure of other slices compares with nothing; its weights stay in the race."""
+    told = iter([50.0, 20.0, 19.0])
+    judged = []
+
+    def judge(averaged, slices, *_, **__):
+        judged.append((copy.deepcopy(averaged.state_dict()), slices))
+        quality = Quality(mae=0.1, psnr_db=next(told), ssim=0.5)
+        return ValidationQuality(whole=quality, tissue=quality)
+
+    monkeypatch.setattr(loop, "validation_quality", judge)
+    options = dataclasses.replace(TINY, validate_every=6)
+    output, best = tmp_path / "run.pt", tmp_path / "run-best.pt"
+
+    def stop(progress):
+        if progress.step == 7:
+            raise KeyboardInterrupt
+
+    easy, hard = phantoms(2)
+    with pytest.raises(KeyboardInterrupt):
+        train(options, series, output, validation=[easy], on_progress=stop)
+    train(options, series, output, validation=[hard], resume=True)
+    assert [slices is not None and np.array_equal(slices[0], easy) for _, slices in judged] == [
+        True,
+        False,
+        False,
+    ]
+    assert all(torch.equal(judged[0][0][name], judged[1][0][name]) for name in judged[0][0])
+    assert read_document(best)["training"] == {"step": 6}
+
+
 def test_what_a_killed_run_loses_is_bounded_by_time(series, tmp_path):
     """Validations may be hours apart: checkpoints in between resume as well, and log nothing."""
     options = dataclasses.replace(
@@ -568,6 +613,38 @@ def test_an_interpolated_series_is_cropped_to_what_was_measured():
     assert fov == pytest.approx([128.0, 128.0])
     # Intensities stay: the same object, seen with fewer samples.
     assert cropped.slices.mean() == pytest.approx(volume.slices.mean(), rel=0.01)
+
+
+def test_a_run_is_judged_on_what_was_measured(tmp_path, monkeypatch):
+    """An empty rim pays for restraint alone: what judges a run is cropped, as in `evaluate`."""
+    for name in ("data", "judges"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / f"{name}.npy", band_limited())
+    shapes = []
+
+    def judge(_, slices, *__, **___):
+        shapes.append({one.shape for one in slices})
+        quality = Quality(mae=0.1, psnr_db=30.0, ssim=0.5)
+        return ValidationQuality(whole=quality, tissue=quality)
+
+    monkeypatch.setattr(loop, "validation_quality", judge)
+    for rim in ("mix", "crop", "keep"):
+        options = dataclasses.replace(TINY, rim=rim, steps=1)
+        output, judges = tmp_path / f"{rim}.pt", [tmp_path / "judges"]
+        train_from_folders([tmp_path / "data"], output, options, validation=judges)
+    cropped = supported(Volume(name="judges", slices=band_limited())).matrix
+    assert cropped != (128, 128)
+    assert shapes == [{cropped}, {cropped}, {(128, 128)}]
+
+
+def test_held_out_series_are_judged_on_their_cropped_version():
+    """Prepared both ways, a series would be judged on its empty rim every other time."""
+    both = prepared_versions(Volume(name="interpolated", slices=band_limited()), "mix")
+    full = prepared_versions(Volume(name="full", slices=phantoms(5, (128, 112))), "mix")
+    assert [one.cropped for one in both] == [True, False]
+    shapes = {one.shape for one in validation_slices([*both, *full])}
+    assert shapes == {both[0].slices.shape[1:], full[-1].slices.shape[1:]}
+    assert len(validation_slices([*both, *full], 6)) == 6
 
 
 def test_no_pair_has_an_empty_rim():
