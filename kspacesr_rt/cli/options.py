@@ -49,6 +49,7 @@ Compression = Literal["none", "rle", "j2k", "htj2k"]
 Consistency = Literal["none", "additive", "hard", "magnitude"]
 Degradation = Literal["kspace-crop", "seed-resize"]
 Device = Literal["auto", "cpu", "cuda"]
+Durability = Literal["file", "batch", "none"]
 OnInterpolated = Literal["warn", "skip", "crop"]
 OnOutside = Literal["warn", "skip", "zero-fill"]
 Plane = Literal["auto", "axial", "coronal", "sagittal", "first", "second", "third"]
@@ -224,6 +225,15 @@ KeepPrivate = Annotated[bool, typer.Option(rich_help_panel=OUTPUT, help="Keep pr
 Compress = Annotated[
     Compression, typer.Option(rich_help_panel=OUTPUT, help="Lossless compression of outputs.")
 ]
+SyncPolicy = Annotated[
+    Durability,
+    typer.Option(
+        "--durability",
+        rich_help_panel=OUTPUT,
+        help="When outputs are on the disk: batch, before they are reported, some together; file, "
+        "each at once; none, whenever the system likes. What serve has spooled is at least batch.",
+    ),
+]
 UidKind = Annotated[
     Uids,
     typer.Option(rich_help_panel=OUTPUT, help="stable: the same input gives the same UIDs."),
@@ -294,6 +304,7 @@ class RunOptions:
     limit: LimitTexts = None
     keep_private: KeepPrivate = False
     compress: Compress = "none"
+    durability: SyncPolicy = "batch"
     model: ModelName = None
     backend: BackendName = "auto"
     tier: TierName = "exact"
@@ -316,6 +327,7 @@ class RunOptions:
             limits=parsed_limits(self.limit or ()),
             keep_private=self.keep_private,
             compress=self.compress,
+            durability=self.durability,
             model=self.model,
             backend=self.backend,
             tier=self.tier,

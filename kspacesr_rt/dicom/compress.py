@@ -180,7 +180,7 @@ def require_lossless(packed: Dataset, stored: IntArray) -> None:
 
 
 @contextmanager
-def packed_frames(native: Path, syntax: UID) -> Iterator[Path]:
+def packed_frames(native: Path, syntax: UID, *, durable: bool = True) -> Iterator[Path]:
     """Give a compressed copy of a native multi-frame file while the block runs.
 
     One frame is in memory at a time. Each is decoded again before it is written, and the offsets
@@ -199,7 +199,8 @@ def packed_frames(native: Path, syntax: UID) -> Iterator[Path]:
         with native.open("rb") as source, packed.open("xb") as target:
             _pack(source, target, syntax)
             target.flush()
-            os.fsync(target.fileno())
+            if durable:
+                os.fsync(target.fileno())
         yield packed
     finally:
         with suppress(OSError):

@@ -71,6 +71,26 @@ class OutputPlaces:
         """Series of each folder that was looked into."""
         self._unrecorded: dict[str, dict[str, Path]] = {}
         """By series: outputs that nobody knew when it was first asked for, by their UID."""
+        self._claims: dict[Path, str] = {}
+        """UIDs of outputs that will have these names, and do not have them yet."""
+        self._claiming = threading.Lock()
+
+    def claim(self, place: OutputPlace, uid: str) -> Path:
+        """Return where an output stands, or the name it will have; nobody else gets it until then.
+
+        Raises
+        ------
+        OutputError, OSError
+            As `OutputPlace.path` does.
+        """
+        with self._claiming:
+            path = place.path(uid)
+            self._claims[path] = uid
+            return path
+
+    def release(self, path: Path) -> None:
+        """Note that an output has its name, or will not get it."""
+        self._claims.pop(path, None)
 
     def of(
         self,
@@ -111,6 +131,7 @@ class OutputPlaces:
             names=lambda uid: template.files(fields, uid, repeated=repeated),
             given=lambda name: self._known(str(Path(folder) / name)),
             noted=self._root / noted,
+            claimed=lambda path: self._claims.get(path, ""),
             elsewhere=lambda uid: [
                 *(self._root / name for name in earlier),
                 *([unrecorded[uid]] if uid in unrecorded else []),
@@ -167,12 +188,13 @@ class OutputPlace:
         names: Callable[[str], Iterable[str]],
         given: Callable[[str], bool] = lambda name: False,
         noted: Path | None = None,
+        claimed: Callable[[Path], str] = lambda path: "",
         elsewhere: Callable[[str], Iterable[Path]] = lambda uid: (),
     ) -> None:
         self.folder = folder
         """Where new ones go."""
         self._names, self._given, self._elsewhere = names, given, elsewhere
-        self._noted = noted
+        self._noted, self._claimed = noted, claimed
 
     @classmethod
     def by_uid(cls, root: Path, series_uid: str) -> OutputPlace:
@@ -199,7 +221,8 @@ class OutputPlace:
         for name in self._names(uid):
             path = self.folder / name
             stands = is_file(path)
-            holds = _uid_in(path, "SOPInstanceUID") if stands else ""
+            holds = self._claimed(path)
+            holds = holds or (_uid_in(path, "SOPInstanceUID") if stands else "")
             if holds == uid:
                 return path
             given = self._given(name) and not path.stem.endswith((uid, *short_uids(uid)))

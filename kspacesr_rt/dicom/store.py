@@ -11,10 +11,10 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -224,6 +224,71 @@ class StoredFile:
     """Of them."""
 
 
+class OutputDraft:
+    """An output that is written and verified, and has no name yet; a context manager.
+
+    Its temporary file stands in the same folder under a name that is not ``.dcm``, since routers
+    watch folders for those. It is open until it was synced: what the system could not write later
+    is told to those who had it open then.
+    """
+
+    def __init__(self, path: Path, temporary: Path, descriptor: int, stored: StoredFile) -> None:
+        self.path, self.stored = path, stored
+        self._temporary = temporary
+        self._descriptor: int | None = descriptor
+
+    @property
+    def descriptor(self) -> int:
+        """Of the open file."""
+        if self._descriptor is None:
+            raise RuntimeError("the draft is closed")
+        return self._descriptor
+
+    def sync(self) -> None:
+        """Put the content on the disk.
+
+        Raises
+        ------
+        OSError
+            If the disk is full, say.
+        """
+        os.fsync(self.descriptor)
+
+    def publish(self) -> None:
+        """Give it its name.
+
+        By a hard link, which fails if there is such a file, whereas a rename would replace it.
+
+        Raises
+        ------
+        OSError
+            If it is not written after all, as network shares say when a file is closed; as
+            FileExistsError, if the name is taken.
+        """
+        try:
+            self._close()
+            publish(self._temporary, self.path)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Leave nothing that has no name; a second time is no error."""
+        with suppress(OSError):
+            self._close()
+        _remove(self._temporary)
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.discard()
+
+
 def _untimed(stage: str) -> AbstractContextManager[None]:
     return nullcontext()
 
@@ -239,15 +304,8 @@ def write_atomically(
 
     Parameters
     ----------
-    dataset
-        From `derive`, with `file_meta` and pixel data.
-    path
-        Must not exist; its folder is created.
-    syntax
-        A lossless one to compress the pixels with (`compress.SYNTAXES`); None leaves them native.
-        The file is decoded and compared before it gets its name.
-    timed
-        Called with ``encode``, ``write`` and ``verify``; returns what to run each within.
+    dataset, path, syntax, timed
+        As for `draft_dataset`.
 
     Returns
     -------
@@ -260,12 +318,46 @@ def write_atomically(
         is left behind then, nor after an interrupt.
     SliceFailed
         If the data set cannot be encoded, or its file does not mean what it must.
+    """
+    with (
+        draft_dataset(dataset, path, syntax=syntax, timed=timed) as draft,
+        as_slice_failure(),
+        writing_outputs(),
+        timed("write"),
+    ):
+        draft.sync()
+        draft.publish()
+    return draft.stored
 
-    Notes
-    -----
-    The temporary file stands in the same folder under a name that is not ``.dcm``, since routers
-    watch folders for those. It becomes `path` by a hard link, which fails if `path` exists,
-    whereas a rename would replace it.
+
+def draft_dataset(
+    dataset: Dataset,
+    path: Path,
+    *,
+    syntax: UID | None = None,
+    timed: Callable[[str], AbstractContextManager[None]] = _untimed,
+) -> OutputDraft:
+    """Write a data set, and read it back; it has no name yet.
+
+    Parameters
+    ----------
+    dataset
+        From `derive`, with `file_meta` and pixel data.
+    path
+        Will be its name, and must not exist; its folder is created.
+    syntax
+        A lossless one to compress the pixels with (`compress.SYNTAXES`); None leaves them native.
+        The file is decoded and compared.
+    timed
+        Called with ``encode``, ``write`` and ``verify``; returns what to run each within.
+
+    Raises
+    ------
+    OutputError
+        If the disk is full, or other bytes are read back than were written. Nothing is left behind
+        then, nor after an interrupt.
+    SliceFailed
+        If the data set cannot be encoded, or its file does not mean what it must.
     """
     native = dataset
     with as_slice_failure(), timed("encode"):
@@ -279,31 +371,31 @@ def write_atomically(
         if syntax is not None:
             require_lossless(dcmread(io.BytesIO(written)), native_samples(native))
 
-    return _write_content(content, path, require_meaning, timed)
+    return _draft(content, path, require_meaning, timed)
 
 
-def write_encoded(
+def draft_encoded(
     content: bytes,
     path: Path,
     *,
     uid: str,
     n_pixel_bytes: int,
     timed: Callable[[str], AbstractContextManager[None]] = _untimed,
-) -> StoredFile:
-    """Write an output that is encoded; see `write_atomically`.
+) -> OutputDraft:
+    """Write an output that is encoded; see `draft_dataset`.
 
     Parameters
     ----------
     content
         Of the file, from `kspacesr_rt.dicom.series_encoder`.
     path
-        Must not exist; its folder is created.
+        Will be its name, and must not exist; its folder is created.
     uid, n_pixel_bytes
         What is to be found when it is read back: its SOP Instance UID, and its pixels' bytes.
     timed
         Called with ``write`` and ``verify``.
     """
-    return _write_content(
+    return _draft(
         content,
         path,
         lambda written: _require_meaning(skim_content, written, uid, n_pixel_bytes),
@@ -311,29 +403,31 @@ def write_encoded(
     )
 
 
-def _write_content(
+def _draft(
     content: bytes,
     path: Path,
     require_meaning: Callable[[bytes], None],
     timed: Callable[[str], AbstractContextManager[None]],
-) -> StoredFile:
+) -> OutputDraft:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with as_slice_failure(), writing_outputs():
-            with timed("write"):
-                _write_new(temporary, content)
-            with timed("verify"):
-                # A full disk can leave a file that opens without an error.
-                if temporary.read_bytes() != content:
-                    raise OutputError("an output reads back differently than it was written")
-                require_meaning(content)  # of the file, then
-                stored = StoredFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-            with timed("write"):
-                publish(temporary, path)
-            return stored
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with as_slice_failure(), writing_outputs(), ExitStack() as failing:
+        with timed("write"):
+            failing.callback(_remove, temporary)
+            descriptor = _write_new(temporary, content)
+            failing.callback(os.close, descriptor)
+        with timed("verify"):
+            # A full disk can leave a file that opens without an error.
+            if temporary.read_bytes() != content:
+                raise OutputError("an output reads back differently than it was written")
+            require_meaning(content)  # of the file, then
+            stored = StoredFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        failing.pop_all()
+    return OutputDraft(path, temporary, descriptor, stored)
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -413,11 +507,17 @@ def create_new(path: Path) -> int:
                 raise
 
 
-def _write_new(path: Path, content: bytes) -> None:
-    with os.fdopen(create_new(path), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _write_new(path: Path, content: bytes) -> int:
+    """Write a file that is new, and return its descriptor."""
+    descriptor = create_new(path)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _parsed_header(content: bytes) -> Header:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +13,19 @@ from kspacesr_rt.dicom import (
     is_complete_output,
     read_slice,
     undo_interpolation,
-    write_atomically,
     writing_outputs,
 )
 from kspacesr_rt.dicom.clipping import measure_clipping
 from kspacesr_rt.dicom.failures import as_slice_failure
+from kspacesr_rt.dicom.output_places import OutputPlace
 from kspacesr_rt.dicom.series_encoder import EncodedSlice, SeriesEncoder
 from kspacesr_rt.dicom.series_reader import SeriesReader
-from kspacesr_rt.dicom.store import StoredFile, write_encoded
+from kspacesr_rt.dicom.store import OutputDraft, draft_dataset, draft_encoded
 from kspacesr_rt.errors import SliceFailed
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, replaced
-from kspacesr_rt.pipeline.journal_entries import FileState, JournalEntry
+from kspacesr_rt.pipeline.group_commit import Finished
+from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.previews import Shown, preview_of
 from kspacesr_rt.pipeline.report import SliceRecord
 from kspacesr_rt.pipeline.state import Computation, FileTask, RunState, SeriesProgress
@@ -87,7 +89,7 @@ class ClassicFile(FileInProgress):
         with timer.busy("decode"):
             return decode_slice(loaded.dataset), FileState.of_loaded(loaded)
 
-    def _write(self, results: Sequence[Computed]) -> JournalEntry:
+    def _write(self, results: Sequence[Computed]) -> Finished:
         [(decoded, sr)] = results
         run, task = self.run, self.task
         with run.timer.busy("check"):
@@ -99,33 +101,44 @@ class ClassicFile(FileInProgress):
         with run.timer.busy("read"):
             source = self._state.confirmed(task.source.path)
         uid = encoded.sop_instance_uid
-        with writing_outputs():
-            with run.timer.busy("verify"):
-                path = self._place(encoded.series_instance_uid, decoded.dataset).path(uid)
-                existed = path.exists()
-                fresh = not is_complete_output(path, uid, trusted=not run.options.verify_existing)
-            if fresh:
-                output: StoredFile | FileState = self._put(encoded, path)
-            else:
+        place = self._place_of(encoded, decoded)
+        with ExitStack() as failing:
+            with writing_outputs():
                 with run.timer.busy("verify"):
-                    output = FileState.read(path)
-        self._show(task.number, decoded, sr)
-        return self._journal_entry(
-            path,
-            fresh=fresh,
-            made_again=existed and fresh,
-            source=source,
-            output=output,
-            source_digest=encoded.source_digest,
-            figures=figures,
-            clipping=clipping,
+                    path = run.places.claim(place, uid)
+                    failing.callback(run.places.release, path)
+                    existed = path.exists()
+                    fresh = not is_complete_output(path, uid, trusted=self._trusts_outputs)
+                draft = self._draft(encoded, path) if fresh else None
+                if draft is not None:
+                    failing.callback(draft.discard)
+                with run.timer.busy("verify"):
+                    output = FileState.read(path) if draft is None else draft.stored
+            self._show(task.number, decoded, sr)
+            entry = self._journal_entry(
+                path,
+                fresh=fresh,
+                made_again=existed and fresh,
+                source=source,
+                output=output,
+                source_digest=encoded.source_digest,
+                figures=figures,
+                clipping=clipping,
+            )
+            failing.pop_all()
+        return Finished(
+            entry=entry, path=path, draft=draft, on_end=lambda: run.places.release(path)
         )
 
-    def _put(self, encoded: EncodedSlice, path: Path) -> StoredFile:
+    def _place_of(self, encoded: EncodedSlice, decoded: DecodedSlice) -> OutputPlace:
+        with writing_outputs(), self.run.timer.busy("verify"):
+            return self._place(encoded.series_instance_uid, decoded.dataset)
+
+    def _draft(self, encoded: EncodedSlice, path: Path) -> OutputDraft:
         run = self.run
         if encoded.dataset is not None:
-            return write_atomically(encoded.dataset, path, syntax=run.syntax, timed=run.timer.busy)
-        return write_encoded(
+            return draft_dataset(encoded.dataset, path, syntax=run.syntax, timed=run.timer.busy)
+        return draft_encoded(
             encoded.content,
             path,
             uid=encoded.sop_instance_uid,

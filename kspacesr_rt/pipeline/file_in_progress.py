@@ -23,6 +23,7 @@ from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.store import StoredFile
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_message
 from kspacesr_rt.kspace import FloatArray, Matrix
+from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState, JournalEntry
 from kspacesr_rt.pipeline.previews import Shown
 from kspacesr_rt.pipeline.report import SliceRecord
@@ -97,12 +98,12 @@ class FileInProgress(ABC):
         except SliceSkipped as exc:  # it was none when it was scanned
             raise replaced() from exc
 
-    def write(self, results: Sequence[Computed]) -> JournalEntry | None:
-        """Check the results of the next slices and put them on disk.
+    def write(self, results: Sequence[Computed]) -> Finished | None:
+        """Check the results of the next slices and write them.
 
         Returns
         -------
-            For the journal, if these were the last ones and the output stands.
+            The output, if these were the last ones: it is whole, and to be made durable.
 
         Raises
         ------
@@ -118,10 +119,22 @@ class FileInProgress(ABC):
     def _read(self) -> list[DecodedSlice]: ...
 
     @abstractmethod
-    def _write(self, results: Sequence[Computed]) -> JournalEntry | None: ...
+    def _write(self, results: Sequence[Computed]) -> Finished | None: ...
 
     def close(self) -> None:  # noqa: B027 - a file that is written as a whole has nothing open
         """Leave nothing half-written; not called while `write` runs."""
+
+    @property
+    def _trusts_outputs(self) -> bool:
+        """Whether an output that stands, and that no journal tells of, is taken for whole."""
+        run = self.run
+        may_lose = run.journal is not None and run.journal.may_lose
+        return not (run.options.verify_existing or may_lose)
+
+    @property
+    def _durable(self) -> bool:
+        """Whether what has its name is on the disk."""
+        return self.run.options.durability != "none"
 
     def _place(self, series_uid: str, source: Dataset) -> OutputPlace:
         """Return the place of the output, given its Series Instance UID."""

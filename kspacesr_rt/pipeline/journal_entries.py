@@ -147,11 +147,14 @@ class JournalEntry:
     """What the report said."""
     source_digest: str = ""
     """Digest of what of the source reached the output; empty if it was not noted."""
+    durable: bool = True
+    """Whether the output was on the disk when it was noted; else it is read to be believed."""
 
     def as_line(self) -> bytes:
         """Return the line that notes it."""
         state = dataclasses.asdict(self.state)
-        digest = {"told": self.source_digest} if self.source_digest else {}
+        digest: dict[str, Any] = {"told": self.source_digest} if self.source_digest else {}
+        digest |= {} if self.durable else {"durable": False}
         return checked_line(
             {
                 "source": self.source,
@@ -183,6 +186,7 @@ class JournalEntry:
             output_sha256=entry["output_sha256"],
             record=SliceRecord(**_with_tuples(entry["record"])),
             source_digest=digest,
+            durable=entry.get("durable") is not False,
         )
 
 

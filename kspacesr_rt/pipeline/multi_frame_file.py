@@ -22,7 +22,8 @@ from kspacesr_rt.dicom.clipping import Clipping, measure_clipping
 from kspacesr_rt.dicom.source_digest import SourceDigest
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, replaced, status
-from kspacesr_rt.pipeline.journal_entries import FileState, JournalEntry
+from kspacesr_rt.pipeline.group_commit import Finished
+from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.state import Computation, FileTask, RunState, SeriesProgress
 from kspacesr_rt.quality.result_checks import SliceFigures, check_result
 
@@ -97,7 +98,7 @@ class MultiFrameFile(FileInProgress):
             self._source_digest = SourceDigest(self._writer.header_digest)
         self._frames = self._source_digest.passing(reader)
 
-    def _write(self, results: Sequence[Computed]) -> JournalEntry | None:
+    def _write(self, results: Sequence[Computed]) -> Finished | None:
         if self._writer is None:
             raise RuntimeError("no frame was read")
         for decoded, sr in results:
@@ -120,16 +121,16 @@ class MultiFrameFile(FileInProgress):
             writer.write(self._n_written + 1, stored)
         self._n_written += 1
 
-    def _finished(self, writer: EnhancedWriter) -> JournalEntry:
+    def _finished(self, writer: EnhancedWriter) -> Finished:
         """Complete the output, and give it its name."""
         run = self.run
         with run.timer.busy("read"):
             source = FileState.read_after(self.task.source.path, self._before)
         with run.timer.busy("write"):
-            path, fresh = writer.finish(trusted=not run.options.verify_existing)
+            path, fresh = writer.finish(trusted=self._trusts_outputs, durable=self._durable)
         with run.timer.busy("verify"), writing_outputs():
             output = FileState.read(path)
-        return self._journal_entry(
+        entry = self._journal_entry(
             path,
             fresh=fresh,
             made_again=writer.made_again,
@@ -139,6 +140,7 @@ class MultiFrameFile(FileInProgress):
             figures=self._figures,
             clipping=self._clipping,
         )
+        return Finished(entry=entry, path=path, synced=fresh)
 
     def close(self) -> None:
         """Remove what is on disk without a name."""

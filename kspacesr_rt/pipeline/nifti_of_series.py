@@ -131,7 +131,8 @@ def _write(run: RunState, series: Series, outputs: Mapping[str, SourceSlice], na
     slices = _slices(frames, order, as_float=dtype == "<f4", n_bytes=volume.layout.n_bytes)
     derivation = _derivation(run, series)
     beside = sidecar(Beside(), derivation, source="", source_uid=series.uid, slice_axis=2)
-    write_beside(volume, slices, path, description(derivation), {".json": beside})
+    durable = run.options.durability != "none"
+    write_beside(volume, slices, path, description(derivation), {".json": beside}, durable=durable)
 
 
 def _derivation(run: RunState, series: Series) -> Derivation:

@@ -14,6 +14,7 @@ from kspacesr_rt.dicom.scanner_interpolation import OnInterpolated
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.model.limits import OnOutside
 from kspacesr_rt.model.spec import Tier
+from kspacesr_rt.system.durability import Durability
 from kspacesr_rt.volumes.source_volume import Plane
 
 OutputFormat = Literal["same", "nifti", "dicom"]
@@ -67,6 +68,10 @@ class InferOptions:
     `kspacesr_rt.dicom.output_names`."""
     compress: str = "none"
     """Lossless compression of the outputs: a word of `kspacesr_rt.dicom.compress.SYNTAXES`."""
+    durability: Durability = "batch"
+    """When outputs are on the disk. ``batch``: before they are noted and reported, a group of them
+    together, see `kspacesr_rt.pipeline.group_commit`; ``file``: each by itself, at once; ``none``:
+    whenever the system likes, so that a power cut may take what was reported."""
     show_paths: bool = False
     """Name input files by their path in the report (paths may hold names of patients)."""
     on_interpolated: OnInterpolated = "warn"
@@ -119,6 +124,8 @@ class InferOptions:
             raise InputError(f"plane is one of {', '.join(get_args(Plane))}, not '{self.plane}'")
         if self.format not in get_args(OutputFormat):
             raise InputError(f"format is same, nifti or dicom, not '{self.format}'")
+        if self.durability not in get_args(Durability):
+            raise InputError(f"durability is file, batch or none, not '{self.durability}'")
         parsed_name(self.name)
         if self.batch < 1:
             raise InputError(f"a batch of {self.batch} slices is not possible; at least 1")

@@ -5,9 +5,9 @@
 slice, written after the slice has its final name. A run that was killed is completed by running it
 again: what a journal tells, and what still stands there, is not computed once more.
 
-Journals are not forced to disk. After a power failure their last lines may be missing, which costs
-the time to compute those slices again; the slices themselves are forced to disk before they get
-their names, and are found to be there then.
+What a line says is on the disk before the line is, and the line before the slice is reported:
+`kspacesr_rt.pipeline.group_commit`. A run that leaves that to the system says so in a line of its
+own before it writes an output, and in each line: such outputs are read before they are believed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import json
 import os
 import re
 import stat
+import threading
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +58,7 @@ from kspacesr_rt.pipeline.journal_entries import (
 )
 from kspacesr_rt.pipeline.report import SeriesRecord, SliceRecord
 from kspacesr_rt.runtime.backends import backend_names
+from kspacesr_rt.system.durability import folders_up_to, sync_above, sync_file, sync_folder
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.volumes.output_files import standing_files
 
@@ -149,6 +152,7 @@ class Journal:
         derivation: Derivation | None = None,
         collected: bool = False,
         verify: bool = False,
+        durable: bool = True,
     ) -> None:
         """Read what earlier runs noted.
 
@@ -166,6 +170,8 @@ class Journal:
             Outputs are taken away once they stand: one that is missing is done all the same.
         verify
             Outputs are read, and compared with the digest that was noted of them.
+        durable
+            What is noted is on the disk; False: whenever the system likes.
 
         Raises
         ------
@@ -173,6 +179,11 @@ class Journal:
             If a journal cannot be read; it says what to remove.
         """
         self._derivation, self._collected, self._verify = derivation, collected, verify
+        self._durable = durable
+        self.may_lose = not durable
+        """Whether a power cut may have taken from outputs here what no journal tells."""
+        self._lock = threading.RLock()
+        self._torn = self._named = False
         self._root, self._folder = folder, folder / STATE_FOLDER
         self._path = self._folder / f"journal{writer and '-'}{writer}.jsonl"
         self._places: dict[int, list[_Place]] = {}  # of lines, by source
@@ -194,7 +205,9 @@ class Journal:
                 with suppress(LookupError, TypeError):
                     if entry is None:
                         continue
-                    if "series" in entry:
+                    if "durability" in entry:
+                        self.may_lose = True
+                    elif "series" in entry:
                         self._series[entry["series"]] = entry["records"]
                     else:
                         self._take(JournalEntry.of_entry(entry), (path, place))
@@ -233,15 +246,20 @@ class Journal:
 
     def entries_of(self, source_uid: str) -> list[JournalEntry]:
         """Return what was noted of a source, once for each content that it had; latest last."""
-        with failing_the_output(UNUSABLE, WRITABLE):
-            entries = (self._entry_at(place) for place in self._places.get(_key(source_uid), ()))
+        with failing_the_output(UNUSABLE, WRITABLE), self._lock:
+            entries = [self._entry_at(place) for place in self._places.get(_key(source_uid), ())]
             return [one for one in entries if one is not None and one.source == source_uid]
 
     def all_entries(self) -> Iterator[JournalEntry]:
         """Yield everything that was noted of any source."""
         with failing_the_output(UNUSABLE, WRITABLE):
-            for places in list(self._places.values()):
-                yield from (one for place in places if (one := self._entry_at(place)) is not None)
+            with self._lock:
+                every = [place for places in self._places.values() for place in places]
+            for place in every:
+                with self._lock:
+                    entry = self._entry_at(place)
+                if entry is not None:
+                    yield entry
 
     def match(self, source: SourceSlice) -> JournalEntry | None:
         """Return what was noted of a source with what its file says now.
@@ -265,7 +283,7 @@ class Journal:
             return None
         moved = dataclasses.replace(same[-1], state=now)
         if not (now.looks_like(same[-1].state) and same[-1].state.settled):
-            self.add(moved)  # so that it is known by its status the next time
+            self._note(moved)  # so that it is known by its status the next time
         return moved
 
     def _has_same_content(self, source: SourceSlice, now: FileState, noted: JournalEntry) -> bool:
@@ -285,10 +303,20 @@ class Journal:
         return self._source_digests[key] == noted.source_digest
 
     def find(self, source: SourceSlice) -> SliceRecord | None:
-        """Return what was noted of a source, if it says what it said and its output stands."""
+        """Return what was noted of a source, if it says what it said and its output stands.
+
+        What an earlier run left to the system is brought to the disk, unless this one does so, too.
+        """
         noted = self.match(source)
         if noted is None or not self._is_intact(noted):
             return None
+        if self._durable and not noted.durable:
+            with failing_the_output(UNUSABLE, WRITABLE):
+                path = self._root / noted.record.output
+                sync_file(path)
+                for folder in folders_up_to([path], self._root):
+                    sync_folder(folder)
+            self.add(dataclasses.replace(noted, durable=True))
         return dataclasses.replace(noted.record, outcome="present")
 
     def _is_intact(self, noted: JournalEntry) -> bool:
@@ -297,7 +325,8 @@ class Journal:
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode) or status.st_size != noted.n_bytes:
                 return False
-            if self._verify and noted.record.output not in self._verified:
+            believed = noted.durable and not self._verify
+            if not believed and noted.record.output not in self._verified:
                 if FileState.read(path).sha256 != noted.output_sha256:
                     return False
                 self._verified.add(noted.record.output)
@@ -355,29 +384,64 @@ class Journal:
             )
         )
 
-    def add(self, noted: JournalEntry) -> None:
-        """Note what is known of a slice whose output stands; raises as `note` does."""
-        place = self._append(noted.as_line())
-        self._take(noted, place)
+    def add(self, *noted: JournalEntry) -> None:
+        """Note what is known of slices whose outputs stand; raises as `note` does.
+
+        Unless that is left to the system, the lines are on the disk then.
+        """
+        if not self._durable:
+            noted = tuple(dataclasses.replace(one, durable=False) for one in noted)
+        self._note(*noted)
+        if self._durable:
+            self.sync()
+
+    def _note(self, *noted: JournalEntry) -> None:
+        with self._lock:
+            places = self._append([one.as_line() for one in noted])
+            for one, place in zip(noted, places, strict=True):
+                self._take(one, place)
 
     def note_series(self, uid: str, records: list[SeriesRecord]) -> None:
         """Note what is known of a source series."""
         self._series[uid] = [dataclasses.asdict(one) for one in records]
-        self._append(checked_line({"series": uid, "records": self._series[uid]}))
+        line = checked_line({"series": uid, "records": self._series[uid]})
+        with self._lock:
+            self._append([line])
 
-    def _append(self, line: bytes) -> _Place:
+    def note_durability(self) -> None:
+        """Note, before an output is written, that what follows is left to the system, if it is."""
+        if not self._durable:
+            with self._lock:
+                self._append([checked_line({"durability": "none"})])
+            self.sync()
+
+    def _append(self, lines: Sequence[bytes]) -> list[_Place]:
         with failing_the_output(UNUSABLE, WRITABLE):
             if self._file is None:
                 self._folder.mkdir(exist_ok=True)
                 _make_own(self._path)
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-                if os.fstat(self._file).st_size:
-                    line = b"\n" + line  # ends what a killed run may have left torn
-            place = os.fstat(self._file).st_size + line.startswith(b"\n")
-            if os.write(self._file, line) != len(line):
-                self.close()  # what follows starts on a line of its own
+                self._torn = os.fstat(self._file).st_size > 0
+            # A line of its own ends what a killed run, or a full disk, may have left torn.
+            content = b"\n" * self._torn + b"".join(lines)
+            place = os.fstat(self._file).st_size + self._torn
+            self._torn = True
+            if os.write(self._file, content) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._path, place
+            self._torn = False
+        starts = accumulate(map(len, lines), initial=place)
+        return [(self._path, start) for start, _ in zip(starts, lines, strict=False)]
+
+    def sync(self) -> None:
+        """Put what was noted on the disk; raises as `note` does."""
+        with failing_the_output(UNUSABLE, WRITABLE):
+            if self._file is not None:
+                os.fsync(self._file)
+            if not self._named:
+                sync_folder(self._folder)
+                sync_folder(self._root)
+                sync_above(self._root)
+                self._named = True
 
     def close(self) -> None:
         """Close the files."""

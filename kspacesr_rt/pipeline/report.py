@@ -34,6 +34,11 @@ FAILURES_SHOWN = 20
 """Failed files that the text names without ``-v``; the report names all."""
 FLAGS_SHOWN = 20
 """Flagged slices that the text names; the report names all."""
+LEFT_TO_THE_SYSTEM = (
+    "durability none: a power cut may still take what was written; a later run over the same "
+    "folder compares it, and makes it durable with --durability batch"
+)
+"""Said last where nothing was brought to the disk."""
 RESULT_REASONS = frozenset({"non-finite", "data-consistency", "output-range", "homogeneity"})
 """Reasons that mean the computation went wrong, not the input."""
 
@@ -420,6 +425,8 @@ class RunReport:
             lines += [one.as_line() for one in self.slices if one.outcome in LEFT_OUT]
             lines += [one.as_line() for one in self.series_warnings if counts[one.warning] > 1]
             lines += [one.as_line() for one in self.stale]
+        if self.options.get("durability") == "none":
+            lines.append(LEFT_TO_THE_SYSTEM)
         return "\n".join([*lines, self.intended_use] if self.intended_use else lines)
 
     def summary(self) -> dict[str, Any]:

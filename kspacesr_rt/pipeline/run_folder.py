@@ -87,9 +87,11 @@ class RunFolder:
                 "derivation": self._derivation,
                 "collected": self._collected,
                 "verify": self._options.verify_existing,
+                "durable": self._options.durability != "none",
             }
             self._journal = Journal(self.output, **settings)
             try:
+                self._journal.note_durability()
                 for run in runs:
                     self._set_journal(run)
                 yield self._journal

@@ -21,15 +21,21 @@ from kspacesr_rt.errors import OutputError, SliceFailed
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.compute import BatchRunner
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress
+from kspacesr_rt.pipeline.group_commit import GROUP_FILES, GroupCommit
 from kspacesr_rt.pipeline.journal_entries import JournalEntry
 from kspacesr_rt.pipeline.pending_files import pending_files
 from kspacesr_rt.pipeline.previews import preview_of
-from kspacesr_rt.pipeline.state import RunState
+from kspacesr_rt.pipeline.state import RunState, SeriesProgress
 
 MULTI_FRAME_AT_ONCE: Final = 2
 """Multi-frame files that are under way at a time: while one is finished, the next is begun. More
 would gain nothing, and each has its header in memory, some kilobytes a frame."""
 
+COMMITTING_AT_ONCE: Final = 2 * GROUP_FILES
+"""Outputs that may be written and not durable: a group that is synced, and one that is open."""
+
+_Written = Future[JournalEntry] | None
+"""What a worker has left to be made durable: nothing, until a file is whole."""
 Batch = list[tuple[FileInProgress, DecodedSlice]]
 _Kind = tuple[Matrix, bool]
 """What slices of one batch share: their LR matrix, and whether they are zero-filled."""
@@ -55,8 +61,11 @@ class Scheduler:
         self._reading: dict[FileInProgress, Future[list[DecodedSlice]]] = {}
         self._gathered: dict[_Kind, Batch] = {}
         self._computing: deque[tuple[Batch, Future[FloatArray]]] = deque()
-        self._writing: deque[tuple[FileInProgress, int, Future[JournalEntry | None]]] = deque()
+        self._writing: deque[tuple[FileInProgress, int, Future[_Written]]] = deque()
         """With the number of slices that are written."""
+        self._commit = GroupCommit(run)
+        self._committing: deque[tuple[FileInProgress, Future[JournalEntry]]] = deque()
+        """Files whose output is written, and not yet durable and noted."""
 
     def process(self, series: Sequence[Series]) -> None:
         """Process series in their order; what became of each file is in the run's records.
@@ -72,11 +81,14 @@ class Scheduler:
         while self._read_ahead(files):
             self._take_next()
             self._settle_written(self._ahead)
+            self._settle_committed(COMMITTING_AT_ONCE)
             self._run.check_stop()
         for kind in list(self._gathered):
             self._compute(kind, self._gathered.pop(kind))
         self._write_computed(0)
         self._settle_written(0)
+        self._commit.flush()
+        self._settle_committed(0)
 
     def __enter__(self) -> Scheduler:
         return self
@@ -92,6 +104,10 @@ class Scheduler:
                 continue
             with suppress(OutputError):
                 self._take_written(file, n_slices, written)
+        self._commit.__exit__(*exc)
+        while self._committing:
+            with suppress(OutputError):
+                self._take_committed(*self._committing.popleft())
         for file in self._begun:
             file.close()
             self._run.done -= file.n_counted  # frames of a file that is not written
@@ -176,31 +192,56 @@ class Scheduler:
         earlier = [written for one, _, written in self._writing if one is file]
         if file.settled or any(written.exception() is not None for written in earlier):
             return
-        self._writing.append((file, len(results), self._pool.submit(file.write, results)))
+        self._writing.append((file, len(results), self._pool.submit(self._written, file, results)))
+
+    def _written(self, file: FileInProgress, results: list[Computed]) -> _Written:
+        """Write results, in a worker; what is whole then is made durable together with others."""
+        finished = file.write(results)
+        return None if finished is None else self._commit.add(finished)
 
     def _settle_written(self, allowed: int) -> None:
         """Settle what is written, and wait until at most `allowed` results are not."""
         while self._writing and (len(self._writing) > allowed or self._writing[0][2].done()):
             self._take_written(*self._writing.popleft())
 
-    def _take_written(
-        self, file: FileInProgress, n_slices: int, written: Future[JournalEntry | None]
-    ) -> None:
+    def _take_written(self, file: FileInProgress, n_slices: int, written: Future[_Written]) -> None:
         try:
-            noted = written.result()
+            committed = written.result()
         except SliceFailed as exc:
             self._settle(file, exc)
             return
-        if noted is not None:
-            self._settle(file, noted)
-        else:
+        if committed is None:
             file.n_counted += n_slices
             self._run.advance(n_slices)
+            return
+        self._committing.append((file, committed))
+        file.series.committing += 1
+        self._flush_if_last(file.series)
+
+    def _settle_committed(self, allowed: int) -> None:
+        """Settle what is durable, and wait until at most `allowed` outputs are not."""
+        while self._committing and (
+            len(self._committing) > allowed or self._committing[0][1].done()
+        ):
+            self._take_committed(*self._committing.popleft())
+
+    def _take_committed(self, file: FileInProgress, committed: Future[JournalEntry]) -> None:
+        noted = committed.result()
+        file.series.committing -= 1
+        self._settle(file, noted)
+
+    def _flush_if_last(self, series: SeriesProgress) -> None:
+        """Wait for no other series, if nothing but durability is left to a series."""
+        if series.left and series.left == series.committing:
+            self._commit.flush()
 
     def _finish_oldest(self) -> None:
         """Wait for what was begun first."""
         if self._writing:
             self._settle_written(len(self._writing) - 1)
+        elif self._committing:
+            self._commit.flush()
+            self._settle_committed(len(self._committing) - 1)
         else:
             self._write_computed(len(self._computing) - 1)
 
@@ -222,10 +263,9 @@ class Scheduler:
             if isinstance(outcome, SliceFailed):
                 run.fail(file.task, outcome, n_slices=n_slices)
                 return
-            if run.journal is not None:
-                run.journal.add(outcome)
             if file.series.previews is not None:
                 file.series.previews.keep(preview_of(outcome.record.output), file.shown)
             run.record_outcome(file.task, outcome.record, n_slices=n_slices)
         finally:
             run.count_down(file.series)
+            self._flush_if_last(file.series)

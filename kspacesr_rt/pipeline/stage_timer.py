@@ -19,7 +19,9 @@ COMPUTING: Final = ("bind", "transfer", "infer")
 """Run beside the workers: a batch at a time, or as many as the backend computes side by side."""
 WORKING: Final = ("survey", "read", "decode", "check", "encode", "write", "verify")
 """Run in the workers, several at a time."""
-STAGES: Final = (*ALONE, *WORKING[:3], *COMPUTING, *WORKING[3:])
+SYNCING: Final = ("sync",)
+"""Runs beside the workers, in one thread; or in the workers, each by itself."""
+STAGES: Final = (*ALONE, *WORKING[:3], *COMPUTING, *WORKING[3:], *SYNCING)
 """In the order a slice meets them."""
 
 
@@ -100,7 +102,9 @@ class StageTimer:
         with self._lock:
             return {stage: self._cpu[stage] for stage in STAGES if stage in self._busy}
 
-    def timings(self, wall_s: float, *, workers: int, computing: int = 1) -> list[StageTiming]:
+    def timings(
+        self, wall_s: float, *, workers: int, computing: int = 1, syncing: int = 1
+    ) -> list[StageTiming]:
         """Return every stage with its share of the time that it could have been busy.
 
         Parameters
@@ -111,9 +115,11 @@ class StageTimer:
             Threads of the stages in `WORKING`.
         computing
             Batches that were computed side by side.
+        syncing
+            Threads that brought outputs to the disk.
         """
         counts = dict.fromkeys(ALONE, 1) | dict.fromkeys(COMPUTING, computing)
-        counts |= dict.fromkeys(WORKING, workers)
+        counts |= dict.fromkeys(WORKING, workers) | dict.fromkeys(SYNCING, syncing)
         busy, cpu = self.seconds, self.cpu_seconds
         return [
             StageTiming(
@@ -129,7 +135,7 @@ class StageTimer:
 
 def bottleneck(timings: list[StageTiming]) -> str:
     """Return the busiest stage of the busiest group: what to make faster first; "" if all idle."""
-    groups = (ALONE, COMPUTING, WORKING)
+    groups = (ALONE, COMPUTING, WORKING, SYNCING)
     by_name = {one.name: one for one in timings}
     load = [sum(by_name[stage].utilisation for stage in group) for group in groups]
     if max(load) == 0.0:

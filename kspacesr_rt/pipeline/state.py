@@ -64,6 +64,8 @@ class SeriesProgress:
     series: Series
     left: int
     """Files that are not settled."""
+    committing: int = 0
+    """Files among them whose output is written, and not yet durable."""
     previews: Previews | None
     """None if no contact sheet is wanted."""
 
@@ -101,6 +103,7 @@ class RunState:
         self.places = self.new_places()
         self.stop_requested: Callable[[], bool] = lambda: False
         self.total = self.done = 0
+        self.processes = 1  # that process series at the same time
         self.elsewhere = ""  # what others compute, said in a few words
         self.adds_to_series = False  # slices of these series were processed before, by other runs
         self.ending = False  # what is settled from then on was under way when the run ended
@@ -306,7 +309,12 @@ class RunState:
     ) -> RunReport:
         """Return what was done so far; `ended_with`: the exit code of a run that was cut short."""
         spec, choice = self.backends.spec, self.backends.choice
-        timings = self.timer.timings(wall_s, workers=workers, computing=computing)
+        timings = self.timer.timings(
+            wall_s,
+            workers=workers,
+            computing=computing,
+            syncing=self.processes if self.options.durability == "batch" else workers,
+        )
         slices = [self.records[ordinal] for ordinal in sorted(self.records)]
         slices += [self.left_out(left) for left in scan.left_out]
         slices = [replace(one, output=self.output_label(one.output)) for one in slices]

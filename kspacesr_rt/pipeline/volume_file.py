@@ -15,7 +15,8 @@ from kspacesr_rt.dicom.clipping import Clipping
 from kspacesr_rt.dicom.output_names import UID_NAME
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, status
-from kspacesr_rt.pipeline.journal_entries import FileState, JournalEntry
+from kspacesr_rt.pipeline.group_commit import Finished
+from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.state import Computation, FileTask, RunState, SeriesProgress
 from kspacesr_rt.quality.result_checks import SliceFigures, check_result
 from kspacesr_rt.runtime.baselines import INTERPOLATIONS
@@ -93,7 +94,7 @@ class VolumeFile(FileInProgress):
         self._digest = VolumeDigest(self._volume, self._beside)
         self._slices = volume_slices(self._volume, self._digest.add)
 
-    def _write(self, results: Sequence[Computed]) -> JournalEntry | None:
+    def _write(self, results: Sequence[Computed]) -> Finished | None:
         if self._volume is None:
             raise RuntimeError("no slice was read")
         if self._writer is None:
@@ -130,7 +131,7 @@ class VolumeFile(FileInProgress):
             writer.add([stored])
         self._n_written += 1
 
-    def _finished(self, writer: VolumeWriter, volume: Volume) -> JournalEntry:
+    def _finished(self, writer: VolumeWriter, volume: Volume) -> Finished:
         """Complete the output, and give it its name."""
         run, task = self.run, self.task
         with run.timer.busy("read"):
@@ -151,11 +152,12 @@ class VolumeFile(FileInProgress):
                 beside,
                 noted=task.noted,
                 replaceable=task.earlier if run.options.stale == "replace" else (),
+                durable=self._durable,
             )
         with run.timer.busy("verify"), writing_outputs():
             output = FileState.read(path)
         name = str(path.relative_to(run.output))
-        return self._journal_entry(
+        entry = self._journal_entry(
             path,
             fresh=writer.fresh,
             made_again=writer.replaced and name == task.noted,
@@ -166,6 +168,7 @@ class VolumeFile(FileInProgress):
             clipping=self._clipping,
             notes=tuple(self._notes(replaced=writer.replaced and name != task.noted)),
         )
+        return Finished(entry=entry, path=path, synced=writer.fresh)
 
     def _notes(self, *, replaced: bool) -> Iterator[str]:
         """Yield what else the record warns about; baselines are linear and take any values."""

@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from kspacesr_rt.system import durability
+
 PRIVATE_FOLDER: Final = 0o700
 PRIVATE_FILE: Final = 0o600
 """A spool holds patients' images: nobody but its owner reads it."""
@@ -21,12 +23,9 @@ FILE_LIMITS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Put the names in a folder on the disk; a file system that cannot do that has no spool."""
+    if not durability.sync_folder(folder):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 def sync_tree(folder: Path) -> None:

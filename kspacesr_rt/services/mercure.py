@@ -23,9 +23,10 @@ from typing import Any, Final
 from kspacesr_rt.dicom.limits import parsed_limits
 from kspacesr_rt.dicom.output_names import UID_NAME
 from kspacesr_rt.dicom.quiet import redacted_thread_errors
-from kspacesr_rt.errors import InputError, KspaceSRError, PartialFailureError
+from kspacesr_rt.errors import InputError, KspaceSRError, PartialFailureError, failing_the_output
 from kspacesr_rt.pipeline import InferOptions, infer
 from kspacesr_rt.pipeline.report import RunReport
+from kspacesr_rt.system.durability import sync_folder
 from kspacesr_rt.system.files import replace_file
 
 IN_DIR, OUT_DIR = "MERCURE_IN_DIR", "MERCURE_OUT_DIR"
@@ -47,6 +48,7 @@ SETTINGS: Final[Mapping[str, type]] = {
     "keep_private": bool,
     "limits": list,
     "compress": str,
+    "durability": str,
     "on_interpolated": str,
     "on_outside": str,
     "strict": bool,
@@ -140,6 +142,9 @@ def run_task(task: MercureTask) -> int:
             # mercure calls files SERIES_UID#FILE_UID.dcm, its own and those of its modules.
             report = infer(task.source, work, replace(task.options, name=UID_NAME))
         _deliver(report, work, task.output)
+        if task.options.durability != "none":
+            with failing_the_output("results cannot be handed over"):
+                sync_folder(task.output)
     except KspaceSRError as exc:
         failure = {"error": str(exc), "hint": exc.hint, "exit_code": exc.exit_code}
         _write_result(task, failure, f"failed: {exc}", requested=True)

@@ -7,10 +7,13 @@ import secrets
 from pathlib import Path
 
 from kspacesr_rt.errors import failing_the_output
+from kspacesr_rt.system.durability import sync_folder
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file beside its target and rename it, so that nobody ever meets half of it.
+
+    It is on the disk then.
 
     Parameters
     ----------
@@ -33,6 +36,7 @@ def replace_file(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
+            sync_folder(path.parent)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise

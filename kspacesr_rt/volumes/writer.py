@@ -14,6 +14,7 @@ from typing import Final
 from kspacesr_rt.dicom import Derivation, writing_outputs
 from kspacesr_rt.dicom.store import create_new, publish
 from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
+from kspacesr_rt.system.durability import sync_file, sync_folder
 from kspacesr_rt.volumes.layout import SliceJoiner, Stored, read_exactly
 from kspacesr_rt.volumes.output_names import output_names
 from kspacesr_rt.volumes.provenance import description
@@ -98,6 +99,7 @@ class VolumeWriter:
         *,
         noted: str = "",
         replaceable: Collection[str] = (),
+        durable: bool = True,
     ) -> Path:
         """Complete the file, read it back, and give it its name.
 
@@ -109,6 +111,8 @@ class VolumeWriter:
             The output, relative to the root, that is noted of what the source says now.
         replaceable
             Those of what it said before, if they are to be replaced.
+        durable
+            Whether it is on the disk before it gets its name; the name is not yet.
 
         Returns
         -------
@@ -122,10 +126,10 @@ class VolumeWriter:
         """
         with writing_outputs():
             self._open.close()
-            digest = _synced_digest(self._temporary)
+            digest = _digest_once_closed(self._temporary, durable=durable)
             require_same_samples(self._result, self._written.digest())
             path = self._place(digest, noted, replaceable)
-            _put_all(path, beside)
+            _put_all(path, beside, durable=durable)
             if self.fresh and self.replaced:
                 self._temporary.replace(path)
             elif self.fresh:
@@ -180,7 +184,13 @@ class VolumeWriter:
 
 
 def write_beside(
-    volume: Volume, slices: Iterable[Stored], path: Path, said: str, beside: dict[str, bytes]
+    volume: Volume,
+    slices: Iterable[Stored],
+    path: Path,
+    said: str,
+    beside: dict[str, bytes],
+    *,
+    durable: bool = True,
 ) -> bool:
     """Write a whole volume beside what it is made from, in place of an earlier one.
 
@@ -196,6 +206,8 @@ def write_beside(
         What was done.
     beside
         What is to stand beside it, by endings.
+    durable
+        Whether it is on the disk then, under its name.
 
     Returns
     -------
@@ -214,12 +226,14 @@ def write_beside(
                 for chunk in joiner.chunks(slices):
                     written.update(chunk)
                     sink.write(chunk)
-            digest = _synced_digest(volume.path)
+            digest = _digest_once_closed(volume.path, durable=durable)
             require_same_samples(volume, written.digest())
-            _put_all(path, beside)
+            _put_all(path, beside, durable=durable)
             fresh = not _stands(path) or _digest_of(path) != digest
             if fresh:
                 volume.path.replace(path)
+            if durable:
+                sync_folder(path.parent)
             return fresh
     finally:
         with suppress(OSError):
@@ -245,9 +259,10 @@ def require_same_samples(volume: Volume, digest: bytes) -> None:
         raise OutputError("an output reads back differently than it was written")
 
 
-def _synced_digest(path: Path) -> str:
+def _digest_once_closed(path: Path, *, durable: bool) -> str:
     with path.open("r+b") as file:
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -256,22 +271,25 @@ def _digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _put_all(output: Path, beside: dict[str, bytes]) -> None:
+def _put_all(output: Path, beside: dict[str, bytes], *, durable: bool) -> None:
     for ending, companion in companions_of(output).items():
         if ending in beside:
-            _put(companion, beside[ending])
+            _put(companion, beside[ending], durable=durable)
 
 
-def _put(path: Path, content: bytes) -> None:
+def _put(path: Path, content: bytes, *, durable: bool) -> None:
     """Write what stands beside an output, unless it stands there."""
     if _stands(path) and path.read_bytes() == content:
+        if durable:  # whoever put it there
+            sync_file(path)
         return
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with os.fdopen(create_new(partial), "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -34,7 +34,9 @@ from kspacesr_rt.pipeline import (
 )
 from kspacesr_rt.pipeline.compute import BatchRunner
 from kspacesr_rt.pipeline.file_in_progress import MADE_AGAIN, FileInProgress
+from kspacesr_rt.pipeline.journal_entries import valid_entry
 from kspacesr_rt.pipeline.report import RunReport
+from kspacesr_rt.pipeline.scheduler import COMMITTING_AT_ONCE
 from kspacesr_rt.pipeline.stage_timer import auto_workers
 
 KILLS = int(os.environ.get("KSPACESR_KILLS", "8"))
@@ -101,6 +103,14 @@ def some(folder, number=5):
     return sorted(folder.rglob("*.dcm"))[number]
 
 
+def digests_noted(out):
+    """Return what the journal says of outputs, by their names."""
+    journal = out / ".kspacesr-rt" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines() if journal.exists() else []
+    entries = [one for one in map(valid_entry, lines) if one and "record" in one]
+    return {one["record"]["output"]: one["output_sha256"] for one in entries}
+
+
 def run_and_meet(rng, source, out, *arguments, log, most):
     """Start a slow run and return it anywhere within its first `most` slices, or ended."""
     ready = log.with_name("ready")
@@ -118,25 +128,31 @@ def run_and_meet(rng, source, out, *arguments, log, most):
     return process
 
 
+@pytest.mark.parametrize("durability", ["file", "batch", "none"])
 def test_killed_runs_are_completed_and_nothing_is_lost(
-    mixed, undisturbed, n_computed, tmp_path, record_property
+    durability, mixed, undisturbed, n_computed, tmp_path, record_property
 ):
-    """Kill -9 at random moments; nothing half-written is ever seen, nothing computed for naught."""
+    """Kill -9 at random moments; nothing half-written is ever seen, what is noted is whole.
+
+    And nothing computed for naught, but of a group that was not closed yet.
+    """
     rng, log = random.Random(SEED), tmp_path / "computed"
-    kills = recomputed = runs = torn = met_nothing = 0
+    kills = recomputed = runs = torn = noted = met_nothing = 0
     while kills < KILLS:
         out, before = tmp_path / f"out{runs}", kills
         log.unlink(missing_ok=True)
         runs += 1
         while True:
-            process = run_and_meet(rng, mixed, out, log=log, most=45)
+            process = run_and_meet(rng, mixed, out, "--durability", durability, log=log, most=45)
             process.kill()
             code, stderr = ended(process)
             if code == 0:  # it was faster than the kill
                 break
             assert code == -signal.SIGKILL, stderr
             kills += 1
-            seen = contents(out)
+            seen, named = contents(out), digests_noted(out)
+            assert {name: seen.get(name) for name in named} == named
+            noted += len(named)
             met_nothing += not seen
             torn += sum(undisturbed.get(name) != digest for name, digest in seen.items())
             if kills >= KILLS:
@@ -146,13 +162,16 @@ def test_killed_runs_are_completed_and_nothing_is_lost(
         assert losses(undisturbed, out) == NOTHING_LOST
         assert not fault_cases.leftovers(out)
         again = log.stat().st_size - n_computed
-        assert 0 <= again <= (kills - before) * in_flight()
+        in_group = 0 if durability != "batch" else COMMITTING_AT_ONCE
+        assert 0 <= again <= (kills - before) * (in_flight() + in_group)
         recomputed += again
     told = {"kills": kills, "runs": runs, "torn": torn, "lost": 0, "recomputed": recomputed}
+    told |= {"noted": noted}
     record_property("kills", told)
-    print(told, f"killed before the first output: {met_nothing}")
+    print(durability, told, f"killed before the first output: {met_nothing}")
     assert torn == 0
-    assert met_nothing < kills, "no kill met a run in its middle"
+    if durability != "batch":  # a group may be open for longer than these runs live
+        assert met_nothing < kills, "no kill met a run in its middle"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -139,13 +139,15 @@ class EnhancedWriter:
         self._temporary = temporary
         return self._file
 
-    def finish(self, *, trusted: bool = True) -> tuple[Path, bool]:
+    def finish(self, *, trusted: bool = True, durable: bool = True) -> tuple[Path, bool]:
         """Complete the file, read it back, and give it its name.
 
         Parameters
         ----------
         trusted
             Whether a file of that name that does not end early is believed.
+        durable
+            Whether it is on the disk before it gets its name; the name is not yet.
 
         Returns
         -------
@@ -172,7 +174,8 @@ class EnhancedWriter:
             file.seek(0)
             file.write(self._head_of(uid))
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             file.close()
             existed = path.exists()
             if is_complete_output(path, str(reference.SOPInstanceUID), trusted=trusted):
@@ -183,7 +186,7 @@ class EnhancedWriter:
                 if self._syntax is None:
                     publish(temporary, path)
                 else:
-                    with packed_frames(temporary, self._syntax) as packed:
+                    with packed_frames(temporary, self._syntax, durable=durable) as packed:
                         publish(packed, path)
             except FileExistsError:  # written by another process since
                 if not is_complete_output(path, str(reference.SOPInstanceUID)):

@@ -223,9 +223,13 @@ class SeriesActor:
     def _read_journals(self) -> None:
         if self._journal is not None:
             self._journal.close()
-        verify = self._job.options.verify_existing
+        options = self._job.options
         self._journal = Journal(
-            self._job.output, self._writer, derivation=self._job.derivation, verify=verify
+            self._job.output,
+            self._writer,
+            derivation=self._job.derivation,
+            verify=options.verify_existing,
+            durable=options.durability != "none",
         )
 
     def _processed(self, series: Series, *, again: bool) -> Outcome:

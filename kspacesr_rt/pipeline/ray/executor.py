@@ -96,7 +96,7 @@ class RayExecutor:
         try:
             pool.work()
         finally:
-            most = pool.most or 1
+            run.processes = most = pool.most or 1
             self._threads = (most * job.workers, most * job.options.streams)
 
 

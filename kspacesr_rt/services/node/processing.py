@@ -261,7 +261,9 @@ def node_options(options: InferOptions) -> InferOptions:
     # The names of files in the spool are digests: they may be told, and must be found again.
     # What stands in a part of another start of the node, and no input gives, is never sent.
     # They lie by UID, since that is what is noted of what was sent.
-    return replace(options, show_paths=True, stale="replace", name=UID_NAME)
+    # Senders were told that what they have sent is safe: its results are, before they are sent on.
+    durability = "batch" if options.durability == "none" else options.durability
+    return replace(options, show_paths=True, stale="replace", name=UID_NAME, durability=durability)
 
 
 def check_inference(session: Session, scratch: Path) -> RunReport:

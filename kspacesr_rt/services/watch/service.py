@@ -136,6 +136,12 @@ def watch(
     see to that.
     """
     options, watch_options = options or InferOptions(), watch_options or WatchOptions()
+    if watch_options.collected and options.durability == "none":
+        raise InputError(
+            "--collected takes an output that is missing for one that was taken away, and with "
+            "--durability none a power cut may have lost it",
+            hint="--durability batch",
+        )
     if not source.is_dir():
         raise InputError("no such folder to watch")
     require_library(options)
@@ -203,6 +209,7 @@ class _Watcher:
                 "weights_sha256": spec.provenance.weights_sha256,
                 "upscale": spec.upscale,
                 "intended_use": spec.intended_use,
+                "durability": self._infer.durability,
             }
         )
         self._lock = (folder.output / STATE_FOLDER / LOCK).stat()

@@ -366,7 +366,7 @@ def test_two_series_whose_digits_are_equal_have_folders_of_their_own(
 
 def test_a_name_that_comes_to_be_taken_meanwhile_is_not_written_over(study, out, monkeypatch):
     """Of two that write the same slice one is first, and the other one takes its result."""
-    for name in ("write_atomically", "write_encoded"):
+    for name in ("draft_dataset", "draft_encoded"):
         real = getattr(classic_file, name)
 
         def raced(content, path, *, real=real, **more):

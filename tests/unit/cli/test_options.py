@@ -152,6 +152,7 @@ def test_closed_sets_are_those_of_the_library():
     from kspacesr_rt.model.limits import OnOutside
     from kspacesr_rt.model.spec import ModelSpec
     from kspacesr_rt.pipeline.options import OnStale
+    from kspacesr_rt.system.durability import Durability
     from kspacesr_rt.runtime.backends import BACKENDS
     from kspacesr_rt.services.node import Keep
     from kspacesr_rt.train.degradation import DEGRADATIONS
@@ -168,6 +169,7 @@ def test_closed_sets_are_those_of_the_library():
     assert words("infer", "on-interpolated") == set(get_args(OnInterpolated))
     assert words("infer", "on-outside") == set(get_args(OnOutside))
     assert words("infer", "stale") == set(get_args(OnStale))
+    assert words("infer", "durability") == set(get_args(Durability))
     assert words("serve", "quarantine") == set(Keep)
     assert words("diagnose", "backend") == words("diagnose", "against") == set(LOOKS_INSIDE)
     assert words("export", "runtime") == set(GEMM_REASONS)

@@ -173,7 +173,7 @@ def test_one_wrong_bit_is_noticed(place, derived, target, monkeypatch):
     def write_a_flipped_bit(path, content):
         harmed = bytearray(content)
         harmed[place] ^= 1
-        original(path, bytes(harmed))
+        return original(path, bytes(harmed))
 
     monkeypatch.setattr(store, "_write_new", write_a_flipped_bit)
     with pytest.raises(OutputError, match="reads back differently"):
@@ -266,7 +266,7 @@ def test_the_temporary_file_is_no_dcm_in_the_same_folder(derived, target, monkey
     monkeypatch.setattr(
         store,
         "_write_new",
-        lambda path, content: (seen.append(path), original(path, content)),
+        lambda path, content: seen.append(path) or original(path, content),
     )
     write_atomically(derived, target)
     (temporary,) = seen
