@@ -115,7 +115,7 @@ def ended(process: subprocess.Popen[str], *, timeout_s: float = 120.0) -> tuple[
     return process.returncode, stderr
 
 
-def wait_until(condition, process: subprocess.Popen[str] | None = None, *, timeout_s=60.0) -> bool:
+def wait_until(condition, process: subprocess.Popen[str] | None = None, *, timeout_s=300.0) -> bool:
     """Wait for a condition, no longer than a process runs; return whether it came."""
     began = time.monotonic()
     until = began + timeout_s

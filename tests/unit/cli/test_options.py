@@ -152,9 +152,9 @@ def test_closed_sets_are_those_of_the_library():
     from kspacesr_rt.model.limits import OnOutside
     from kspacesr_rt.model.spec import ModelSpec
     from kspacesr_rt.pipeline.options import OnStale
-    from kspacesr_rt.system.durability import Durability
     from kspacesr_rt.runtime.backends import BACKENDS
     from kspacesr_rt.services.node import Keep
+    from kspacesr_rt.system.durability import Durability
     from kspacesr_rt.train.degradation import DEGRADATIONS
     from kspacesr_rt.train.losses import LOSSES
     from kspacesr_rt.train.options import Precision

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from power_cut import tree, watched
 
+from kspacesr_rt.pipeline import InferOptions
 from kspacesr_rt.services import durable_files
+from kspacesr_rt.services.node.processing import node_options
 
 STEPS = {
     "a new file's content": (
@@ -98,3 +100,11 @@ def test_the_model_of_a_power_cut_forgets_what_was_not_synced(tmp_path):
             "folder": None,
             "empty": b"",
         }
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"), [("none", "batch"), ("batch", "batch"), ("file", "file")]
+)
+def test_what_a_node_has_spooled_is_durable_whatever_was_asked_for(asked, kept):
+    """Senders were told that what they sent is safe."""
+    assert node_options(InferOptions(durability=asked)).durability == kept
