@@ -574,6 +574,7 @@ def is_complete_output(path: Path, uid: str, *, trusted: bool = True) -> bool:
     if (
         trusted
         and header is not None
+        and header.pixel_tag is not None  # what is cut before its pixels is a sound file without
         and header.complete
         and header.dataset.get("SOPInstanceUID") == uid
     ):

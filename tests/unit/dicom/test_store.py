@@ -217,6 +217,18 @@ def test_what_is_no_whole_output_makes_room_for_it(harm, derived, target):
     assert target.read_bytes() == content
 
 
+def test_an_output_that_is_cut_off_anywhere_makes_room(derived, target):
+    """Before its pixels, too: what is left there is a sound file of another kind."""
+    write_atomically(derived, target)
+    content = target.read_bytes()
+    n_head = len(content) - len(derived.PixelData)
+    cuts = {*range(0, n_head + 64), *range(n_head, len(content), 997), len(content) - 1}
+    for n_bytes in sorted(cuts):
+        target.write_bytes(content[:n_bytes])
+        assert not store.is_complete_output(target, derived.SOPInstanceUID), n_bytes
+        assert not target.exists()
+
+
 def test_a_link_under_an_outputs_name_is_refused_and_left(derived, target, tmp_path):
     """It may lead into the input."""
     write_atomically(derived, target)
