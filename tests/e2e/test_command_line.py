@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
+import fault_cases
 import onnx
 import pytest
 from typer.testing import CliRunner
@@ -90,7 +90,7 @@ def test_a_terminal_is_told_what_is_done_before_the_first_slice(one_slice, tmp_p
         while more := os.read(ours, 4096):
             drawn += more
     os.close(ours)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     told = drawn.decode()
     steps = ["loading x2-fast.onnx", "verifying ", "reading headers", "measuring k-space", "1/1"]
     places = [told.find(step) for step in steps]
@@ -249,17 +249,15 @@ def test_a_signal_ends_the_run_with_its_own_status_and_no_half_files(tmp_path, s
     for path in sample_folder().glob("*.dcm"):
         shutil.copy(path, study)
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kspacesr_rt", "infer", str(study), str(out), "--upscale", "4"],
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 60
-    while not list(out.rglob("*.dcm")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    hold = tmp_path / "hold"
+    hold.touch()  # it must not be done before the signal
+    command = ("infer", study, out, "--upscale", "4", "--batch", "1")
+    process = fault_cases.start(*command, sleep_s=0.1, FAULT_HOLD=str(hold))
+    fault_cases.wait_until(lambda: list(out.rglob("*.dcm")), process)
     process.send_signal(signum)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == status, stderr
+    hold.unlink()
+    code, stderr = fault_cases.ended(process)
+    assert code == status, stderr
     left = {path.name for path in out.rglob("*") if path.is_file() and path.suffix != ".dcm"}
     # tests/test_safety.py looks into the report
     assert left == {"report.json", "manifest.json", "lock", "journal.jsonl"}

@@ -111,8 +111,12 @@ def digests_noted(out):
     return {one["record"]["output"]: one["output_sha256"] for one in entries}
 
 
-def run_and_meet(rng, source, out, *arguments, log, most):
-    """Start a slow run and return it anywhere within its first `most` slices, or ended."""
+def run_and_meet(rng, source, out, *arguments, log, most, hold=None):
+    """Start a slow run and return it anywhere within its first `most` slices, or ended.
+
+    With a file to `hold` it, it goes no further than those until the file is gone: a test that
+    stalls meets it all the same.
+    """
     ready = log.with_name("ready")
     ready.unlink(missing_ok=True)
 
@@ -121,7 +125,11 @@ def run_and_meet(rng, source, out, *arguments, log, most):
 
     wanted = n_logged() + rng.randint(0, most)
     command = ("infer", source, out, *CLI, *arguments)
-    process = start(*command, sleep_s=SLOW, log=log, FAULT_READY=str(ready))
+    held = {}
+    if hold is not None:
+        hold.touch()
+        held = {"FAULT_HOLD": str(hold), "FAULT_FREE": str(most // 3)}
+    process = start(*command, sleep_s=SLOW, log=log, FAULT_READY=str(ready), **held)
     fault_cases.wait_until(ready.exists, process)
     fault_cases.wait_until(lambda: n_logged() >= wanted, process)
     time.sleep(rng.uniform(0.0, SLOW))
@@ -182,8 +190,10 @@ def test_stopped_runs_write_their_report_and_are_completed(
     rng, log, out = random.Random(SEED + number), tmp_path / "computed", tmp_path / "out"
     stopped = 0
     for _ in range(4):
-        process = run_and_meet(rng, mixed, out, log=log, most=36)
+        hold = tmp_path / "hold"
+        process = run_and_meet(rng, mixed, out, log=log, most=36, hold=hold)
         process.send_signal(number)
+        hold.unlink()
         returned, stderr = ended(process)
         if returned in (0, -number):  # done; the interpreter, on its way out, holds no signal
             assert not json.loads((out / "report.json").read_text())["interrupted"]
@@ -215,7 +225,8 @@ def test_killed_replacements_are_completed_and_no_name_is_left(study, out, tmp_p
         dataset.save_as(path)
     kills = 0
     for _ in range(3):
-        process = run_and_meet(rng, study, out, "--stale", "replace", log=log, most=20)
+        more = {"log": log, "most": 18, "hold": tmp_path / "hold"}
+        process = run_and_meet(rng, study, out, "--stale", "replace", **more)
         process.kill()
         code, stderr = ended(process)
         kills += code == -signal.SIGKILL
@@ -554,9 +565,13 @@ def test_a_second_run_into_the_same_folder_is_refused(mixed, undisturbed, out, t
     assert losses(undisturbed, out) == NOTHING_LOST
 
 
-def test_runs_that_start_at_the_same_moment_are_one_run(mixed, undisturbed, out):
+def test_runs_that_start_at_the_same_moment_are_one_run(mixed, undisturbed, out, tmp_path):
     """Of several into one new folder, one goes on; the others say 7."""
-    running = [start("infer", mixed, out, *CLI, sleep_s=0.1) for _ in range(4)]
+    hold = tmp_path / "hold"
+    hold.touch()  # until the last of the others has come, however late it starts
+    running = [start("infer", mixed, out, *CLI, FAULT_HOLD=str(hold)) for _ in range(4)]
+    fault_cases.wait_until(lambda: sum(one.poll() is not None for one in running) >= 3)
+    hold.unlink()
     told = [ended(process) for process in running]
     assert sorted(code for code, _ in told) == [0, 7, 7, 7], told
     for code, stderr in told:

@@ -127,6 +127,14 @@ def lines(out):
     return sum(len(path.read_bytes().splitlines()) for path in out.glob("*/journal-*.jsonl"))
 
 
+@pytest.fixture
+def hold(out):
+    """Return a file that keeps slow actors from finishing before a test has stepped in."""
+    path = out.parent / ray_actors.HOLD
+    path.touch()
+    return path
+
+
 def when(condition, act):
     """Do something from another thread as soon as something is true."""
 
@@ -209,7 +217,7 @@ def test_random_uids_hang_on_the_folder_not_on_the_worker(cluster, archive, loca
 
 
 @needs_proc
-def test_a_killed_worker_costs_nothing_but_time(cluster, archive, local, out, monkeypatch):
+def test_a_killed_worker_costs_nothing_but_time(cluster, archive, local, out, hold, monkeypatch):
     """Its series goes on where it was; nothing is lost, and nothing twice under another name."""
     with_actors(monkeypatch, ray_actors.Slow)
     killed = []
@@ -217,6 +225,7 @@ def test_a_killed_worker_costs_nothing_but_time(cluster, archive, local, out, mo
     def kill():
         killed.append(min(writers(out)))
         os.kill(killed[0], signal.SIGKILL)
+        hold.unlink()
 
     thread = when(lambda: lines(out) > 12 and len(writers(out)) == 2, kill)
     report = infer(archive, out, ZERO_FILL, executor=RayExecutor(actors=2))
@@ -380,7 +389,7 @@ def test_a_cluster_that_stays_taken_is_not_waited_for_for_ever(cluster, archive,
 
 
 @needs_proc
-def test_a_lost_node_costs_nothing_but_time(archive, local, out, monkeypatch):
+def test_a_lost_node_costs_nothing_but_time(archive, local, out, hold, monkeypatch):
     """Two nodes in processes of this machine; one goes away with its worker and its store."""
     from ray.cluster_utils import Cluster
 
@@ -395,6 +404,7 @@ def test_a_lost_node_costs_nothing_but_time(archive, local, out, monkeypatch):
         def remove():
             seen.extend(writers(out))
             nodes.remove_node(second, allow_graceful=False)
+            hold.unlink()
 
         thread = when(lambda: lines(out) > 12 and len(writers(out)) == 2, remove)
         options = InferOptions(backend="zero-fill", threads=2)
@@ -427,7 +437,7 @@ ON_RAY = ("--backend", "zero-fill", "--engine", "ray", "--actors", "2", "--threa
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_is_reported_and_completed(archive, local, out, number, code):
     """Workers finish their slices; the cluster is gone; another engine goes on."""
-    process = start("infer", archive, out, *ON_RAY)
+    process = start("infer", archive, out, *ON_RAY, slice_s=0.2)  # it must not end before that
     fault_cases.wait_until(lambda: lines(out) > 12, process)
     process.send_signal(number)
     returned, stderr = fault_cases.ended(process)
@@ -442,13 +452,13 @@ def test_a_stopped_run_is_reported_and_completed(archive, local, out, number, co
 
 
 @needs_proc
-def test_a_killed_driver_takes_its_workers_along(archive, local, out):
+def test_a_killed_driver_takes_its_workers_along(archive, local, out, hold):
     """Kill -9: nobody goes on writing into a folder that the next run takes."""
     process = start("infer", archive, out, *ON_RAY)
     fault_cases.wait_until(lambda: lines(out) > 12 and writers(out), process)
     process.kill()
     process.communicate()
-    fault_cases.wait_until(lambda: not writers(out), timeout_s=30)
+    fault_cases.wait_until(lambda: not writers(out))
     report = infer(archive, out, ZERO_FILL)
     assert report.count("present") > 0
     assert losses(local[1], out) == NOTHING_LOST
@@ -491,7 +501,7 @@ def test_a_cluster_that_dies_ends_the_run_with_a_sentence(archive, local, out, s
     assert told in stderr
     assert "the same command completes the run" in stderr
     assert json.loads((out / "report.json").read_text())["interrupted"]
-    fault_cases.wait_until(lambda: not writers(out), timeout_s=60)
+    fault_cases.wait_until(lambda: not writers(out))
     assert infer(archive, out, ZERO_FILL).count("present") > 0
     assert losses(local[1], out) == NOTHING_LOST
 
@@ -516,12 +526,13 @@ def test_its_own_cluster_listens_on_loopback_and_keeps_its_token(tmp_path, monke
 
 
 @needs_proc
-def test_the_command_prints_one_line_of_json_whatever_ray_has_to_say(archive, local, out):
+def test_the_command_prints_one_line_of_json_whatever_ray_has_to_say(archive, local, out, hold):
     """Ray announces lost workers on stdout, where a script reads."""
     process = start("infer", archive, out, *ON_RAY, "--json")
     fault_cases.wait_until(lambda: lines(out) > 12 and len(writers(out)) == 2, process)
     os.kill(max(writers(out)), signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=120)
+    hold.unlink()
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     (line,) = stdout.splitlines()
     assert json.loads(line)["written"] == 120
@@ -570,7 +581,7 @@ def test_nothing_is_left_of_its_own_cluster(archive, out, own_folders, monkeypat
     assert not ray.is_initialized()
     thread.join()
     (folder,) = own_folders
-    fault_cases.wait_until(lambda: not at_work_in(folder), timeout_s=30)
+    fault_cases.wait_until(lambda: not at_work_in(folder))
     assert not folder.exists()
 
 

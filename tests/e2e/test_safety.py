@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
+import fault_cases
 import pydicom
 import pytest
 
@@ -42,7 +42,7 @@ def command(source, out, *more):
 
 def run(source, out, *more, **how):
     return subprocess.run(
-        command(source, out, *more), capture_output=True, text=True, timeout=120, **how
+        command(source, out, *more), capture_output=True, text=True, timeout=300, **how
     )
 
 
@@ -75,7 +75,7 @@ def test_a_signal_ends_at_a_slice_edge_with_a_report_and_a_second_run_completes(
     study, tmp_path, number, code
 ):
     """No half file, a report of what is there, and the same bytes as a run that nobody stopped."""
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": fault_cases.EPOCH}
     out = tmp_path / "out"
     many = tmp_path / "many"
     for copy in range(COPIES):
@@ -84,15 +84,16 @@ def test_a_signal_ends_at_a_slice_edge_with_a_report_and_a_second_run_completes(
             dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID[:50]}.{copy + 1}"
             (many / str(copy)).mkdir(parents=True, exist_ok=True)
             dataset.save_as(many / str(copy) / path.name)
-    process = subprocess.Popen(
-        command(many, out), stderr=subprocess.PIPE, text=True, env=environment
-    )
-    deadline = time.monotonic() + 60
-    while not list(out.rglob("*.dcm")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    hold = tmp_path / "hold"
+    hold.touch()  # it must not be done before the signal
+    slowly = {"sleep_s": 0.05, "FAULT_HOLD": str(hold)}
+    told = ("infer", many, out, "--backend", "zero-fill", "--batch", "1")
+    process = fault_cases.start(*told, **slowly)
+    fault_cases.wait_until(lambda: list(out.rglob("*.dcm")), process)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code, stderr
+    hold.unlink()
+    returned, stderr = fault_cases.ended(process)
+    assert returned == code, stderr
     assert "Traceback" not in stderr
     assert leftovers(out) == []
     report = stored_report(out)
@@ -120,12 +121,10 @@ def test_a_signal_ends_at_a_slice_edge_with_a_report_and_a_second_run_completes(
 def test_a_killed_run_is_completed_by_the_next(study, tmp_path):
     """SIGKILL can leave a temporary file, never half a slice under its own name."""
     out = tmp_path / "out"
-    process = subprocess.Popen(command(study, out))
-    deadline = time.monotonic() + 60
-    while not list(out.rglob("*.dcm")) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    process = fault_cases.start("infer", study, out, "--backend", "zero-fill", "--batch", "1")
+    fault_cases.wait_until(lambda: list(out.rglob("*.dcm")), process)
     process.kill()
-    process.wait(timeout=60)
+    fault_cases.ended(process)
     for path in out.rglob("*.dcm"):
         assert pydicom.dcmread(path).pixel_array.shape == (512, 512)
     done = run(study, out)

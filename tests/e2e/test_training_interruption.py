@@ -35,15 +35,28 @@ def data(tmp_path_factory):
     return folder
 
 
-def start(data: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+HELD = """
+import os, time
+from pathlib import Path
+from kspacesr_rt.cli import main
+from kspacesr_rt.train import loop
+advance, hold = loop._Run.advance, Path(os.environ["HOLD"])
+def advance_or_wait(run):
+    advance(run)
+    while run.step >= 15 and hold.exists():
+        time.sleep(0.01)
+loop._Run.advance = advance_or_wait
+main()
+"""
+"""The command line, which stays at step 15 as long as there is a file to hold it."""
+
+
+def start(data: Path, output: Path, *more: str, hold: str = "no file") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "kspacesr_rt", "train", str(data), "-o", str(output)),
-            *(*OPTIONS, *more),
-        ],
+        [sys.executable, "-c", HELD, "train", str(data), "-o", str(output), *OPTIONS, *more],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HOLD": hold},
     )
 
 
@@ -75,10 +88,12 @@ def test_a_stopped_run_leaves_a_usable_checkpoint_and_resumes_bit_for_bit(
     data, tmp_path, uninterrupted, number, code
 ):
     """Ctrl-C and SIGTERM save first; after kill -9 the last validation's checkpoint is there."""
-    output = tmp_path / "model.pt"
-    process = start(data, output)
-    wait_for(output.with_suffix(".csv"), process)
+    output, hold = tmp_path / "model.pt", tmp_path / "hold"
+    hold.touch()  # it must not be done before the signal
+    process = start(data, output, hold=str(hold))
+    wait_for(output, process)
     process.send_signal(number)
+    hold.unlink()
     returned, stderr = finished(process)
     assert returned == code, stderr
     done = read_document(output)["training"]["step"]

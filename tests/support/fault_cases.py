@@ -3,7 +3,8 @@
 Run as a script it is `kspacesr-rt` with a backend that is slow, and that notes what it computed:
 ``FAULT_SLEEP`` is the seconds a batch takes longer, ``FAULT_LOG`` the file in which every computed
 slice becomes one byte, ``FAULT_READY`` a file that is there as soon as series are processed,
-``FAULT_HOLD`` a file that has batches wait, but for the first five, until it is gone.
+``FAULT_HOLD`` a file that has batches wait, but for the first ``FAULT_FREE`` (five), until it is
+gone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MATRIX, OTHER_MATRIX = (48, 40), (33, 47)
 N_FRAMES = 7
 EPOCH = "1700000000"
 """What outputs are dated with, so that their bytes repeat."""
+HOLD_S = 600.0
+"""Longer than a test waits: a run that is held is let go by its test, or dies with it."""
 
 
 def renamed(folder: Path, salt: str) -> None:
@@ -88,7 +91,7 @@ def environment(*, sleep_s: float = 0.0, log: Path | None = None, **more: str) -
     tests = str(Path(__file__).parent)
     told = {**os.environ, "OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": EPOCH, "PYTHONPATH": tests}
     faults = {"FAULT_SLEEP": str(sleep_s), "FAULT_LOG": str(log or ""), "FAULT_READY": os.devnull}
-    return {**told, **faults, "FAULT_HOLD": "", **more}
+    return {**told, **faults, "FAULT_HOLD": "", "FAULT_FREE": "5", **more}
 
 
 def start(
@@ -104,7 +107,7 @@ def start(
     )
 
 
-def ended(process: subprocess.Popen[str], *, timeout_s: float = 120.0) -> tuple[int, str]:
+def ended(process: subprocess.Popen[str], *, timeout_s: float = 300.0) -> tuple[int, str]:
     """Wait for a run; return its exit code and what it said on stderr."""
     try:
         _, stderr = process.communicate(timeout=timeout_s)
@@ -138,7 +141,8 @@ def _main() -> None:
     real, sleep_s = backend_pool.open_backend, float(os.environ["FAULT_SLEEP"])
     log = os.environ["FAULT_LOG"]
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log else None
-    hold, batches = os.environ["FAULT_HOLD"], itertools.count()
+    hold, free = os.environ["FAULT_HOLD"], int(os.environ["FAULT_FREE"])
+    batches = itertools.count()
 
     def open_slowly(*arguments):
         backend = real(*arguments)
@@ -147,8 +151,8 @@ def _main() -> None:
         @functools.wraps(run)
         def run_slowly(batch):
             time.sleep(sleep_s)
-            if next(batches) >= 5 and hold:
-                wait_until(lambda: not Path(hold).exists())
+            if next(batches) >= free and hold:
+                wait_until(lambda: not Path(hold).exists(), timeout_s=HOLD_S)
             if file is not None:
                 os.write(file, b"." * len(batch))
             return run(batch)

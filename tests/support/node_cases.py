@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
@@ -25,6 +26,7 @@ from kspacesr_rt.dicom.uids import stable_uid
 from kspacesr_rt.pipeline import InferOptions
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.services.node import Log, Node, NodeOptions, parse_target
+from kspacesr_rt.services.node.spool import Spool
 
 PATIENT = "SECRET^PATIENT"
 EPOCH = "1700000000"
@@ -184,16 +186,8 @@ class Running:
 
     def sends(self, host, path, title="SENDER"):
         """Send an instance; return its status, or None if nobody listens to us."""
-        ae = AE(ae_title=title)
-        ae.acse_timeout = ae.dimse_timeout = PATIENCE_S
-        ae.add_requested_context(MRImageStorage)
-        held = ae.associate(host, self.port, ae_title="KSPACESR")
-        if not held.is_established:
-            return None
-        try:
-            return int(held.send_c_store(dcmread(path)).Status)
-        finally:
-            held.release()
+        with association(self.port, calling=title, host=host) as held:
+            return store(held, path) if held.is_established else None
 
 
 class TargetServer:
@@ -260,6 +254,14 @@ class TargetServer:
         self.stop()
 
 
+@contextlib.contextmanager
+def no_series_ends():
+    """Let no series be taken for complete meanwhile, however long this machine stalls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spool, "close", lambda spool, *args, **how: [])
+        yield
+
+
 def wait_until(condition, what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
@@ -268,8 +270,20 @@ def wait_until(condition, what: str) -> None:
 
 
 @contextlib.contextmanager
-def association(port: int, *, called="KSPACESR", calling="SENDER", syntaxes=None, echo=False):
-    """Associate as a sender does; yields the association, established or not."""
+def association(
+    port: int,
+    *,
+    called="KSPACESR",
+    calling="SENDER",
+    syntaxes=None,
+    echo=False,
+    host="127.0.0.1",
+    source="",
+):
+    """Associate as a sender does; yields the association, established or not.
+
+    ``source`` is the address of this machine that it comes from, if not the system's choice.
+    """
     ae = AE(ae_title=calling)
     ae.acse_timeout = ae.dimse_timeout = PATIENCE_S
     if echo:
@@ -283,7 +297,8 @@ def association(port: int, *, called="KSPACESR", calling="SENDER", syntaxes=None
             refusals.append(event.pdu.to_primitive())
 
     handlers = [(evt.EVT_PDU_RECV, note)]
-    held = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=handlers)
+    where = {"bind_address": (source, 0)} if source else {}
+    held = ae.associate(host, port, ae_title=called, evt_handlers=handlers, **where)
     # A refusal that closes before this thread runs again is no refusal to pynetdicom.
     held.refusal = refusals[0] if refusals else None
     # Its own thread may take an answer for a request and drop it, on a machine as busy as ours.

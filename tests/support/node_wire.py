@@ -67,7 +67,8 @@ def status_of(answer: bytes) -> int:
 class Wire:
     """A connection to a node, below any association."""
 
-    def __init__(self, port: int, *, source: str = "127.0.0.1", timeout_s: float = 60) -> None:
+    def __init__(self, port: int, *, source: str = "127.0.0.1", timeout_s: float = 90) -> None:
+        # Longer than the node waits for anything: it is the node that gives up.
         self.socket = socket.create_connection(
             ("127.0.0.1", port), timeout_s, source_address=(source, 0)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -16,6 +17,9 @@ from kspacesr_rt.pipeline.ray import actor
 from kspacesr_rt.pipeline.ray.actor import SeriesActor
 
 SLICE_S = float(os.environ.get("RAY_ACTORS_SLICE_S", "0.03"))
+HOLD = "hold"
+"""A file beside the output folder: as long as it is there, nobody goes beyond so many slices."""
+HELD_AFTER = 10
 PATIENT = "DOE^JANE"
 
 
@@ -31,10 +35,17 @@ def _before_each_slice(act: Any) -> None:
 
 
 class Slow(SeriesActor):
-    """Takes its time, so that a test can step in."""
+    """Takes its time, and is held, so that a test can step in however late."""
 
     def open(self) -> Any:
-        _before_each_slice(lambda *_: time.sleep(SLICE_S))
+        hold, slices = self._job.output.parent / HOLD, itertools.count()
+
+        def dawdle(*_: Any) -> None:
+            time.sleep(SLICE_S)
+            while next(slices) >= HELD_AFTER and hold.exists():
+                time.sleep(0.01)
+
+        _before_each_slice(dawdle)
         return super().open()
 
 

@@ -62,7 +62,7 @@ def wait_until_called(process, number):
 
 def ended(process):
     try:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, stderr

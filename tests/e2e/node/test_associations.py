@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 import warnings
@@ -11,6 +12,7 @@ from collections import Counter
 
 import pytest
 from node_cases import (
+    PATIENCE_S,
     PATIENT,
     NodeProcess,
     TargetServer,
@@ -120,6 +122,7 @@ def test_strangers_and_wrong_numbers_are_refused(node, how, reason):
 def test_only_mr_in_syntaxes_that_can_be_decoded_is_negotiated(node):
     """A sender learns before it sends that a CT is not for this node."""
     ae = AE(ae_title="SENDER")
+    ae.acse_timeout = PATIENCE_S
     ae.add_requested_context(CTImageStorage)
     held = ae.associate("127.0.0.1", node.port, ae_title="KSPACESR")
     assert not held.accepted_contexts
@@ -251,7 +254,7 @@ def test_no_uid_reaches_the_log_whatever_a_sender_does(target, tmp_path, monkeyp
             assert send(node.port, [ds]) == [SUCCESS]
         for content in (
             pdv(3, command(odd, field=0x7777)),
-            pdv(3, command(odd)[:-20]),
+            pdv(3, command(odd)[:-20]) + pdv(2, odd.encode()),
             pdv(3, command(odd)) + pdv(2, b"SECRET"),
             pdv(2, odd.encode()),
         ):
@@ -324,10 +327,11 @@ def test_a_killed_node_delivers_everything_once(tmp_path, files, wanted):
         with NodeProcess(spool, target.name, "--series-timeout", "60") as node:
             assert send(node.port, [*files[0], files[1][0]]) == [SUCCESS] * 4
             node.kill()
-        killed = []
+        killed, sent = [], threading.Event()
 
         def kill_in_the_middle(n):
             if n == 2 and not killed:
+                sent.wait(PATIENCE_S)
                 killed.append(n)
                 node.kill()
                 return OUT_OF_RESOURCES  # to nobody
@@ -337,6 +341,7 @@ def test_a_killed_node_delivers_everything_once(tmp_path, files, wanted):
         with NodeProcess(spool, target.name, "--series-timeout", "2") as node:
             # The sender has not heard of the first one's Success, say.
             assert send(node.port, files[1]) == [SUCCESS] * 3
+            sent.set()
             wait_until(lambda: killed, "the second instance")
             node.process.wait()
         with NodeProcess(spool, target.name, "--series-timeout", "2") as node:

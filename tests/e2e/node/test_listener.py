@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import socket
 import struct
 import sys
 import threading
@@ -25,7 +26,6 @@ from node_cases import (
 from node_wire import (
     ABORT,
     REJECT,
-    VERIFICATION,
     Wire,
     command,
     item,
@@ -35,7 +35,6 @@ from node_wire import (
     status_of,
 )
 from pydicom import dcmread
-from pynetdicom import AE
 
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.services import durable_files
@@ -105,15 +104,8 @@ def place(make_place):
 @contextlib.contextmanager
 def echo_from(source, port, title="MRI1"):
     """Associate from one of this machine's addresses; yields the association."""
-    ae = AE(ae_title=title)
-    ae.acse_timeout = ae.dimse_timeout = PATIENCE_S
-    ae.add_requested_context(VERIFICATION)
-    held = ae.associate("127.0.0.1", port, ae_title="KSPACESR", bind_address=(source, 0))
-    try:
+    with association(port, calling=title, echo=True, source=source) as held:
         yield held
-    finally:
-        if held.is_established:
-            held.release()
 
 
 def answers_echo(source, port):
@@ -276,10 +268,12 @@ def test_only_associations_count_and_no_address_takes_every_place(place):
 
 def test_a_door_without_file_descriptors_says_so_rests_and_goes_on(place):
     """EMFILE, for real: the port stays, and nobody is served meanwhile."""
-    with contextlib.ExitStack() as stack, few_files(spare=3):
-        # Their own descriptors are those that the port lacks then.
-        for _ in range(3):
-            stack.enter_context(Wire(place.port))
+    with contextlib.ExitStack() as stack:
+        # Made before: their own descriptors must not be those that run out.
+        callers = [stack.enter_context(socket.socket()) for _ in range(3)]
+        stack.enter_context(few_files(spare=0))
+        for caller in callers:
+            caller.connect(("127.0.0.1", place.port))
         wait_until(lambda: place.metrics.value("file_limit_total", where="accept"), "the limit")
         threading.Event().wait(0.2)
     assert answers_echo("127.0.0.1", place.port)
@@ -491,7 +485,7 @@ def test_changed_bytes_leave_nothing(place, tmp_path):
                 wire.send(content)
                 wire.answer()
         wait_until(place.is_quiet, "the end")
-    assert not place.spool._claims
+    wait_until(lambda: not place.spool._claims, "its room, given back right after the file")
     assert place.metrics.value("internal_errors_total") == 0
 
 
@@ -609,7 +603,7 @@ def test_two_that_stream_in_share_the_room(place):
         first.send(pdv(2, b"xx"))
         assert status_of(first.answer()) != OUT_OF_RESOURCES
     wait_until(place.is_quiet, "the end")
-    assert not place.spool._claims
+    wait_until(lambda: not place.spool._claims, "its room, given back right after the file")
 
 
 def test_a_data_set_without_end_is_given_up(place, monkeypatch):

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import re
 
-from node_cases import PATIENT, Running, TargetServer, make_series, send, wait_until
+from node_cases import (
+    PATIENT,
+    Running,
+    TargetServer,
+    make_series,
+    no_series_ends,
+    send,
+    wait_until,
+)
 from pydicom import dcmread
 
 from kspacesr_rt.services.node import parse_target
@@ -28,11 +36,13 @@ def test_a_series_can_be_followed_from_its_senders_to_its_targets(tmp_path):
         full.answer = lambda n: 0x0111
         targets = (parse_target(good.name), parse_target(full.name))
         with Running(tmp_path / "spool", targets=targets, series_timeout_s=0.5) as node:
-            assert send(node.port, [first[0], first[0]], calling="MRI1") == [SUCCESS] * 2
-            assert send(node.port, [first[1], phase], calling="MRI2") == [SUCCESS] * 2
+            with no_series_ends():
+                assert send(node.port, [first[0], first[0]], calling="MRI1") == [SUCCESS] * 2
+                assert send(node.port, [first[1], phase], calling="MRI2") == [SUCCESS] * 2
             wait_until(lambda: events(node, "undelivered"), "the first series")
             full.answer = lambda n: SUCCESS
-            assert send(node.port, second, calling="MRI1") == [SUCCESS] * 3
+            with no_series_ends():
+                assert send(node.port, second, calling="MRI1") == [SUCCESS] * 3
             wait_until(lambda: events(node, "delivered"), "the second series")
             text = node.text.getvalue()
     assert PATIENT not in text
@@ -74,7 +84,8 @@ def test_what_is_withheld_or_set_aside_is_named(tmp_path):
     target = parse_target(down.name)
     how = {"targets": (target,), "series_timeout_s": 0.5, "retry_max_s": 0.1}
     with Running(tmp_path / "spool", **how) as node:
-        assert send(node.port, paths) == [SUCCESS] * 3
+        with no_series_ends():
+            assert send(node.port, paths) == [SUCCESS] * 3
         wait_until(lambda: events(node, "forward-failed"), "an attempt")
         assert send(node.port, [corrected, phase]) == [SUCCESS] * 2
         wait_until(lambda: events(node, "withheld") and events(node, "set-aside"), "both")
@@ -99,7 +110,8 @@ def test_what_was_sent_before_a_restart_is_told_apart(tmp_path):
         how = {"targets": (parse_target(target.name),), "series_timeout_s": 0.5}
         target.answer = lambda n: 0xA700 if n == 2 else SUCCESS
         with Running(tmp_path / "spool", **how) as node:
-            assert send(node.port, paths) == [SUCCESS] * 3
+            with no_series_ends():
+                assert send(node.port, paths) == [SUCCESS] * 3
             wait_until(lambda: events(node, "forward-failed"), "the third")
         target.answer = lambda n: SUCCESS
         with Running(tmp_path / "spool", **how) as node:
@@ -136,6 +148,7 @@ def test_a_series_that_came_over_one_association_waits_for_no_silence(tmp_path):
     with TargetServer() as target:
         how = {"targets": (parse_target(target.name),), "released_timeout_s": 0.2}
         with Running(tmp_path / "spool", series_timeout_s=3600, **how) as node:
-            assert send(node.port, paths) == [SUCCESS] * len(paths)
+            with no_series_ends():
+                assert send(node.port, paths) == [SUCCESS] * len(paths)
             wait_until(lambda: events(node, "delivered"), "the series")
     assert events(node, "closed")[0]["instances"] == str(len(paths))
