@@ -25,9 +25,10 @@ lane() {
     lanes=$((lanes + 1))
     cache=$work/pytest-cache/$lanes
     command=("$@" -o "cache_dir=$cache")
+    mkdir -p "$work"
     step "$name"
     "${command[@]}" 2>&1 | tee "$log" || code=$?
-    if [ "$code" = 1 ] && ! grep -q "worker 'gw[0-9]*' crashed" "$log"; then
+    if [ "$code" = 1 ] && { grep -q "worker 'gw[0-9]*' crashed" "$log"; [ $? = 1 ]; }; then
         readarray -t known < <(python3 -c 'import json, sys
 print(*json.load(open(sys.argv[1])), sep="\n")' "$cache/v/cache/lastfailed")
         n=${#known[@]}
