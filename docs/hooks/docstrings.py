@@ -105,7 +105,7 @@ def _members(node: ast.ClassDef, name: str, wanted: list[str] | None) -> Iterato
     if fields:
         yield from ("**Fields**", "")
     for field, kind, text in fields:
-        yield f"- `{field}` : `{kind}`: {text}"
+        yield f"- `{field}` : `{kind}`: {text}" if text else f"- `{field}` : `{kind}`"
     if fields:
         yield ""
     for one in methods:

@@ -1,11 +1,13 @@
 """The pages: what they name exists, and what of them is not run says why."""
 
+import importlib.util
 import re
 
 import page_commands
 import pytest
 import typer
 from page_commands import REASONS, blocks_of, commands_of
+from repository import ROOT
 
 from kspacesr_rt.cli import app
 
@@ -75,3 +77,40 @@ def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     for link in re.findall(r"\]\(<?((?!http|#|mailto)[^)#>]+)", text):
         assert (path.parent / link).exists(), f"{page}: {link}"
+
+
+def github_anchors(text):
+    """Return the anchors of a page's headings as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.+?) *$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_anchors_lead_somewhere_on_github_too(page):
+    """Its anchors keep what MkDocs drops: two hyphens of an option in a heading, say."""
+    path = PAGES[page]
+    text = path.read_text()
+    for link, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#([^)\s]+)\)", text):
+        target = path if not link else path.parent / link
+        found = text if target == path else target.read_text()
+        assert anchor in github_anchors(found), f"{page}: {link}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_ends_with_a_blank(page):
+    """The hooks that check a commit would change a generated page, and the generator change it."""
+    lines = PAGES[page].read_text().splitlines()
+    assert [number for number, line in enumerate(lines, 1) if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize("page", ["STYLE.md", "CONTRIBUTING.md"])
+def test_modules_and_files_that_rules_name_are_there(page):
+    """An example that points to nothing teaches nothing."""
+    text = (ROOT / page).read_text()
+    for module, name in re.findall(r"from (kspacesr_rt[\w.]*) import (\w+)", text):
+        assert hasattr(importlib.import_module(module), name), f"{page}: {module}.{name}"
+    for module in re.findall(r'"(kspacesr_rt\.[\w.]+)"', text):
+        assert importlib.util.find_spec(module) is not None, f"{page}: {module}"
+    files = {path.name for path in ROOT.rglob("*.md")}
+    for name in re.findall(r"\b[A-Z]{3,}\.md\b", text):
+        assert name in files, f"{page}: {name}"
