@@ -14,6 +14,7 @@ Examples
 """
 
 import importlib
+from importlib.util import find_spec
 from typing import Any
 
 from kspacesr_rt._version import __version__
@@ -35,6 +36,8 @@ _HOMES = {
     "verify": "runtime.selection",
 }
 """Where public names are defined; ``__init__.pyi`` tells type checkers and editors the same."""
+_NEED_TORCH = frozenset({"export_model", "export_module", "layers"})
+"""Left out of ``__all__`` where there is no PyTorch, so that ``import *`` works there too."""
 _MODULES = frozenset({"bench", "errors", "export", "layers", "train"})
 __all__ = [
     "InferOptions",
@@ -55,25 +58,27 @@ __all__ = [
     "train",
     "verify",
 ]
+if find_spec("torch") is None:
+    __all__ = [name for name in __all__ if name not in _NEED_TORCH]
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for."""
-    if name in _MODULES:
-        return importlib.import_module(f"kspacesr_rt.{name}")
-    if name not in _HOMES:
+    if name not in _MODULES and name not in _HOMES:
         raise AttributeError(f"module 'kspacesr_rt' has no attribute '{name}'")
     try:
-        home = importlib.import_module(f"kspacesr_rt.{_HOMES[name]}")
+        home = importlib.import_module(f"kspacesr_rt.{_HOMES.get(name, name)}")
     except ModuleNotFoundError as exc:
         if exc.name != "torch":
             raise
         install = "pip install 'kspacesr-rt[export]'"
         raise ImportError(f"kspacesr_rt.{name} needs PyTorch: {install}", name="torch") from exc
+    if name in _MODULES:
+        return home
     value = getattr(home, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -52,7 +52,7 @@ def diagnose(
     ] = None,
     matrix: Annotated[
         tuple[int, int] | None,
-        typer.Option(metavar="Y X", rich_help_panel=INPUT, help="LR rows and columns."),
+        typer.Option(metavar="ROWS COLUMNS", rich_help_panel=INPUT, help="LR rows and columns."),
     ] = None,
     tolerance: Annotated[
         float, typer.Option(rich_help_panel=CHECKS, help="Relative error that is agreement.")

@@ -79,7 +79,8 @@ def targets(
     ] = None,
     model: ModelName = None,
     matrix: Annotated[
-        tuple[int, int], typer.Option(rich_help_panel=MODEL, help="LR rows and columns.")
+        tuple[int, int],
+        typer.Option(metavar="ROWS COLUMNS", rich_help_panel=MODEL, help="Of a slice, LR."),
     ] = (256, 256),
     show_paths: ShowPaths = False,
     as_json: AsJson = False,

@@ -18,6 +18,7 @@ from kspacesr_rt.cli.model_repository import (
 )
 from kspacesr_rt.cli.options import (
     CHECKS,
+    MESSAGES,
     MODEL,
     OUTPUT,
     AsJson,
@@ -350,15 +351,26 @@ def convert(
 
 @app.command()
 def inspect(
-    model: ModelArgument,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Model file, or a shipped model's name; default: lists the shipped."),
+    ] = None,
     show_paths: ShowPaths = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what a model file is, where it comes from and how far it was proved."""
+    """Show what a model file is and how far it was proved; without one, what is shipped."""
     from kspacesr_rt.model.file import load_model, resolve_model
+    from kspacesr_rt.model.shipped_list import list_shipped
 
+    if model is None:
+        for one in list_shipped():
+            if as_json:
+                echo_json(one.to_dict())
+            else:
+                print_text(one.as_line())
+        return
     found = load_model(resolve_model(model, upscale=None))
     if as_json:
         echo_json(json.loads(found.spec.to_json()))
@@ -374,7 +386,10 @@ def verify(
     show_paths: ShowPaths = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
-    verbose: Verbose = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", rich_help_panel=MESSAGES, help="Say why this backend."),
+    ] = False,
 ) -> None:
     """Run a model's stored self-test on a backend of this machine."""
     from kspacesr_rt.model.file import load_model, resolve_model

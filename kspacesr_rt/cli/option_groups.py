@@ -8,11 +8,14 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
 from kspacesr_rt.cli.options import PANELS
+
+METAVARS: Final = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+"""What stands for a value in the help of an option, by its type."""
 
 
 def expand_groups(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,10 +85,20 @@ def _fit_for_help(parameter: inspect.Parameter) -> inspect.Parameter:
         info.metavar = "PATH" if Path in _types(kind) else "TEXT"
     elif words:
         info.metavar = " | ".join(words)
+    elif isinstance(info, OptionInfo) and (word := _word_of(kind)):
+        info.metavar = word  # Typer puts bounds behind it
     if kind is bool:
         info.metavar = " "
         info.show_default = bool(parameter.default)
     return parameter.replace(annotation=Annotated[kind, info])
+
+
+def _word_of(kind: Any) -> str:
+    """Return what stands for a value in the help, as in the reference; empty if nothing does."""
+    if kind in METAVARS:
+        return METAVARS[kind]
+    words = [_word_of(one) for one in get_args(kind)]
+    return " ".join(words) if get_origin(kind) is tuple else next(filter(None, words), "")
 
 
 def _is_list(kind: Any) -> bool:

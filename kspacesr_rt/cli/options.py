@@ -28,7 +28,7 @@ MESSAGES: Final = "Messages"
 PANELS: Final = (
     *("Network", "Spool", "Watching", "Data", "Networks and weights", "Training"),
     "For its card",
-    *(INPUT, OUTPUT, MODEL, SPEED, CHECKS, MESSAGES),
+    *(MODEL, INPUT, OUTPUT, SPEED, CHECKS, MESSAGES),
 )
 
 # Closed sets ---------------------------------------------------------------------------------
@@ -105,7 +105,8 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         rich_help_panel=MODEL,
-        help="Model file or shipped name; default: shipped, by upscale.",
+        help="Model file, or a shipped one: x2-fast, x2-base, x4-fast, x4-base (see `kspacesr-rt "
+        "inspect`); default: fast, by upscale.",
     ),
 ]
 ModelNames = Annotated[
@@ -153,7 +154,12 @@ TierName = Annotated[
 ]
 Upscale = Annotated[
     int | None,
-    typer.Option(min=1, rich_help_panel=MODEL, help="SR / LR; default: the model's, or 2."),
+    typer.Option(
+        min=1,
+        max=16,
+        rich_help_panel=MODEL,
+        help="SR / LR, along each axis; default: the model's, or 2.",
+    ),
 ]
 
 Batch = Annotated[
@@ -206,8 +212,9 @@ LimitTexts = Annotated[
         "--limit",
         metavar="NAME=NUMBER",
         rich_help_panel=INPUT,
-        help="What one file may ask for: samples, extra, inflated, items, elements, volume; "
-        "repeatable.",
+        help="What one file may ask for before it fails as too-large: samples (of a slice), extra "
+        "(bytes beside its pixels), inflated (bytes of a deflated one), items and elements (of its "
+        "header), volume (bytes held as a whole); repeatable, such as extra=256M.",
     ),
 ]
 
@@ -298,17 +305,17 @@ RetryMax = Annotated[
 class RunOptions:
     """What `infer`, `watch`, `serve` and `mercure` all take."""
 
-    include_derived: IncludeDerived = False
+    upscale: Upscale = None
+    model: ModelName = None
+    backend: BackendName = "auto"
+    tier: TierName = "exact"
     on_interpolated: HandleInterpolated = "warn"
     on_outside: HandleOutside = "warn"
+    include_derived: IncludeDerived = False
     limit: LimitTexts = None
     keep_private: KeepPrivate = False
     compress: Compress = "none"
     durability: SyncPolicy = "batch"
-    model: ModelName = None
-    backend: BackendName = "auto"
-    tier: TierName = "exact"
-    upscale: Upscale = None
     batch: Batch = 1
     threads: Threads = 0
     streams: Streams = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import signal
 import traceback
@@ -61,7 +62,8 @@ class _Command(TyperCommand):
 
         Those are second names, which the help text has, and ``--no-preview`` where that is usual.
         """
-        names = [(one, one.opts, one.secondary_opts) for one in self.params]
+        names, text = [(one, one.opts, one.secondary_opts) for one in self.params], self.help
+        self.help = _flowing(text)
         for one, opts, secondary in names:
             long = [name for name in opts if name.startswith("--")]
             one.opts = [name for name in opts if name not in long[1:]]
@@ -69,8 +71,13 @@ class _Command(TyperCommand):
         try:
             super().format_help(ctx, formatter)
         finally:
+            self.help = text
             for one, opts, secondary in names:
                 one.opts, one.secondary_opts = opts, secondary
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option for help, without a type behind its name."""
+        return _without_type(super().get_help_option(ctx))
 
 
 class _Group(TyperGroup):
@@ -83,6 +90,10 @@ class _Group(TyperGroup):
                 for name in names:
                     vars(self.commands[name])["rich_help_panel"] = panel
             option_sources.name_variables(self)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option for help, without a type behind its name."""
+        return _without_type(super().get_help_option(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the commands in the order of use."""
@@ -149,6 +160,18 @@ class _Group(TyperGroup):
             )
             _trace(debug)
             raise typer.Exit(EXIT_INTERNAL) from exc
+
+
+def _flowing(text: str | None) -> str | None:
+    """Return a help text whose paragraphs are one line each, for Rich to wrap."""
+    parts = inspect.cleandoc(text or "").split("\n\n")
+    return text and "\n\n".join(" ".join(part.split()) for part in parts)
+
+
+def _without_type(option: Any) -> Any:
+    if option is not None:
+        option.metavar = " "
+    return option
 
 
 SERVICES: Final = frozenset({"serve", "watch"})

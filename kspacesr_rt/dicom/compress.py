@@ -68,7 +68,7 @@ def syntax_of(compression: str) -> UID | None:
         If its encoder is not installed; the hint says what to type.
     """
     if compression not in SYNTAXES:
-        raise InputError(f"--compress is {', '.join(SYNTAXES)}, not '{compression}'")
+        raise InputError(f"compress is one of {', '.join(SYNTAXES)}, not {compression!r}")
     syntax = SYNTAXES[compression]
     if syntax is not None:
         missing = [package for name, package in _NEEDS[syntax].items() if not find_spec(name)]

@@ -62,15 +62,18 @@ class Model:
         ShapeError
             If there are fewer than two axes, an empty slice, or a matrix that cannot be bound.
         InputError
-            If values are complex, not numbers or not finite, most are negative and the model gives
-            magnitudes, or the model is closed.
+            If values are complex, masked, not numbers or not finite, or the model is closed; of a
+            network that ends in a modulus (`spec.output`; no shipped one does) also if the largest
+            is a negative one.
         ResultError
-            If a result is not as it is declared of a network that is not ours.
+            If a result is not finite, as of values near the largest of float32, or not as it is
+            declared of a network that is not ours.
 
         Warns
         -----
         UserWarning
             If some are negative, by more than 1 % of the largest; they are computed all the same.
+            Baselines are linear, and do not warn.
 
         Examples
         --------
@@ -116,7 +119,7 @@ class Model:
 
 
 def load(
-    model: str | PathLike[str] | None = "x2-fast",
+    model: str | PathLike[str] | None = None,
     *,
     backend: str = "auto",
     tier: Tier = "exact",
@@ -128,18 +131,18 @@ def load(
     Parameters
     ----------
     model
-        Name of a shipped model (``kspacesr-rt inspect`` lists them) or path of a model file; None
-        for a baseline, or for the shipped ``fast`` model of `upscale`.
+        Name of a shipped model (``kspacesr-rt inspect`` lists them) or path of a model file; None:
+        the shipped ``fast`` model of `upscale`, or none for a baseline.
     backend
-        What computes, as ``kspacesr-rt backends`` names them; ``auto`` takes the fastest one that
-        gives the model's stored answer on this machine.
+        What computes, as ``kspacesr-rt backends`` names them; ``auto`` takes the first, in a fixed
+        order of preference, that gives the model's stored answer on this machine.
     tier
         How far results may be from fp32: ``exact``, or what is fastest here and keeps the tier
         ``fast`` or ``max``; made and proved at first use, which takes a minute or two.
     threads
         CPU threads; 0: every core this process may use.
     upscale
-        SR / LR that is expected; None takes the model's, or 2 for a baseline.
+        SR / LR; None: that of the model that is named, else 2.
 
     Returns
     -------

@@ -74,7 +74,10 @@ class BackendPool:
             )
         else:
             if options.model is not None:
-                raise InputError(f"backend '{options.backend}' takes no model")
+                raise InputError(
+                    f"backend '{options.backend}' takes no model",
+                    hint="leave the model out; an upscale says how far to interpolate",
+                )
             if tiered:
                 raise InputError(
                     f"backend '{options.backend}' computes without a model, in one way",

@@ -32,13 +32,20 @@ class GivenArrays:
         ShapeError
             If there are too few axes, or an empty slice.
         InputError
-            If they are of another kind than the network takes, or not finite.
+            If they are of another kind than the network takes, masked, or not finite.
         """
+        if np.ma.is_masked(values):
+            raise InputError(
+                "some values are masked, and networks take every sample",
+                hint="values.filled(0.0) puts a number there",
+            )
         array = np.asarray(values)
         self._spec = spec
         self._complex = array.dtype.kind == "c"
         if array.ndim < 2 or 0 in array.shape[-2:]:
-            raise ShapeError(f"expected {_kind(spec)}, found shape {array.shape}")
+            raise ShapeError(
+                f"expected {_kind(spec)}, found shape {array.shape}", hint=_shape_hint(array.shape)
+            )
         if spec.input == "kspace" and self._complex:
             array = to_channels(array)
         elif array.dtype.kind not in "fiu":
@@ -49,11 +56,18 @@ class GivenArrays:
         axes = spec.input_axes if spec.input == "kspace" else ()
         place = array.ndim - 2 - len(axes)
         if place < 0 or array.shape[place:-2] != axes:
-            raise ShapeError(f"expected {_kind(spec)}, found shape {np.shape(values)}")
+            raise ShapeError(
+                f"expected {_kind(spec)}, found shape {np.shape(values)}",
+                hint=_shape_hint(np.shape(values)),
+            )
         with np.errstate(over="ignore"):
             slices: FloatArray = np.ascontiguousarray(array, dtype=np.float32)
         if not np.isfinite(slices).all():
-            raise InputError("not every value is finite, as float32")
+            raise InputError(
+                f"{_counted_values(slices)} not finite, as float32",
+                hint="numpy.nan_to_num(values, posinf=0.0, neginf=0.0) puts zeros there; see first "
+                "where they come from",
+            )
         self._leading = slices.shape[:place]
         self.matrix: Matrix = (slices.shape[-2], slices.shape[-1])
         """LR rows and columns."""
@@ -72,6 +86,20 @@ class GivenArrays:
         else:
             joined = np.concatenate(parts).reshape(shape)
         return from_channels(joined) if spec.output == "kspace" and self._complex else joined
+
+
+def _counted_values(slices: FloatArray) -> str:
+    n = slices.size - np.count_nonzero(np.isfinite(slices))
+    return f"{n} of {slices.size} values {'is' if n == 1 else 'are'}"
+
+
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    """Say what to do about an array of another shape."""
+    if 0 in shape[-2:] and len(shape) > 1:
+        return "a slice has at least one row and one column"
+    if len(shape) < 2:
+        return "one slice is an array of two axes: values.reshape(rows, columns)"
+    return "see spec.input_axes of the model for what stands before the last two axes"
 
 
 def _kind(spec: ModelSpec) -> str:

@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
+from kspacesr_rt.dicom.compress import SYNTAXES
 from kspacesr_rt.dicom.limits import Limits
 from kspacesr_rt.dicom.output_names import DEFAULT_NAME, parsed_name
 from kspacesr_rt.dicom.scanner_interpolation import OnInterpolated
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.model.limits import OnOutside
 from kspacesr_rt.model.spec import Tier
+from kspacesr_rt.runtime.selection import require_named
 from kspacesr_rt.system.durability import Durability
 from kspacesr_rt.volumes.source_volume import Plane
 
 OutputFormat = Literal["same", "nifti", "dicom"]
 OnStale = Literal["refuse", "keep", "replace"]
+_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "tier": get_args(Tier),
+    "compress": tuple(SYNTAXES),
+    "on_interpolated": get_args(OnInterpolated),
+    "on_outside": get_args(OnOutside),
+    "stale": get_args(OnStale),
+    "plane": get_args(Plane),
+    "format": get_args(OutputFormat),
+    "durability": get_args(Durability),
+}
+"""Fields of `InferOptions` that are one of a few words."""
+_LEAST: Final = {"upscale": 1, "batch": 1, "threads": 0, "streams": 0, "workers": 0}
+"""Fields that are whole numbers, and the least of each."""
+_MOST: Final = {"upscale": 16}
+"""What a specification may state at most, too."""
+_SWITCHES: Final = (
+    "preview",
+    "include_derived",
+    "random_uids",
+    "keep_private",
+    "show_paths",
+    "verify_existing",
+    "strict",
+)
+"""Fields that are true or false."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,27 +140,45 @@ class InferOptions:
         return values
 
     def __post_init__(self) -> None:
-        """Reject impossible values."""
-        if self.on_interpolated not in get_args(OnInterpolated):
-            raise InputError(f"on_interpolated is warn, skip or crop, not '{self.on_interpolated}'")
-        if self.on_outside not in get_args(OnOutside):
-            raise InputError(f"on_outside is warn, skip or zero-fill, not '{self.on_outside}'")
-        if self.tier not in get_args(Tier):
-            raise InputError(f"tier is exact, fast or max, not '{self.tier}'")
-        if self.stale not in get_args(OnStale):
-            raise InputError(f"stale is refuse, keep or replace, not '{self.stale}'")
-        if self.plane not in get_args(Plane):
-            raise InputError(f"plane is one of {', '.join(get_args(Plane))}, not '{self.plane}'")
-        if self.format not in get_args(OutputFormat):
-            raise InputError(f"format is same, nifti or dicom, not '{self.format}'")
-        if self.durability not in get_args(Durability):
-            raise InputError(f"durability is file, batch or none, not '{self.durability}'")
+        """Reject impossible values, and take a path as text."""
+        for name, words in _WORDS.items():
+            if (value := getattr(self, name)) not in words:
+                raise InputError(f"{name} is one of {', '.join(words)}, not {value!r}")
+        for name, least in _LEAST.items():
+            self._take_whole_number(name, least)
+        for name in _SWITCHES:
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"{name} is True or False, not {value!r}")
+        if isinstance(self.model, PathLike):
+            object.__setattr__(self, "model", fspath(self.model))
+        for name in ("backend", "name"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InputError(f"{name} is a text, not {value!r}")
+        if not (self.model is None or isinstance(self.model, str)):
+            raise InputError(
+                f"model is a path or a shipped name, not {self.model!r}",
+                hint="None takes the shipped model of the upscale",
+            )
+        if not isinstance(self.limits, Limits):
+            raise InputError(
+                f"limits are of kspacesr_rt.dicom.limits.Limits, not {type(self.limits).__name__}"
+            )
+        require_named(self.backend)
         parsed_name(self.name)
-        if self.batch < 1:
-            raise InputError(f"a batch of {self.batch} slices is not possible; at least 1")
-        for name in ("streams", "workers"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{getattr(self, name)} {name} are not possible; 0 or more")
+
+    def _take_whole_number(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if name == "upscale" and value is None:
+            return
+        try:
+            number = operator.index(value)  # NumPy's too
+        except TypeError:
+            number = least - 1
+        most = _MOST.get(name)
+        if number < least or isinstance(value, bool) or number > (number if most is None else most):
+            bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise InputError(f"{name} is a whole number {bounds}, not {value!r}")
+        object.__setattr__(self, name, number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

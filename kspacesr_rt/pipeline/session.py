@@ -13,12 +13,13 @@ from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.dicom import Scan, Series
 from kspacesr_rt.dicom.compress import syntax_of
 from kspacesr_rt.dicom.limits import limited_to
-from kspacesr_rt.errors import InputError
+from kspacesr_rt.errors import InputError, NonFiniteError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.contracts import require_images
 from kspacesr_rt.model.spec import ModelSpec
@@ -272,10 +273,10 @@ class Session:
             If there are fewer axes than the model takes, a slice is empty, or the model cannot be
             bound to its matrix.
         InputError
-            If values are complex, not numbers or not finite, most are negative and the model gives
-            magnitudes, or the session is closed.
+            If values are complex, masked, not numbers or not finite, or the session is closed; of a
+            network that ends in a modulus (`spec.output`) also if the largest is a negative one.
         ResultError
-            If a result is not as it is declared of a network that is not ours.
+            If a result is not finite, or not as it is declared of a network that is not ours.
 
         Warns
         -----
@@ -297,6 +298,12 @@ class Session:
             else:
                 with ThreadPoolExecutor(streams, thread_name_prefix="kspacesr-rt-infer") as pool:
                     results = list(pool.map(run, batches))
+        if not all(np.isfinite(one).all() for one in results):
+            raise NonFiniteError(
+                "a result is not finite, though every value given is",
+                hint="values near the largest of float32 (3.4e+38) leave no room for sums: divide "
+                "them by a constant, and multiply the result",
+            )
         made: FloatArray = given.results(results)
         return made
 
@@ -307,7 +314,7 @@ class Session:
         lowest, highest = float(slices.min()), float(slices.max())
         if self.spec.output == "magnitude" and -lowest > max(highest, 0.0):
             raise InputError(
-                "most values are negative, and the model gives magnitudes",
+                "the largest value is a negative one, and the model gives magnitudes",
                 hint="it takes magnitude images: np.abs of a complex one",
             )
         if lowest < -NEGATIVE_SHARE * highest or highest < 0.0:

@@ -339,7 +339,7 @@ def test_a_real_stopwatch_says_something(calm_model_file):
 
 def test_what_has_no_tiers_says_so(calm_model_file, model_file, tmp_path):
     """Before anything is made."""
-    with pytest.raises(InputError, match="tier is exact, fast or max"):
+    with pytest.raises(InputError, match="tier is one of exact, fast, max, not 'turbo'"):
         ks.InferOptions(tier="turbo")
     with pytest.raises(InputError, match="computes without a model"):
         BackendPool(ks.InferOptions(backend="zero-fill", tier="fast"))

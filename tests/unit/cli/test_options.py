@@ -30,6 +30,7 @@ OWN_MEANING = {
     *((command, "report") for command in ("adopt", "convert", "export")),  # of the parity gate
     ("convert", "backend"),  # of its gate alone, and none by itself
     ("bench pipeline", "backend"),  # null, too, which no other command has
+    ("verify", "verbose"),  # it leaves nothing out
     *((command, "batch") for command in ("bench", "build", "train", "seed-table")),
     *((command, "upscale") for command in ("adopt", "export", "train", "seed-table")),
     *((command, "name") for command in ("adopt", "convert", "export", "train")),  # of a model
@@ -127,6 +128,30 @@ def test_help_fits_80_columns_and_cuts_nothing(run, path):
     lines = run(*path, "--help", terminal_width=80).stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines if "…" in line or "\x1b" in line]
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_values_are_called_alike(path):
+    """A type is one word in the help of all: N, X, TEXT or PATH, where no better one stands."""
+    for key, one in settings(EVERY[path]).items():
+        assert one.metavar, key
+        assert "<" not in one.metavar, key
+
+
+def test_help_names_the_shipped_models():
+    """They are spelled there, since help does not read model files; they cannot differ."""
+    from kspacesr_rt.model.file import shipped_models
+
+    text = settings(EVERY[("infer",)])["model"].help
+    assert set(re.findall(r"\bx\d-\w+", text)) == set(shipped_models())
+
+
+def test_a_paragraph_of_help_is_wrapped_as_one(run):
+    """Not broken where the source breaks its lines."""
+    text = " ".join(run("bench", "gate", "--help").stdout.split())
+    assert "What a restless machine leaves undecided is named, and fails nothing." in text
+    lines = [line.strip() for line in run("bench", "gate", "--help").stdout.splitlines()]
+    assert "leaves undecided is" not in lines
 
 
 def test_second_names_still_work_and_stand_in_the_help_text(tmp_path):
