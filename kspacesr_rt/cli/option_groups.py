@@ -87,7 +87,7 @@ def _fit_for_help(parameter: inspect.Parameter) -> inspect.Parameter:
         info.metavar = " | ".join(words)
     elif isinstance(info, OptionInfo) and (word := _word_of(kind)):
         info.metavar = word  # Typer puts bounds behind it
-    if kind is bool:
+    if bool in (kind, *get_args(kind)):
         info.metavar = " "
         info.show_default = bool(parameter.default)
     return parameter.replace(annotation=Annotated[kind, info])

@@ -78,7 +78,7 @@ class Model:
         Examples
         --------
         >>> import kspacesr_rt as ks
-        >>> model = ks.load(None, backend="zero-fill", upscale=2)
+        >>> model = ks.load(backend="zero-fill", upscale=2)
         >>> model([[1.0, 1.0], [1.0, 1.0]]).shape
         (4, 4)
         """

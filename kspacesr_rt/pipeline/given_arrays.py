@@ -51,7 +51,9 @@ class GivenArrays:
         elif array.dtype.kind not in "fiu":
             raise InputError(
                 f"expected real numbers, found {array.dtype}",
-                hint=NOT_NUMBERS.get(array.dtype.kind),
+                hint=NOT_NUMBERS.get(
+                    array.dtype.kind, "array.astype(numpy.float32), if they are numbers"
+                ),
             )
         axes = spec.input_axes if spec.input == "kspace" else ()
         place = array.ndim - 2 - len(axes)

@@ -291,7 +291,8 @@ class Session:
         self._backends.settle()
         batch, streams = self.options.batch, self._backends.streams
         batches = [flat[start : start + batch] for start in range(0, len(flat), batch)]
-        with self._used(), limited_to(self.options.limits):
+        quiet = np.errstate(over="ignore", invalid="ignore")  # an error below, with a hint
+        with self._used(), limited_to(self.options.limits), quiet:
             run = with_contracts(self._backends.get((rows, columns)).run, self.spec)
             if streams == 1:  # in this thread: see the class
                 results = list(map(run, batches))

@@ -78,7 +78,9 @@ def test_the_stub_and_the_module_say_the_same():
 
 
 def test_dir_lists_what_is_not_loaded_yet():
-    assert set(ks.__all__) <= set(dir(ks))
+    assert {name for name in dir(ks) if not name.startswith("__")} == set(ks.__all__) - {
+        "__version__"
+    }
 
 
 def test_another_name_is_an_attribute_error():
@@ -91,12 +93,25 @@ def test_what_needs_pytorch_says_so_without_it():
     code = (
         "import sys\nsys.modules['torch'] = None\nimport kspacesr_rt as ks\n"
         "ks.load, ks.infer, ks.Session, ks.verify\n"
-        "try: ks.export_model\nexcept ImportError as exc: print(exc)"
+        "from kspacesr_rt import *\nload, infer, train, errors\n"
+        "for name in ('export_model', 'export_module', 'layers'):\n"
+        "    assert name not in dir(ks)\n"
+        "    try: getattr(ks, name)\n    except ImportError as exc: print(exc)\n"
     )
     told = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
-    assert told.startswith("kspacesr_rt.export_model needs PyTorch: pip install")
+    assert [line.split(" needs PyTorch: pip install")[0] for line in told.splitlines()] == [
+        "kspacesr_rt.export_model",
+        "kspacesr_rt.export_module",
+        "kspacesr_rt.layers",
+    ]
+
+
+def test_everything_can_be_imported_by_a_star():
+    names = {}
+    exec("from kspacesr_rt import *", names)
+    assert set(ks.__all__) <= names.keys()
 
 
 @pytest.mark.parametrize("name", CALLABLE)
@@ -110,10 +125,17 @@ def test_public_functions_and_classes_are_described(name):
 
 
 def test_a_baseline_needs_no_model():
-    model = ks.load(None, backend="zero-fill", upscale=3)
+    model = ks.load(backend="zero-fill", upscale=3)
     assert isinstance(model, Model)
     assert (model.upscale, model.backend) == (3, "zero-fill")
     assert model(np.ones((2, 8, 6))).shape == (2, 24, 18)
+
+
+def test_an_upscale_alone_names_the_shipped_model():
+    """Nobody who asks for x4 has named an x2 model."""
+    pytest.importorskip("onnxruntime")
+    with ks.load(backend="ort-cpu", upscale=4, threads=1) as model:
+        assert (model.spec.name, model.upscale) == ("x4-fast", 4)
 
 
 def test_a_model_and_an_upscale_must_agree():

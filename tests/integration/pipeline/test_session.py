@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kspacesr_rt
-from kspacesr_rt.errors import InputError, ShapeError
+from kspacesr_rt.errors import InputError, NonFiniteError, ShapeError
 from kspacesr_rt.kspace import zero_fill_image
 from kspacesr_rt.pipeline import InferOptions, Session, backend_pool, infer
 from kspacesr_rt.sample import sample_folder
@@ -71,13 +71,33 @@ def test_real_numbers_of_any_type_and_layout_are_taken(dtype):
         (np.ones((8, 8), bool), InputError),
         (np.full((8, 8), np.nan), InputError),
         (np.full((8, 8), 1e300), InputError),
+        (np.ma.masked_less(np.arange(64.0).reshape(8, 8), 3.0), InputError),
         (np.full((8, 8), "a"), InputError),
         ([[1.0, 2.0], [3.0, None]], InputError),
     ],
 )
 def test_what_is_no_image_is_refused(values, error):
-    with Session(ZERO_FILL) as session, pytest.raises(error):
+    """And every refusal says what to do."""
+    with Session(ZERO_FILL) as session, pytest.raises(error) as caught:
         session.super_resolve(values)
+    assert caught.value.hint
+
+
+def test_a_mask_that_hides_nothing_is_no_hindrance():
+    """Readers of other libraries give masked arrays of whole images."""
+    values = np.arange(48.0).reshape(8, 6)
+    with Session(ZERO_FILL) as session:
+        expected = session.super_resolve(values)
+        np.testing.assert_array_equal(session.super_resolve(np.ma.masked_array(values)), expected)
+
+
+def test_a_result_beyond_float32_is_an_error():
+    """Every value is finite, but sums of them are not: infinity is no brightness."""
+    with Session(ZERO_FILL) as session:
+        with pytest.raises(NonFiniteError, match="not finite") as caught:
+            session.super_resolve(np.full((8, 6), 3e38))
+        assert "divide" in caught.value.hint
+        assert np.isfinite(session.super_resolve(np.full((8, 6), 1e30))).all()
 
 
 @pytest.mark.parametrize("lowest", [-0.02, -0.5, -3.0])
