@@ -234,10 +234,10 @@ def test_long_commands_have_panels_for_every_option(run, path):
 
 
 def test_infer_has_its_options_in_panels(run):
-    """From what is read over what is written to what is told."""
+    """First what a user chooses, then what is read, what is written and what is told."""
     titles = re.findall(r"╭─ ([\w ]+?) ─", run("infer", "--help", terminal_width=80).stdout)
     assert titles == [
-        *("Arguments", "Options", "Input", "Output", "Model and backend", "Speed", "Checks"),
+        *("Arguments", "Options", "Model and backend", "Input", "Output", "Speed", "Checks"),
         "Messages",
     ]
 
