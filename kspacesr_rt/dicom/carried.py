@@ -9,10 +9,12 @@ the one encoding that outputs have; they become values only for whoever asks, an
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from io import BytesIO
 from struct import pack, unpack_from
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from pydicom.charset import default_encoding
@@ -25,6 +27,7 @@ from pydicom.filewriter import correct_ambiguous_vr_element, write_data_element
 from pydicom.hooks import raw_element_vr
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
 
 from kspacesr_rt.dicom.character_sets import names_endless_character_sets, without_zeros
 from kspacesr_rt.dicom.fast.element_steps import DEPTH_MAX, LONG_VRS, UNDEFINED_LENGTH, VRS
@@ -50,6 +53,12 @@ TEXT_VRS: Final = frozenset(
 """Hold text; padded to an even length with a blank, others with a zero (PS3.5 6.2)."""
 _SHORT_MAX: Final = 0xFFFE
 """Bytes of a value whose length has 16 bits; a longer one is written as UN (PS3.5 6.2.2)."""
+_PLAIN_PADDING: Final = {
+    "UI": b"\0",
+    **dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM"), b" "),
+}
+"""What texts of one value are padded with."""
+_is_plain: Final = re.compile(r"[A-Za-z0-9 .,:;()\[\]/+_-]{1,1024}").fullmatch
 
 
 class SharedValues:
@@ -90,9 +99,11 @@ class Carried(Dataset):
 
     def __getitem__(self, key: Any) -> Any:
         """Return an element; see `pydicom.Dataset`."""
-        if isinstance(key, slice):
-            return super().__getitem__(key)
-        element = self._dict[Tag(key)]
+        if type(key) is not BaseTag:
+            if isinstance(key, slice):
+                return super().__getitem__(key)
+            key = Tag(key)
+        element = self._dict[key]
         if not isinstance(element, RawDataElement):
             return element
         if self._shared is not None and (made := self._shared.get(element)) is not None:
@@ -107,8 +118,32 @@ class Carried(Dataset):
             self._shared.keep(element, found)
         return found
 
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of a keyword; see `pydicom.Dataset`."""
+        tag = _tag_of(name)
+        if tag is not None and tag in self._dict:
+            return self[tag].value
+        return super().__getattr__(name)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is an element; see `pydicom.Dataset`."""
+        tag = _tag_of(name) if type(name) is str else None
+        return super().__contains__(cast("str", name)) if tag is None else tag in self._dict
+
+    def get_item(self, key: Any, *, keep_deferred: bool = False) -> Any:
+        """Return an element as it is; see `pydicom.Dataset`."""
+        tag = _tag_of(key) if type(key) is str else key
+        if type(tag) is BaseTag:
+            element = self._dict.get(tag)
+            if element is None or element.value is not None:
+                return element
+        return super().get_item(key, keep_deferred=keep_deferred)
+
     def get(self, key: Any, default: Any = None) -> Any:
         """Return a value (of a keyword) or an element; `default` if it is absent or impossible."""
+        tag = _tag_of(key) if type(key) is str else None
+        if tag is not None and tag not in self._dict:
+            return default
         try:
             return super().get(key, default)
         except PARSE_ERRORS:
@@ -119,11 +154,18 @@ class Carried(Dataset):
         if name[:1] == "_":  # what pydicom sets a dozen times for each data set
             object.__setattr__(self, name, value)
             return
-        tag = tag_for_keyword(name) if name[:1].isupper() else None
+        tag = _tag_of(name) if name[:1].isupper() else None
         if tag is None:
             super().__setattr__(name, value)
         else:
             self[tag] = DataElement(tag, dictionary_VR(tag), value)
+
+
+@lru_cache(maxsize=1 << 10)
+def _tag_of(keyword: str) -> BaseTag | None:
+    """Return the tag of a keyword, always the same object; None if it is none."""
+    tag = tag_for_keyword(keyword)
+    return None if tag is None else BaseTag(tag)
 
 
 def _require_short(raw: RawDataElement) -> None:
@@ -377,8 +419,29 @@ def write_elements(
             element = dataset[tag]
         if element.VR == "SQ":
             _write_sequence(buffer, element, character_set)
+        elif (plain := plain_element_bytes(element)) is not None:
+            buffer.write(plain)
         else:
             write_data_element(buffer, element, character_set)
+
+
+def plain_element_bytes(element: DataElement) -> bytes | None:
+    """Return one text or number as `pydicom` writes it to an explicit little-endian file.
+
+    None, for `pydicom` to write it, unless it is a short text of letters, digits and marks that
+    are the same bytes in every character set (PS3.3 C.12.1.1.2), or an unsigned 16-bit number.
+    """
+    value, padding = element.value, _PLAIN_PADDING.get(str(element.VR))
+    if padding is not None and type(value) in (str, UID) and _is_plain(value):
+        content = value.encode("ascii")
+        content += padding * (len(content) % 2)
+    elif element.VR == "US" and type(value) is int and 0 <= value <= 0xFFFF:
+        content = pack("<H", value)
+    else:
+        return None
+    tag = int(element.tag)
+    head = pack("<HH2sH", tag >> 16, tag & 0xFFFF, str(element.VR).encode(), len(content))
+    return head + content
 
 
 def element_bytes(raw: RawDataElement) -> bytes:

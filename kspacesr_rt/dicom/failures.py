@@ -7,8 +7,6 @@ with the place that outputs are written to concerns more than one file; it is an
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -30,18 +28,31 @@ BACKEND: Final = "backend"
 """Reason word of slices that were not computed for no fault of theirs: another attempt may do."""
 
 
-@contextmanager
-def as_slice_failure() -> Iterator[None]:
+class _AsSliceFailure:
+    """See `as_slice_failure`; a class, since a slice enters a dozen of these blocks."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: object
+    ) -> None:
+        passes = (SliceError, OutputError, BackendUnavailableError)
+        if isinstance(exc, Exception) and not isinstance(exc, passes):
+            raise failure_of(exc) from exc
+
+
+_AS_SLICE_FAILURE: Final = _AsSliceFailure()
+
+
+def as_slice_failure() -> _AsSliceFailure:
     """Turn whatever goes wrong with a file in the block into its `SliceFailed`.
 
     What says that outputs cannot be written, or that nothing can be computed here, passes through.
     """
-    try:
-        yield
-    except (SliceError, OutputError, BackendUnavailableError):
-        raise
-    except Exception as exc:
-        raise failure_of(exc) from exc
+    return _AS_SLICE_FAILURE
 
 
 def backend_failure(exc: MemoryError | PluginError) -> SliceFailed:

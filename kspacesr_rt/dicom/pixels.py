@@ -183,7 +183,7 @@ def rescale(dataset: Dataset) -> tuple[float, float]:
     """Return Rescale Slope and Intercept; an absent one changes nothing."""
     slope = _number_or(1.0, dataset, "RescaleSlope")
     intercept = _number_or(0.0, dataset, "RescaleIntercept")
-    if slope == 0.0 or not np.isfinite([slope, intercept]).all():
+    if slope == 0.0 or not (math.isfinite(slope) and math.isfinite(intercept)):
         raise SliceFailed("bad-rescale", "Rescale Slope or Intercept is no usable number")
     return slope, intercept
 
@@ -331,6 +331,8 @@ def limit_padding(
     if len(first) != 1:
         return None
     last = numbers(dataset, "PixelPaddingRangeLimit") or first
+    if last == first and _is_within_signal(first[0], stored, dataset):
+        return None
     mask = is_between(stored, first[0], last[0])
     signal = values[~mask]
     limited = values[mask].clip(signal.min(initial=0.0), signal.max(initial=0.0))
@@ -338,3 +340,12 @@ def limit_padding(
         return None
     values[mask] = limited
     return mask
+
+
+def _is_within_signal(padding: float, stored: IntArray, dataset: Dataset) -> bool:
+    """Return whether to limit samples of one stored value would change none of them.
+
+    It would not where the value means zero, nor where others lie on both sides of it.
+    """
+    slope, intercept = rescale(dataset)
+    return padding * slope + intercept == 0.0 or int(stored.min()) < padding < int(stored.max())

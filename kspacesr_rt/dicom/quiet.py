@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from typing import Any, Final
 
 _LOGGERS: Final = tuple(logging.getLogger(name) for name in ("pydicom", "pynetdicom"))
@@ -22,28 +22,25 @@ _filters: warnings.catch_warnings[None] | None = None
 _levels: tuple[int, ...] = ()
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Silence pydicom, and pynetdicom, while the block runs, in every thread that is inside one.
+class _Quiet(ContextDecorator):
+    """See `quiet_pydicom`; a class, since a slice enters two dozen of these blocks."""
 
-    Notes
-    -----
-    `warnings.catch_warnings` alone is not thread-safe: two overlapping blocks of a pipeline could
-    restore each other's filters. The first thread in silences, the last one out restores.
-    """
-    global _depth, _filters, _levels
-    with _lock:
-        if _depth == 0:
-            _filters = warnings.catch_warnings()
-            _filters.__enter__()
-            warnings.simplefilter("ignore")
-            _levels = tuple(logger.level for logger in _LOGGERS)
-            for logger in _LOGGERS:
-                logger.setLevel(_OFF)
-        _depth += 1
-    try:
-        yield
-    finally:
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        global _depth, _filters, _levels
+        with _lock:
+            if _depth == 0:
+                _filters = warnings.catch_warnings()
+                _filters.__enter__()
+                warnings.simplefilter("ignore")
+                _levels = tuple(logger.level for logger in _LOGGERS)
+                for logger in _LOGGERS:
+                    logger.setLevel(_OFF)
+            _depth += 1
+
+    def __exit__(self, *exc: object) -> None:
+        global _depth, _filters
         with _lock:
             _depth -= 1
             if _depth == 0 and _filters is not None:
@@ -51,6 +48,20 @@ def quiet_pydicom() -> Iterator[None]:
                 _filters = None
                 for logger, level in zip(_LOGGERS, _levels, strict=True):
                     logger.setLevel(level)
+
+
+_QUIET: Final = _Quiet()
+
+
+def quiet_pydicom() -> _Quiet:
+    """Silence pydicom, and pynetdicom, while the block runs, in every thread that is inside one.
+
+    Notes
+    -----
+    `warnings.catch_warnings` alone is not thread-safe: two overlapping blocks of a pipeline could
+    restore each other's filters. The first thread in silences, the last one out restores.
+    """
+    return _QUIET
 
 
 @contextmanager

@@ -144,20 +144,25 @@ def inside(slices: FloatArray, *, bordered: bool = False) -> FloatArray:
 
 def insides(slices: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return `inside` of slices of any precision, not bordered and bordered, in float64."""
-    darkest = slices
-    for axis in (1, 2):
-        around = [(INSIDE_RADIUS, INSIDE_RADIUS) if one == axis else (0, 0) for one in range(3)]
-        padded = np.pad(darkest, around, mode="edge")
-        darkest = _running_minimum(padded, 2 * INSIDE_RADIUS + 1, axis)
-    # Beyond the border all is zero: whatever is near it has a neighbour that is no brighter.
-    cut = np.minimum(darkest, 0.0)
-    within = (slice(None), *(slice(INSIDE_RADIUS, -INSIDE_RADIUS) for _ in range(2)))
-    cut[within] = darkest[within]
     level = INSIDE_LEVEL * float(np.percentile(slices, 99))
     gaussian = _Gaussian((slices.shape[1], slices.shape[2]))
-    not_bordered, bordered = (
-        gaussian.soften(np.maximum(one.astype(np.float64) - level, 0.0)) for one in (darkest, cut)
-    )
+    not_bordered, bordered = np.empty(slices.shape), np.empty(slices.shape)
+    # One slice after the other: what fits into a cache takes half the time.
+    for one, weights, cut_weights in zip(slices, not_bordered, bordered, strict=True):
+        darkest = one
+        for axis in (0, 1):
+            around = [(INSIDE_RADIUS, INSIDE_RADIUS) if at == axis else (0, 0) for at in range(2)]
+            padded = np.pad(darkest, around, mode="edge")
+            darkest = _running_minimum(padded, 2 * INSIDE_RADIUS + 1, axis)
+        # Beyond the border all is zero: whatever is near it has a neighbour that is no brighter.
+        cut = np.minimum(darkest, 0.0)
+        within = (slice(INSIDE_RADIUS, -INSIDE_RADIUS),) * 2
+        cut[within] = darkest[within]
+        for found, softened in ((darkest, weights), (cut, cut_weights)):
+            above = found.astype(np.float64)
+            above -= level
+            np.maximum(above, 0.0, out=above)
+            softened[:] = gaussian.soften(above)
     return not_bordered, bordered
 
 
@@ -172,13 +177,13 @@ class _Gaussian:
         self._along_x = along_x[along_x > np.finfo(np.float64).eps]
         self._along_y = along_y[:, None]
 
-    def soften(self, slices: FloatArray) -> FloatArray:
-        """Return slices ``(n, y, x)``, softened."""
-        softened = np.empty(slices.shape)
-        for one, found in zip(slices, softened, strict=True):
-            half = np.fft.rfft(one)[:, : len(self._along_x)] * self._along_x
-            half = np.fft.fft(half, axis=0) * self._along_y
-            found[:] = np.fft.irfft(np.fft.ifft(half, axis=0), n=self._columns)
+    def soften(self, image: FloatArray) -> FloatArray:
+        """Return a slice ``(y, x)``, softened."""
+        half = np.fft.rfft(image)[:, : len(self._along_x)] * self._along_x
+        np.fft.fft(half, axis=0, out=half)
+        half *= self._along_y
+        np.fft.ifft(half, axis=0, out=half)
+        softened: FloatArray = np.fft.irfft(half, n=self._columns)
         return softened
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Final
 
 from kspacesr_rt.pipeline.report import StageTiming
@@ -36,30 +36,25 @@ class StageTimer:
         self.progress_at = time.monotonic()
         """When something last began or ended."""
 
-    @contextmanager
-    def busy(self, stage: str) -> Iterator[None]:
+    def busy(self, stage: str) -> AbstractContextManager[None]:
         """Count the time of the block as spent in a stage."""
-        started, started_cpu = time.perf_counter(), time.thread_time()
-        try:
-            with self.under_way(stage):
-                yield
-        finally:
-            cpu_s = time.thread_time() - started_cpu
-            self.add(stage, time.perf_counter() - started, cpu_s=cpu_s)
+        return _Busy(self, stage)
 
-    @contextmanager
-    def under_way(self, stage: str) -> Iterator[None]:
+    def under_way(self, stage: str) -> AbstractContextManager[None]:
         """Note that the block is in a stage; its time is counted elsewhere."""
-        token = object()
+        return _UnderWay(self, stage)
+
+    def begin(self, block: object, stage: str) -> None:
+        """Note that a block is in a stage."""
+        self.progress_at = now = time.monotonic()
         with self._lock:
-            self.progress_at = time.monotonic()
-            self._under_way[token] = (stage, self.progress_at)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.progress_at = time.monotonic()
-                del self._under_way[token]
+            self._under_way[block] = (stage, now)
+
+    def end(self, block: object) -> None:
+        """Note that a block is over."""
+        self.progress_at = time.monotonic()
+        with self._lock:
+            del self._under_way[block]
 
     def note_progress(self) -> None:
         """Note that something has happened."""
@@ -131,6 +126,36 @@ class StageTimer:
             )
             for stage in STAGES
         ]
+
+
+class _UnderWay:
+    """A block in a stage."""
+
+    __slots__ = ("_stage", "_timer")
+
+    def __init__(self, timer: StageTimer, stage: str) -> None:
+        self._timer, self._stage = timer, stage
+
+    def __enter__(self) -> None:
+        self._timer.begin(self, self._stage)
+
+    def __exit__(self, *exc: object) -> None:
+        self._timer.end(self)
+
+
+class _Busy(_UnderWay):
+    """A block in a stage, whose time counts."""
+
+    __slots__ = ("_started", "_started_cpu")
+
+    def __enter__(self) -> None:
+        self._started, self._started_cpu = time.perf_counter(), time.thread_time()
+        super().__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        cpu_s = time.thread_time() - self._started_cpu
+        self._timer.add(self._stage, time.perf_counter() - self._started, cpu_s=cpu_s)
 
 
 def bottleneck(timings: list[StageTiming]) -> str:

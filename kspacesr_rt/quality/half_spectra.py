@@ -30,7 +30,7 @@ class HalfSpectra:
     """SR, beyond that: rows of the image, transformed along x only, shape
     ``(s*y, s*x // 2 - x // 2)``. A unitary transform along y would not change their energy."""
     lr: _Half
-    """Shape ``(y, x // 2 + 1)``."""
+    """Shape ``(y, x // 2 + 1)``, times `upscale`: the gain of the SR slice's samples."""
     sr_energy: float
     """Sum of the squares of the SR slice."""
     matrix: Matrix
@@ -39,17 +39,21 @@ class HalfSpectra:
     """SR samples per LR sample and axis."""
 
     @classmethod
-    def of(cls, sr: FloatArray, lr: FloatArray) -> Self:
-        """Transform two real slices ``(s*y, s*x)`` and ``(y, x)``, in their own precision."""
+    def of(cls, sr: FloatArray, lr: FloatArray, *, sr_energy: float | None = None) -> Self:
+        """Transform two real slices ``(s*y, s*x)`` and ``(y, x)``, in their own precision.
+
+        `sr_energy` is `row_squares` of the first, if that is known.
+        """
+        upscale = sr.shape[1] // lr.shape[1]
         along_rows = np.fft.rfft(sr, axis=1, norm="ortho")
         n_inner = lr.shape[1] // 2 + 1
         return cls(
             inner=np.fft.fft(along_rows[:, :n_inner], axis=0, norm="ortho"),
             outer=along_rows[:, n_inner:],
-            lr=np.fft.rfft2(lr, norm="ortho"),
-            sr_energy=_row_squares(sr),
+            lr=np.fft.rfft2(lr * lr.dtype.type(upscale), norm="ortho"),
+            sr_energy=row_squares(sr) if sr_energy is None else sr_energy,
             matrix=(lr.shape[0], lr.shape[1]),
-            upscale=sr.shape[1] // lr.shape[1],
+            upscale=upscale,
         )
 
     def measured_residual(self, grid: SampleGrid = "kspace") -> float:
@@ -65,37 +69,45 @@ class HalfSpectra:
         down = origin_ramp(frequency, rows, self.upscale, grid)[:, None].conj()
         across = origin_ramp(kx, columns, self.upscale, grid).conj()
         has_ramp = bool((down != 1.0).any() or (across != 1.0).any())
-        # NumPy divides complex numbers ten times as slowly as it multiplies them.
-        gain, largest_off = self.inner.real.dtype.type(1.0 / self.upscale), 0.0
+        largest_off = 0.0
         # Frequencies from 0 on are the first rows of both, and those below are the last.
         for part in (
             slice(0, inner_rows + 1),
             slice(-inner_rows, None) if inner_rows else slice(0),
         ):
-            kept = self.inner[part, : len(kx)] * gain
+            kept, lr = self.inner[part, : len(kx)], self.lr[part, : len(kx)]
             if has_ramp:
-                kept *= down[part]
+                kept = kept * down[part]
                 kept *= across
-            kept -= self.lr[part, : len(kx)]
-            largest_off = max(largest_off, _largest_square(kept))
+            largest_off = max(largest_off, _largest_square(kept - lr))
         largest = _largest_square(self.lr)
         if largest == 0.0:  # then all that is there is off
-            return math.sqrt(largest_off)
+            return math.sqrt(largest_off) / self.upscale
         return math.sqrt(largest_off / largest)
 
     def added_energy(self) -> AddedEnergy:
         """Return `kspacesr_rt.quality.added_energy.added_energy` of the two slices."""
         rows, columns = self.matrix
-        wide, reach = columns * self.upscale, (rows // 2, columns // 2)
-        outside = _energy_beyond(self.inner, reach, wide)
-        outside += _energy(self.outer, wide, first=reach[1] + 1)
+        wide, (ky, kx) = columns * self.upscale, (rows // 2, columns // 2)
+        # Summed by itself: as the difference of two large sums it would be rounding.
+        outside = _energy(self.inner[ky + 1 : len(self.inner) - ky], wide)
+        outside += _energy(self.outer, wide, first=kx + 1)
         total = self.sr_energy
-        ring = _energy_beyond(self.lr, ((rows - 1) // 4, (columns - 1) // 4), columns)
-        floor = self.upscale**2 * max(ring, RING_FLOOR * _energy(self.lr, columns))
+        ring, measured = self._lr_energies()
+        floor = max(ring, RING_FLOOR * measured)
         return AddedEnergy(
             share=outside / total if total > 0.0 else 0.0,
             ratio=outside / (floor or total) if outside > 0.0 else 0.0,
         )
+
+    def _lr_energies(self) -> tuple[float, float]:
+        """Return the energy of the LR slice's ring and all of it, both times ``upscale ** 2``."""
+        rows, columns = self.matrix
+        ky, kx = (rows - 1) // 4, (columns - 1) // 4
+        inside = [slice(0, ky + 1), slice(max(rows - ky, ky + 1), rows)]
+        ring = _energy(self.lr[ky + 1 : rows - ky], columns)
+        ring += sum(_energy(self.lr[part, kx + 1 :], columns, first=kx + 1) for part in inside)
+        return ring, ring + sum(_energy(self.lr[part, : kx + 1], columns) for part in inside)
 
 
 def _energy(half: _Half, columns: int, first: int = 0) -> float:
@@ -121,24 +133,15 @@ def _squares(values: _Half) -> float:
     return float(np.einsum("ij,ij->i", parts, parts).sum(dtype=np.float64))
 
 
-def _row_squares(image: FloatArray) -> float:
+def row_squares(image: FloatArray) -> float:
     """Return the sum of the squares of an image; as `_squares`."""
     return float(np.einsum("ij,ij->i", image, image).sum(dtype=np.float64))
 
 
 def _largest_square(values: _Half) -> float:
     """Return the largest squared magnitude; a square root of each would cost more than the rest."""
-    return float((values.real**2 + values.imag**2).max(initial=0.0))
-
-
-def _energy_beyond(half: _Half, reach: Matrix, columns: int) -> float:
-    """Return the energy where ``|k|`` exceeds `reach` along an axis.
-
-    Summed by itself: as the difference of two large sums it would be rounding.
-    """
-    ky, kx = reach
-    rows = len(half)
-    found = _energy(half[ky + 1 : rows - ky], columns)
-    for within in (half[: ky + 1], half[max(rows - ky, ky + 1) :]):
-        found += _energy(within[:, kx + 1 :], columns, first=kx + 1)
-    return found
+    if not values.size:
+        return 0.0
+    parts = values.view(values.real.dtype)
+    squares = parts * parts
+    return float((squares[:, ::2] + squares[:, 1::2]).max())

@@ -228,17 +228,26 @@ def tissue_mask(hr: FloatArray) -> npt.NDArray[np.bool_]:
     """
     if hr.ndim < 2 or hr.size == 0:
         raise ShapeError(f"expected at least one slice (..., y, x), found shape {hr.shape}")
-    smooth = np.asarray(hr, dtype=np.float64)
-    radius = len(_MASK_WINDOW) // 2
-    for axis in (-2, -1):
-        along = np.moveaxis(smooth, axis, -1)
-        n = along.shape[-1]
-        padded = np.pad(along, [(0, 0)] * (along.ndim - 1) + [(radius, radius)], "symmetric")
-        shifted = (w * padded[..., i : i + n] for i, w in enumerate(_MASK_WINDOW))
-        smooth = np.moveaxis(sum(shifted, np.zeros_like(along)), -1, axis)
-    level = MASK_LEVEL * np.percentile(smooth, 99.0, axis=(-2, -1), keepdims=True)
-    mask: npt.NDArray[np.bool_] = smooth > level
+    mask = np.empty(hr.shape, np.bool_)
+    for one, found in zip(_slices(hr), _slices(mask), strict=True):
+        smooth = _smoothed(one)
+        np.greater(smooth, MASK_LEVEL * np.percentile(smooth, 99.0), out=found)
     return mask
+
+
+def _smoothed(image: FloatArray) -> npt.NDArray[np.float64]:
+    """Return one slice, softened by `_MASK_WINDOW` along both axes; mirrored beyond its border."""
+    smooth = np.asarray(image, dtype=np.float64)
+    radius = len(_MASK_WINDOW) // 2
+    for axis, n in enumerate(image.shape):
+        around = [(radius, radius) if one == axis else (0, 0) for one in range(2)]
+        padded = np.pad(smooth, around, "symmetric")
+        smooth, shifted = np.zeros(image.shape), np.empty(image.shape)
+        for first, weight in enumerate(_MASK_WINDOW):
+            part = slice(first, first + n)
+            np.multiply(padded[part] if axis == 0 else padded[:, part], weight, out=shifted)
+            smooth += shifted
+    return smooth
 
 
 def _tissue_quality(sr: FloatArray, hr: FloatArray) -> Quality:

@@ -51,7 +51,9 @@ def series_snr(slices: FloatArray) -> float | None:
     """
     if slices.ndim != 3 or min(slices.shape[1:], default=0) < BLOCK:
         return None
-    means, deviations = _squares(slices.astype(np.float64))
+    # One slice after the other: what fits into a cache takes a third of the time.
+    found = [_squares(one[None].astype(np.float64)) for one in slices]
+    means, deviations = (np.concatenate(parts) for parts in zip(*found, strict=True))
     darkest = np.argsort(means, kind="stable")[: max(BLOCK, int(DARKEST * len(means)))]
     first = float(np.median(means[darkest]))
     air = means <= AIR_BELOW * first

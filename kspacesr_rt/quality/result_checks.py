@@ -9,6 +9,7 @@ none is reported without flags, never with invented ones.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import numpy as np
 from kspacesr_rt.errors import ShapeError, SliceFailed
 from kspacesr_rt.kspace import FloatArray, SampleGrid, magnitude_residual, sample_origin, upscaled
 from kspacesr_rt.model.spec import BOUNDED, ModelSpec
-from kspacesr_rt.quality.half_spectra import HalfSpectra
+from kspacesr_rt.quality.half_spectra import HalfSpectra, row_squares
 
 MEASURED_TOLERANCE = 1e-4
 """Largest deviation of a measured k-space sample that rounding explains: fp32 transforms leave
@@ -71,7 +72,13 @@ class SliceFigures:
         )
 
 
-def measure_slice(sr: FloatArray, lr: FloatArray, grid: SampleGrid = "kspace") -> SliceFigures:
+def measure_slice(
+    sr: FloatArray,
+    lr: FloatArray,
+    grid: SampleGrid = "kspace",
+    *,
+    sr_energy: float | None = None,
+) -> SliceFigures:
     """Measure one result against its source.
 
     Parameters
@@ -80,6 +87,8 @@ def measure_slice(sr: FloatArray, lr: FloatArray, grid: SampleGrid = "kspace") -
         Shapes ``(s * y, s * x)`` and ``(y, x)``, same FOV and intensities, finite, not clipped.
     grid
         Where SR samples lie.
+    sr_energy
+        Sum of the squares of `sr`, if that is known.
 
     Raises
     ------
@@ -98,7 +107,7 @@ def measure_slice(sr: FloatArray, lr: FloatArray, grid: SampleGrid = "kspace") -
     upscale = sr.shape[1] // lr.shape[1]
     if upscale < 1 or sr.shape != upscaled((lr.shape[0], lr.shape[1]), upscale):
         raise ShapeError(f"expected one SR and one LR slice, found {sr.shape} and {lr.shape}")
-    spectra = HalfSpectra.of(sr, lr)
+    spectra = HalfSpectra.of(sr, lr, sr_energy=sr_energy)
     before, after = (_mean(one) for one in (lr, sr))
     drift = abs(after - before) / (_mean(np.abs(lr)) or 1.0)
     energy = spectra.added_energy()
@@ -134,10 +143,12 @@ def check_result(sr: FloatArray, lr: FloatArray, spec: ModelSpec) -> SliceFigure
     """
     if spec.output == "magnitude" and -float(lr.min()) > max(float(lr.max()), 0.0):
         raise SliceFailed("bad-rescale", "its values are negative, and the model gives magnitudes")
-    if not np.isfinite(sr).all():
+    energy = row_squares(sr)
+    # Nothing that is summed up is infinite, or NaN, if the sum is neither; squares may overflow.
+    if not math.isfinite(energy) and not np.isfinite(sr).all():
         raise SliceFailed("non-finite", "the result holds NaN or infinity")
     _require_range(sr, lr, spec)
-    figures = measure_slice(sr, lr, spec.sample_grid)
+    figures = measure_slice(sr, lr, spec.sample_grid, sr_energy=energy)
     if not spec.is_own and spec.data_consistency == "none":
         return dataclasses.replace(figures, measured_residual=None)
     residual = figures.measured_residual or 0.0

@@ -12,11 +12,14 @@ import pytest
 import raw_elements
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import dcmread, dcmwrite
+from pydicom import config, dcmread, dcmwrite
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -38,7 +41,7 @@ from kspacesr_rt.dicom import (
     scan_folder,
     to_stored,
 )
-from kspacesr_rt.dicom.carried import Carried, carried, copied
+from kspacesr_rt.dicom.carried import Carried, carried, copied, plain_element_bytes
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.store import encode
 from kspacesr_rt.kspace.resampling import zero_fill
@@ -584,3 +587,64 @@ def test_what_describes_pixels_is_written_as_numbers(vr, kind, mr, tmp_path):
     assert found[(0x00280103,)] == ("US", b"\1\0")
     sr = dcmread(io.BytesIO(content)).pixel_array
     np.testing.assert_array_equal(sr[..., ::2, ::2], stored)
+
+
+PLAIN_TEXT = st.text("ABCZabcz0129 .,:;()[]/+_-", min_size=1, max_size=40)
+
+
+@given(text=PLAIN_TEXT, charset=st.sampled_from(["ISO_IR 100", "ISO_IR 192", "GBK", "ISO_IR 13"]))
+def test_a_plain_text_is_written_as_pydicom_writes_it(text, charset):
+    """What is written without pydicom is told apart by nothing, in any character set."""
+    for vr in ("AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UI"):
+        tag = {"UI": 0x00080018}.get(vr, 0x00104000)
+        with quiet_pydicom(), config.disable_value_validation():
+            element = DataElement(tag, vr, text)
+            expected = DicomBytesIO()
+            expected.is_little_endian, expected.is_implicit_VR = True, False
+            write_data_element(expected, element, charset)
+        assert plain_element_bytes(element) in (None, expected.getvalue())
+    assert plain_element_bytes(DataElement(0x00104000, "LT", "plain")) is not None
+
+
+@given(number=st.integers(0, 0xFFFF))
+def test_an_unsigned_number_is_written_as_pydicom_writes_it(number):
+    """Rows, Columns, bits: each output has a dozen."""
+    element, expected = DataElement(0x00280010, "US", number), DicomBytesIO()
+    expected.is_little_endian, expected.is_implicit_VR = True, False
+    write_data_element(expected, element)
+    assert plain_element_bytes(element) == expected.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("vr", "value"),
+    [
+        *[("LO", "é"), ("LO", "a~"), ("LO", "a\\b"), ("LO", None), ("CS", ["A", "B"]), ("CS", "")],
+        *[("US", [1, 2]), ("US", None), ("DS", "1.5"), ("PN", "A^B"), ("SQ", []), ("OB", b"ab")],
+    ],
+)
+def test_what_is_not_plain_is_left_to_pydicom(vr, value):
+    """Character sets, several values and numbers as texts are not ours to write."""
+    with config.disable_value_validation():
+        assert plain_element_bytes(DataElement(0x00104000, vr, value)) is None
+
+
+def test_elements_are_found_however_they_are_asked_for():
+    """By keyword, tag or number, there or not: the short ways answer as pydicom's data set does."""
+    with quiet_pydicom():
+        ds = carried(dcmread(next(sample_folder().glob("*.dcm"))))
+        plain = Dataset(dict(ds.items()))
+        plain.set_original_encoding(False, True, ds.original_character_set)
+        for keyword in ("Rows", "PixelSpacing", "PatientComments", "ImageType", "NoKeyword"):
+            assert (keyword in ds) == (keyword in plain)
+            assert ds.get(keyword, 7) == plain.get(keyword, 7)
+            assert getattr(ds, keyword, 8) == getattr(plain, keyword, 8)
+        for key in (0x00280010, (0x0028, 0x0010), BaseTag(0x00280010), 0x00280008, "Rows"):
+            assert (key in ds) == (key in plain)
+            assert ds.get_item(key) == ds._dict.get(Tag(key))
+            assert getattr(ds.get(key), "value", ds.get(key)) == getattr(
+                plain.get(key), "value", plain.get(key)
+            )
+    with pytest.raises(AttributeError):
+        _ = ds.PatientComments
+    with pytest.raises(KeyError):
+        _ = ds[0x00104000]

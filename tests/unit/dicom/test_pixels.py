@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from kspacesr_rt.dicom import codecs, read_slice, to_stored
-from kspacesr_rt.dicom.pixels import stored_range
+from kspacesr_rt.dicom.pixels import is_between, limit_padding, real_world_values, stored_range
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
 
@@ -278,3 +278,27 @@ def test_quiet_blocks_may_overlap():
     assert list(warnings.filters) == before
     with pytest.raises(UserWarning, match="shown"):
         warnings.warn("shown", stacklevel=1)
+
+
+@given(
+    stored=st.lists(st.integers(-6, 6), min_size=1, max_size=12),
+    padding=st.integers(-7, 7),
+    slope=st.sampled_from([1.0, -1.0, 0.37, 2.0]),
+    intercept=st.sampled_from([0.0, 3.0, -0.74]),
+)
+def test_padding_that_changes_nothing_is_seen_without_a_look_at_each_sample(
+    stored, padding, slope, intercept
+):
+    """Nor is any padding missed that does: compared to limiting every sample."""
+    found = np.array([stored], np.int16)
+    ds = module(16, signed=True)
+    ds.PixelPaddingValue, ds.RescaleSlope, ds.RescaleIntercept = padding, slope, intercept
+    values = real_world_values(found, ds)
+    expected, mask = values.copy(), is_between(found, padding, padding)
+    signal = values[~mask]
+    expected[mask] = values[mask].clip(signal.min(initial=0.0), signal.max(initial=0.0))
+    changes = not np.array_equal(expected, values)
+    limited = limit_padding(ds, found, values)
+    np.testing.assert_array_equal(values, expected)
+    assert (limited is not None) == changes
+    assert limited is None or np.array_equal(limited, mask)
