@@ -432,6 +432,7 @@ def plain_element_bytes(element: DataElement) -> bytes | None:
     are the same bytes in every character set (PS3.3 C.12.1.1.2), or an unsigned 16-bit number.
     """
     value, padding = element.value, _PLAIN_PADDING.get(str(element.VR))
+    content: bytes
     if padding is not None and type(value) in (str, UID) and _is_plain(value):
         content = value.encode("ascii")
         content += padding * (len(content) % 2)

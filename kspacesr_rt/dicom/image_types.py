@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 _PHASE: Final = frozenset(
@@ -123,6 +124,7 @@ def shows_map(words: Sequence[str], *, multi_frame: bool = False) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
 def _plain(word: str) -> str:
     """Return a word with single blanks where it has other signs: ``T2*`` is ``T2 STAR``."""
     return re.sub(r"[^A-Z0-9]+", " ", word.replace("*", " STAR ")).strip()
@@ -132,6 +134,7 @@ def _names_contrast_alone(flavours: Sequence[str]) -> bool:
     return flavours[:1] != [] and flavours[0] in _CONTRASTS and _KEEPS_CONTRAST.isdisjoint(flavours)
 
 
+@lru_cache(maxsize=256)
 def _names_map(word: str) -> bool:
     return (
         word.endswith("MAP")

@@ -18,6 +18,7 @@ from typing import Final, Literal
 from kspacesr_rt.dicom.derive import carried_digest
 from kspacesr_rt.dicom.enhanced.pixels import FrameReader
 from kspacesr_rt.dicom.failures import as_slice_failure
+from kspacesr_rt.dicom.fast.repeated_skim import RepeatedSkim
 from kspacesr_rt.dicom.fast.skim import skim_header
 from kspacesr_rt.dicom.pixels import pixel_digest
 from kspacesr_rt.dicom.quiet import quiet_pydicom
@@ -128,31 +129,35 @@ def scan_folder(
         raise InputError("the input does not exist", hint="name a folder of DICOM files")
     slices: list[SourceSlice] = []
     left_out: list[LeftOut] = []
-    n_files = 0
-    for n_files, found in enumerate(_walk(root), start=1):
-        if on_progress is not None and n_files % PROGRESS_EVERY == 0:
-            on_progress(n_files)
-        if isinstance(found, LeftOut):
-            left_out.append(found)
-            continue
-        if examine is not None:
-            looked = examine(found)
-        else:
-            looked = examine_file(found, include_derived=include_derived)
-        if isinstance(looked, LeftOut):
-            left_out.append(looked)
-        else:
-            slices.append(looked)
+    n_files, repeated = 0, RepeatedSkim()
+    with quiet_pydicom():  # once for all of them
+        for n_files, found in enumerate(_walk(root), start=1):
+            if on_progress is not None and n_files % PROGRESS_EVERY == 0:
+                on_progress(n_files)
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+                continue
+            if examine is not None:
+                looked = examine(found)
+            else:
+                looked = examine_file(found, include_derived=include_derived, repeated=repeated)
+            if isinstance(looked, LeftOut):
+                left_out.append(looked)
+            else:
+                slices.append(looked)
     if on_progress is not None and n_files % PROGRESS_EVERY:
         on_progress(n_files)
     return sort_into_series(slices, left_out, keep_private=keep_private)
 
 
-def examine_file(path: Path, *, include_derived: bool = False) -> SourceSlice | LeftOut:
-    """Return what a regular file is."""
+def examine_file(
+    path: Path, *, include_derived: bool = False, repeated: RepeatedSkim | None = None
+) -> SourceSlice | LeftOut:
+    """Return what a regular file is; `repeated` knows those that were examined before."""
     try:
         with as_slice_failure(), quiet_pydicom():  # once for both
-            return examine(skim_header(path), path, include_derived=include_derived)
+            header = skim_header(path, None if repeated is None else repeated.read)
+            return examine(header, path, include_derived=include_derived)
     except SliceError as exc:
         return LeftOut.from_error(path, exc)
 

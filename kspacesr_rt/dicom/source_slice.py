@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -197,7 +198,7 @@ def require_pixel_data(header: Header | SkimmedHeader, *, n_frames: int = 1) -> 
     if header.pixel_tag != PIXEL_DATA or header.pixel_bytes == 0:
         raise SliceFailed("truncated", "holds no pixel data")
     syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and not UID(syntax).is_transfer_syntax:
+    if syntax is not None and not _is_transfer_syntax(str(syntax)):
         raise SliceFailed("codec", "its transfer syntax is unknown")
     expected = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
     expected *= n_frames
@@ -245,6 +246,12 @@ def source_slice(
     )
 
 
+@lru_cache(maxsize=64)
+def _is_transfer_syntax(uid: str) -> bool:
+    return bool(UID(uid).is_transfer_syntax)
+
+
+@lru_cache(maxsize=64)
 def _orthonormal(orientation: tuple[float, ...]) -> bool:
     along_columns, along_rows = orientation[:3], orientation[3:]
     products = (

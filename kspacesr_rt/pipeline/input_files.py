@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kspacesr_rt.dicom import Derivation, LeftOut, SourceSlice, examine_file
+from kspacesr_rt.dicom.fast.repeated_skim import RepeatedSkim
 from kspacesr_rt.dicom.source_digest import source_digest
 from kspacesr_rt.errors import BackendUnavailableError, SliceSkipped
 from kspacesr_rt.kspace import Matrix
@@ -18,13 +19,14 @@ from kspacesr_rt.volumes.triage import EXTRA, library_problem
 
 def input_examiner(root: Path, options: InferOptions) -> Callable[[Path], SourceSlice | LeftOut]:
     """Return what says of a regular file below `root` (or of `root`) what it is."""
+    repeated = RepeatedSkim()
 
     def examine(path: Path) -> SourceSlice | LeftOut:
         found = examine_volume(
             path, root, plane=options.plane, include_derived=options.include_derived
         )
         if found is None:
-            return examine_file(path, include_derived=options.include_derived)
+            return examine_file(path, include_derived=options.include_derived, repeated=repeated)
         if isinstance(found, SourceVolume) and (refusal := _refusal(found, options.format)):
             return LeftOut.from_error(path, refusal)
         return found

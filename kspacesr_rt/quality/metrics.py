@@ -229,9 +229,9 @@ def tissue_mask(hr: FloatArray) -> npt.NDArray[np.bool_]:
     if hr.ndim < 2 or hr.size == 0:
         raise ShapeError(f"expected at least one slice (..., y, x), found shape {hr.shape}")
     mask = np.empty(hr.shape, np.bool_)
-    for one, found in zip(_slices(hr), _slices(mask), strict=True):
-        smooth = _smoothed(one)
-        np.greater(smooth, MASK_LEVEL * np.percentile(smooth, 99.0), out=found)
+    for index in np.ndindex(hr.shape[:-2]):
+        smooth = _smoothed(hr[index])
+        mask[index] = smooth > MASK_LEVEL * np.percentile(smooth, 99.0)
     return mask
 
 

@@ -27,6 +27,9 @@ SEQUENCE_VRS: Final = (b"SQ", b"UN")
 
 FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """How a data set without preamble can begin: group 0002 or 0008, little or big endian."""
+_META_BEGINS: Final = b"\x02\0\0\0UL\x04\0"
+OWN_META: Final = frozenset({0x00020000, 0x00020003})
+"""Of File Meta Information, what each file has its own of: its length, and the instance's UID."""
 DEPTH_MAX: Final = 16
 """Sequences in sequences; a dozen is the most that any IOD has."""
 
@@ -157,3 +160,27 @@ def require_sequence(key: int, data: bytes, at: int) -> bool:
     if not is_sequence:
         raise UnusualEncodingError
     return True
+
+
+def shared_meta(content: bytes) -> tuple[int, list[bytes]]:
+    """Return where the data set begins, and the File Meta Information that a series shares.
+
+    Raises
+    ------
+    UnusualEncodingError, struct.error
+        If there is none, or it is odd.
+    """
+    at, shared = 132, list[bytes]()
+    if content[128:132] != b"DICM" or not content.startswith(_META_BEGINS, at):
+        raise UnusualEncodingError
+    while True:
+        key, vr, length = EXPLICIT(content, at)
+        if key & 0xFFFF != 2:
+            return at, shared
+        value, length = explicit_value(content, at + 8, vr, length)
+        end = value + length
+        if end > len(content):
+            raise UnusualEncodingError
+        if tag_of(key) not in OWN_META:
+            shared.append(content[at:end])
+        at = end

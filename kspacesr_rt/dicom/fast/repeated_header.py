@@ -31,6 +31,7 @@ from kspacesr_rt.dicom.carried import (
 from kspacesr_rt.dicom.fast.element_steps import (
     EXPLICIT,
     IMPLICIT,
+    OWN_META,
     SEQUENCE_VRS,
     UNDEFINED_LENGTH,
     VRS,
@@ -39,13 +40,11 @@ from kspacesr_rt.dicom.fast.element_steps import (
     explicit_value,
     looks_explicit,
     require_sequence,
+    shared_meta,
     tag_of,
 )
 from kspacesr_rt.dicom.header import fragments
 
-_META_BEGINS: Final = b"\x02\0\0\0UL\x04\0"
-_OWN_META: Final = frozenset({0x00020000, 0x00020003})
-"""Of File Meta Information, what each file has its own of: its length, and the instance's UID."""
 _FIRST_GROUP, _PIXEL_GROUP = 8, 0x7FE0
 _DECISIVE: Final = frozenset(
     {0x00080005, 0x00280100, 0x00280103, 0x00283002, 0x00281101, 0x00281102, 0x00281103, 0x54000101}
@@ -87,7 +86,7 @@ class RepeatedHeader:
         if syntax not in _SYNTAXES and not syntax.startswith(_CODEC_SYNTAXES):
             raise UnusualEncodingError
         self._implicit = _SYNTAXES.get(syntax, False)
-        at, self._meta = _meta_of(content)
+        at, self._meta = shared_meta(content)
         if self._implicit == looks_explicit(content, at):
             raise UnusualEncodingError
         self._elements: dict[BaseTag, DataElement | RawDataElement] = {}
@@ -109,7 +108,7 @@ class RepeatedHeader:
         self._dataset = shallow(dataset, lambda one: one != PIXEL_DATA)
         self._file_meta = FileMetaDataset()
         for known in dataset.file_meta:
-            if known.tag not in _OWN_META:
+            if known.tag not in OWN_META:
                 self._file_meta.add(known)
         self.values = SharedValues(self._elements.values())
         """What its elements mean, as far as somebody has asked."""
@@ -140,7 +139,7 @@ class RepeatedHeader:
         UnusualEncodingError, struct.error
             If that has to be done.
         """
-        at, meta = _meta_of(content)
+        at, meta = shared_meta(content)
         if meta != self._meta or self._implicit == looks_explicit(content, at):
             raise UnusualEncodingError
         elements = dict(self._elements)
@@ -260,21 +259,3 @@ def _is_value_of(element: RawDataElement, value: bytes) -> bool:
     """Return whether an element has the bytes of a file, but for the padding that it was given."""
     own = element.value or b""
     return own == value or (len(value) % 2 == 1 and own[:-1] == value)
-
-
-def _meta_of(content: bytes) -> tuple[int, list[bytes]]:
-    """Return where the data set begins, and the File Meta Information that a series shares."""
-    at, shared = 132, list[bytes]()
-    if content[128:132] != b"DICM" or not content.startswith(_META_BEGINS, at):
-        raise UnusualEncodingError
-    while True:
-        key, vr, length = EXPLICIT(content, at)
-        if key & 0xFFFF != 2:
-            return at, shared
-        value, length = explicit_value(content, at + 8, vr, length)
-        end = value + length
-        if end > len(content):
-            raise UnusualEncodingError
-        if tag_of(key) not in _OWN_META:
-            shared.append(content[at:end])
-        at = end

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -84,12 +85,22 @@ class SkimmedHeader(PixelFacts):
     """The attributes."""
 
 
-def skim_header(path: Path) -> Header | SkimmedHeader:
+def skim_header(
+    path: Path, read: Callable[[Skim], SkimmedHeader] | None = None
+) -> Header | SkimmedHeader:
     """Read what triage needs of a header.
 
     The file is opened once, asked for its size once, and read once if its header is shorter than
     `WINDOW` and its pixels are in no fragments: on a file share each further call is a round trip.
     An odd file is read again, by pydicom.
+
+    Parameters
+    ----------
+    path
+        The file.
+    read
+        Given the beginning of a file; None: `Skim.header`. See
+        `kspacesr_rt.dicom.fast.repeated_skim`.
 
     Raises
     ------
@@ -99,7 +110,8 @@ def skim_header(path: Path) -> Header | SkimmedHeader:
     try:
         with path.open("rb", buffering=0) as file:
             try:
-                return _Skim(file).header()
+                skim = Skim(file)
+                return skim.header() if read is None else read(skim)
             except (UnusualEncodingError, struct.error):
                 file.seek(0)
                 with io.BufferedReader(file) as buffered:
@@ -109,27 +121,31 @@ def skim_header(path: Path) -> Header | SkimmedHeader:
         raise unreadable(exc) from exc
 
 
-def skim_content(content: bytes) -> Header | SkimmedHeader:
+def skim_content(
+    content: bytes, read: Callable[[Skim], SkimmedHeader] | None = None
+) -> Header | SkimmedHeader:
     """Read of a file that is in memory what `skim_header` reads of one on disk."""
     file = io.BytesIO(content)
     try:
-        return _Skim(file, len(content)).header()
+        skim = Skim(file, len(content))
+        return skim.header() if read is None else read(skim)
     except (UnusualEncodingError, struct.error):
         file.seek(0)
         return parse_header(file)
 
 
-class _Skim:
+class Skim:
     """A window on a file, which moves on where a value or the header is longer."""
 
     def __init__(self, file: BinaryIO | io.FileIO, size: int | None = None) -> None:
+        """Read its beginning; its `size` in bytes is looked up if it is not given."""
         self._file = file
-        self._data = file.read(WINDOW)
+        self._data = self.beginning = file.read(WINDOW)
         self._base = 0
         """Where in the file the window begins."""
         if self._data[128:132] != b"DICM" or _DEFLATED in self._data[:META_BYTES]:
             raise UnusualEncodingError
-        self._size = os.fstat(file.fileno()).st_size if size is None else size
+        self.size = os.fstat(file.fileno()).st_size if size is None else size
 
     def header(self) -> SkimmedHeader:
         """Return the header, or raise `UnusualEncodingError` or `struct.error` for an odd one."""
@@ -146,7 +162,7 @@ class _Skim:
             self._file.seek(here)
             n_bytes, complete = fragments(self._file)
         else:
-            n_bytes, complete = min(length, self._size - here), length <= self._size - here
+            n_bytes, complete = min(length, self.size - here), length <= self.size - here
         return SkimmedHeader(
             dataset=skimmed,
             pixel_tag=_PIXELS[key],
@@ -154,7 +170,7 @@ class _Skim:
             pixel_offset=here,
             encapsulated=length == UNDEFINED_LENGTH,
             complete=complete,
-            non_pixel_bytes=self._size - n_bytes,
+            non_pixel_bytes=self.size - n_bytes,
         )
 
     def _meta(self) -> tuple[dict[str, str], int]:
@@ -234,7 +250,7 @@ class _Skim:
         """Let the window begin at its index `at`, and hold more than it did."""
         before = self._base + len(self._data)
         self._base += at
-        if n_bytes > WINDOW_MAX + WINDOW or self._size < self._base + 12:
+        if n_bytes > WINDOW_MAX + WINDOW or self.size < self._base + 12:
             raise UnusualEncodingError
         self._file.seek(self._base)
         self._data = self._file.read(n_bytes)

@@ -56,6 +56,12 @@ class Skimmed:
         self._values: dict[str, Plain | None] = {}
         self._raw: dict[BaseTag, RawDataElement] = {}
 
+    def copy(self) -> Skimmed:
+        """Return one that says the same, to take elements that another header has else."""
+        twin = Skimmed(self.file_meta, implicit=self.implicit)
+        twin._values, twin._raw = dict(self._values), dict(self._raw)
+        return twin
+
     def take(self, key: int, value: bytes, vr: bytes | None, value_tell: int) -> None:
         """Keep an element if triage could ask for it.
 
@@ -130,3 +136,8 @@ def is_asked_private(key: int) -> bool:
     """Return whether a private element is a creator, or one that triage asks for."""
     element = key >> 16
     return element <= 0xFF or element & 0xFF == TRIAGE_PRIVATE[key & 0xFFFF]
+
+
+def is_kept(key: int) -> bool:
+    """Return whether `Skimmed.take` keeps an element."""
+    return key in KEPT or (key & 0xFFFF in TRIAGE_PRIVATE and is_asked_private(key))

@@ -1,0 +1,170 @@
+"""Skim a header by what it has in common with the one before, and decode what differs.
+
+As `kspacesr_rt.dicom.fast.repeated_header` reads whole headers: where the bytes of elements are
+those of a header that was skimmed from its beginning to its end, so is what they say. Whatever has
+other elements, or is odd in any way, is skimmed from its beginning to its end, too.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from typing import Final
+
+from kspacesr_rt.dicom.fast.element_steps import (
+    EXPLICIT,
+    IMPLICIT,
+    SEQUENCE_VRS,
+    UNDEFINED_LENGTH,
+    UnusualEncodingError,
+    after_sequence,
+    explicit_value,
+    key_of,
+    looks_explicit,
+    require_sequence,
+    shared_meta,
+)
+from kspacesr_rt.dicom.fast.skim import Skim, SkimmedHeader
+from kspacesr_rt.dicom.fast.skimmed import is_kept
+from kspacesr_rt.dicom.header import PIXEL_DATA
+
+ATTEMPTS: Final = 8
+"""Headers in a row that are learned without one between them that fits: what is different every
+time is not worth the comparison."""
+AGAIN: Final = 64
+"""After them, one of so many is."""
+_ODD: Final = (UnusualEncodingError, struct.error, IndexError, ValueError)
+"""What stepping over elements raises where that cannot be done."""
+_PIXELS: Final = key_of(PIXEL_DATA)
+_DECISIVE: Final = frozenset({key_of(0x00080005), key_of(0x00080016)})
+"""Character set and SOP Class: how a file is read hangs on them."""
+
+_Span = tuple[int, bytes | None, int, int, int]
+"""Key, value representation if that is there, where element and value begin, and where it ends."""
+
+
+class RepeatedSkim:
+    """Skims headers that come one after another; for any threads."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._known: _Known | None = None
+        self._n_others = 0
+        """Headers in a row that did not fit."""
+
+    def read(self, skim: Skim) -> SkimmedHeader:
+        """Return what `Skim.header` returns, or raise what it raises."""
+        if self._known is not None:
+            with suppress(_OtherElementsError, *_ODD):
+                found = self._known.header(skim.beginning, skim.size)
+                self._n_others = 0
+                return found
+        found = skim.header()
+        self._n_others += 1
+        if self._n_others <= ATTEMPTS or self._n_others % AGAIN == 0:
+            self._known = None
+            with suppress(_OtherElementsError, *_ODD):
+                self._known = _Known(skim.beginning, found)
+        return found
+
+
+class _OtherElementsError(Exception):
+    """A header has other elements than the one it is compared to."""
+
+
+class _Known:
+    """A header in pieces, and what it says."""
+
+    def __init__(self, data: bytes, header: SkimmedHeader) -> None:
+        self._skimmed = header.dataset
+        self._implicit = header.dataset.implicit
+        at, self._meta = shared_meta(data)
+        self._spans: list[tuple[int, bytes | None, bytes]] = []
+        while (span := _span(data, at, implicit=self._implicit))[0] != _PIXELS:
+            key, vr, start, _, at = span
+            if at > len(data):
+                raise _OtherElementsError
+            self._spans.append((key, vr, data[start:at]))
+        if header.encapsulated or header.pixel_offset != span[3] or span[3] == span[4]:
+            raise _OtherElementsError
+        self._pixel_vr = span[1]
+        self._varying: frozenset[int] = frozenset()
+        self._runs = self._new_runs()
+
+    def _new_runs(self) -> list[tuple[bytes, list[tuple[int, bytes | None, bytes]]]]:
+        """Return the elements joined as far as none between them was seen to vary."""
+        runs: list[tuple[bytes, list[tuple[int, bytes | None, bytes]]]] = []
+        joined = False
+        for key, vr, raw in self._spans:
+            if key not in self._varying and joined:
+                before, elements = runs[-1]
+                runs[-1] = (before + raw, [*elements, (key, vr, raw)])
+            else:
+                runs.append((raw, [(key, vr, raw)]))
+            joined = key not in self._varying
+        return runs
+
+    def header(self, data: bytes, size: int) -> SkimmedHeader:
+        """See `RepeatedSkim.header`; raises `_OtherElementsError` if it does not fit."""
+        at, meta = shared_meta(data)
+        implicit = self._implicit
+        if meta != self._meta or implicit == looks_explicit(data, at):
+            raise _OtherElementsError
+        changed: list[_Span] = []
+        for run, elements in self._runs:
+            if data.startswith(run, at):
+                at += len(run)
+                continue
+            for key, vr, raw in elements:
+                if data.startswith(raw, at):
+                    at += len(raw)
+                    continue
+                if key in _DECISIVE:
+                    raise _OtherElementsError
+                span = _span(data, at, implicit=implicit)
+                if span[:2] != (key, vr) or span[4] > len(data):
+                    raise _OtherElementsError
+                changed.append(span)
+                at = span[4]
+        key, vr, _, value, end = _span(data, at, implicit=implicit)
+        if (key, vr) != (_PIXELS, self._pixel_vr) or value == end:
+            raise _OtherElementsError
+        keys = {span[0] for span in changed}
+        if not keys <= self._varying:
+            self._varying |= keys
+            self._runs = self._new_runs()
+        skimmed = self._skimmed.copy() if changed else self._skimmed
+        for key, vr, _, value_at, after in changed:
+            if is_kept(key):
+                skimmed.take(key, data[value_at:after], vr, value_at)
+        n_bytes = min(end, size) - value
+        return SkimmedHeader(
+            dataset=skimmed,
+            pixel_tag=PIXEL_DATA,
+            pixel_bytes=n_bytes,
+            pixel_offset=value,
+            encapsulated=False,
+            complete=end <= size,
+            non_pixel_bytes=size - n_bytes,
+        )
+
+
+def _span(data: bytes, at: int, *, implicit: bool) -> _Span:
+    """Return what stands at a place; pixel data of undefined length end where they begin."""
+    vr: bytes | None = None
+    if implicit:
+        key, length = IMPLICIT(data, at)
+        value = at + 8
+    else:
+        key, said, length = EXPLICIT(data, at)
+        value, length = explicit_value(data, at + 8, said, length)
+        vr = said
+    if length != UNDEFINED_LENGTH:
+        return key, vr, at, value, value + length
+    if key == _PIXELS:
+        return key, vr, at, value, value
+    if vr is None:
+        require_sequence(key, data, value)
+    elif vr not in SEQUENCE_VRS:
+        raise UnusualEncodingError
+    return key, vr, at, value, after_sequence(data, value, implicit=vr is None)

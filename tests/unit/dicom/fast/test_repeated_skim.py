@@ -1,0 +1,138 @@
+"""A header that is compared to the one before says what it says by itself."""
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from skim_cases import files, judged, pixel_facts
+
+from kspacesr_rt.dicom import scan_folder
+from kspacesr_rt.dicom.fast import repeated_skim
+from kspacesr_rt.dicom.fast.repeated_skim import RepeatedSkim
+from kspacesr_rt.dicom.fast.skim import Skim, SkimmedHeader, skim_content, skim_header
+from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.errors import SliceError
+from kspacesr_rt.sample import sample_folder
+
+SAMPLE = [path.read_bytes() for path in sorted(sample_folder().glob("*.dcm"))]
+
+
+def said(header):
+    """Return all that a skimmed header holds; where in the file a value stood, nobody asks."""
+    dataset = header.dataset
+    raw = {tag: element._replace(value_tell=0) for tag, element in dataset._raw.items()}
+    return pixel_facts(header), dataset._values, raw, dict(dataset.file_meta), dataset.implicit
+
+
+def outcome(content, read=None):
+    try:
+        with quiet_pydicom():
+            header = skim_content(content, read)
+    except SliceError as exc:
+        return exc.reason, str(exc)
+    return said(header) if isinstance(header, SkimmedHeader) else pixel_facts(header)
+
+
+def counting(monkeypatch):
+    """Return a list that grows by one with each header that is skimmed from its beginning."""
+    whole, read = [], Skim.header
+    monkeypatch.setattr(Skim, "header", lambda self: whole.append(self) or read(self))
+    return whole
+
+
+def test_a_series_is_skimmed_once(monkeypatch):
+    """The rest of it is compared; a fast way that is never taken would pass every other test."""
+    expected = [outcome(content) for content in SAMPLE]
+    whole, repeated = counting(monkeypatch), RepeatedSkim()
+    assert [outcome(content, repeated.read) for content in SAMPLE] == expected
+    assert len(whole) == 1
+
+
+def test_files_of_vendors_are_judged_alike(zoo):
+    """In the order of a folder, and each again after each other one of its kind."""
+    repeated = RepeatedSkim()
+    paths = files(zoo)
+    for path in [*paths, *reversed(paths)]:
+        found = judged(lambda one: skim_header(one, repeated.read), path)
+        expected = judged(skim_header, path)
+        assert found[1] == expected[1], path
+        if isinstance(expected[0], SkimmedHeader):
+            assert said(found[0]) == said(expected[0]), path
+
+
+@settings(max_examples=150)
+@given(
+    before=st.sampled_from(SAMPLE[:3]),
+    after=st.sampled_from(SAMPLE[:3]),
+    changes=st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), max_size=3),
+    cut=st.none() | st.integers(0, 9000),
+)
+def test_a_damaged_file_is_judged_by_itself(before, after, changes, cut):
+    """Whatever is known of the one before: bytes that are others, and an end anywhere."""
+    damaged = bytearray(after)
+    for place, byte in changes:
+        damaged[place % len(damaged)] = byte
+    content = bytes(damaged[:cut])
+    repeated = RepeatedSkim()
+    outcome(before, repeated.read)
+    assert outcome(content, repeated.read) == outcome(content)
+    assert outcome(before, repeated.read) == outcome(before)
+
+
+VALUES = {
+    "InstanceNumber": st.integers(0, 10**6),
+    "ImageComments": st.text("abc ", max_size=9),
+    "PixelSpacing": st.lists(st.sampled_from([0.5, 1, 1.25]), min_size=2, max_size=2),
+    "EchoNumbers": st.integers(1, 9) | st.none(),
+    "SpecificCharacterSet": st.sampled_from(["ISO_IR 100", "ISO_IR 192", None]),
+    "ImageType": st.sampled_from([["ORIGINAL", "PRIMARY"], ["DERIVED", "PRIMARY", "MPR"]]),
+    "SOPClassUID": st.sampled_from(["1.2.840.10008.5.1.4.1.1.4", EnhancedMRImageStorage]),
+}
+
+
+@given(
+    files=st.lists(st.fixed_dictionaries({}, optional=VALUES), min_size=2, max_size=4),
+    syntax=st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian]),
+)
+def test_elements_may_come_go_and_change(files, syntax):
+    """Nothing that one file said is said of the next."""
+    repeated = RepeatedSkim()
+    for attributes in files:
+        with quiet_pydicom():
+            ds, written = dcmread(io.BytesIO(SAMPLE[0])), io.BytesIO()
+            for keyword, value in attributes.items():
+                setattr(ds, keyword, value)
+            ds.file_meta.TransferSyntaxUID = syntax
+            ds.save_as(written, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+        content = written.getvalue()
+        assert outcome(content, repeated.read) == outcome(content)
+
+
+def test_what_is_different_every_time_is_compared_no_more(monkeypatch):
+    """Learning a header costs as much as it saves once; it is tried again later."""
+    repeated = RepeatedSkim()
+    contents = []
+    for number in range(repeated_skim.AGAIN + 1):
+        ds, written = dcmread(io.BytesIO(SAMPLE[0])), io.BytesIO()
+        ds.private_block(0x0021, "SOMEBODY", create=True).add_new(number, "LO", "x")
+        ds.save_as(written)
+        contents.append(written.getvalue())
+    learned, known = [], repeated_skim._Known
+    monkeypatch.setattr(repeated_skim, "_Known", lambda *args: learned.append(0) or known(*args))
+    for content in contents:
+        assert outcome(content, repeated.read) == outcome(content)
+    assert len(learned) == repeated_skim.ATTEMPTS + 1
+
+
+@pytest.mark.parametrize("include_derived", [False, True])
+def test_a_scan_finds_what_files_say_by_themselves(zoo, include_derived):
+    """The folder as a whole, and each file alone."""
+    scan = scan_folder(zoo, include_derived=include_derived)
+    found = {item.path: item for series in scan.series for item in series.slices}
+    for path, item in found.items():
+        alone = scan_folder(Path(path), include_derived=include_derived)
+        assert alone.series[0].slices == (item,)
