@@ -61,7 +61,9 @@ def items(dataset: Attributes, keyword: str) -> list[Dataset]:
 def numbers(dataset: Attributes, keyword: str) -> tuple[float, ...]:
     """Return the values of a numeric attribute; empty if it is absent or not numeric."""
     value = value_of(dataset, keyword)
-    values = value if isinstance(value, (MultiValue, list, tuple)) else (value,)
+    if type(value) is float or type(value) is int:
+        return (float(value),)
+    values = value if isinstance(value, (list, tuple, MultiValue)) else (value,)
     try:
         return tuple(float(item) for item in values)
     except (OverflowError, TypeError, ValueError):

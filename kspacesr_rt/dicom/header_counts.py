@@ -17,9 +17,10 @@ HeaderWay = Literal[
     "encoded-differing",
     "encoded-compressed",
 ]
-"""``repeated``: only what differs from another of the series was parsed, or written; ``first``: the
-one that others are compared to; ``proof``: written both ways, and compared; ``differing``: it did
-not fit; ``compressed``: outputs that are compressed are written as a whole."""
+"""``repeated``: only what differs from another of the series, or of the series before, was parsed,
+or written; ``first``: the one that others are compared to; ``proof``: written both ways, and
+compared; ``differing``: it did not fit; ``compressed``: outputs that are compressed are written as
+a whole."""
 WAYS: tuple[HeaderWay, ...] = get_args(HeaderWay)
 
 

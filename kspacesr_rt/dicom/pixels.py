@@ -323,6 +323,15 @@ def is_between(stored: IntArray, first: float, last: float) -> npt.NDArray[np.bo
     return (stored >= max(low, kind.min)) & (stored <= min(high, kind.max))
 
 
+def occurs(stored: IntArray, first: float, last: float | None = None) -> bool:
+    """Return whether any integer lies between two values, or is one of them; see `is_between`."""
+    if last is None or first == last:
+        least, largest = int(stored.min()), int(stored.max())
+        if not least < first < largest:
+            return first in (least, largest)
+    return bool(is_between(stored, first, first if last is None else last).any())
+
+
 def limit_padding(
     dataset: Dataset, stored: IntArray, values: FloatArray
 ) -> npt.NDArray[np.bool_] | None:

@@ -8,6 +8,7 @@ byte, before it is believed, and what does not fit one goes that way.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Iterable, Mapping
@@ -29,11 +30,17 @@ from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.attributes import is_signed, numbers
 from kspacesr_rt.dicom.carried import PIXEL_DATA, Carried, copied, element_bytes, write_elements
 from kspacesr_rt.dicom.compress import native_samples
-from kspacesr_rt.dicom.derive import derive, impose_padding, new_file_meta, require_sr_matrix
+from kspacesr_rt.dicom.derive import (
+    derive,
+    impose_padding,
+    name_series,
+    new_file_meta,
+    require_sr_matrix,
+)
 from kspacesr_rt.dicom.header_counts import HeaderCounts
 from kspacesr_rt.dicom.identity import EQUIPMENT, SET_AT_CREATION, undated
 from kspacesr_rt.dicom.padding import padded_bytes, plainly_padded
-from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, to_stored
+from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, occurs, to_stored
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.source_digest import EXTREMES, PADDING, SourceDigest
@@ -64,6 +71,8 @@ DECISIVE: Final = _tags(
 )
 """What other elements of an output follow from, or what it has in another way than its source: a
 source that has another value of one of these needs a template of its own."""
+SERIES_NAMES: Final = _tags("SeriesInstanceUID", "SeriesNumber", "SeriesDescription")
+"""Of these, what else but the names of a series in its outputs follows."""
 _UID, _POSITION, _CREATED_ON, _CREATED_AT = (
     tag_for_keyword(keyword) or 0
     for keyword in (
@@ -97,12 +106,29 @@ class EncodedSlice:
 class SeriesEncoder:
     """Makes outputs of the slices of one series, whose derivation is the same; for any threads."""
 
-    def __init__(self, derivation: Derivation, counts: HeaderCounts | None = None) -> None:
-        """Begin with nothing; `counts` is told of every header."""
+    def __init__(
+        self,
+        derivation: Derivation,
+        counts: HeaderCounts | None = None,
+        *,
+        earlier: SeriesEncoder | None = None,
+    ) -> None:
+        """Begin with nothing.
+
+        Parameters
+        ----------
+        derivation
+            Of all of them.
+        counts
+            Told of every header.
+        earlier
+            Of another series of the run: what it has proved is tried on this one first.
+        """
         self._derivation, self._counts = derivation, counts or HeaderCounts()
         self._lock = threading.Lock()
         self._template: _Template | None = None
         self._n_templates = 0
+        self._earlier = earlier
 
     def encode(
         self, decoded: DecodedSlice, sr_values: FloatArray, *, whole: bool = False
@@ -143,6 +169,11 @@ class SeriesEncoder:
         self, decoded: DecodedSlice, sr_values: FloatArray, moment: datetime, uid: bytes
     ) -> EncodedSlice:
         """Make an output, and a template of it, or prove the one that is there."""
+        if self._earlier is not None:
+            earlier, self._earlier = self._earlier._latest(), None
+            if earlier is not None and earlier.derivation == self._derivation:
+                self._template = earlier.of_series(decoded.dataset, moment)
+                self._n_templates += self._template is not None
         template = self._template
         if template is not None and template.fits(decoded.dataset, uid):
             found = template.fill(decoded, sr_values, moment, uid)
@@ -155,8 +186,12 @@ class SeriesEncoder:
                 expected.content,
                 expected.source_digest,
             )
-            if not template.proved:  # whatever it is that this series has
-                self._template, self._n_templates = None, N_TEMPLATES
+            if template.proved:
+                return found
+            # Whatever it is that this series has; if it was another's, it has one of its own.
+            self._template = None
+            if not template.adopted:
+                self._n_templates = N_TEMPLATES
             return expected
         self._counts.add("encoded-differing" if self._n_templates else "encoded-first")
         expected = self._reference(decoded, sr_values, moment)
@@ -167,6 +202,13 @@ class SeriesEncoder:
                 decoded.dataset, expected.dataset, self._derivation, moment
             )
         return expected
+
+    def _latest(self) -> _Template | None:
+        """Return the last template of this series, or of one before it."""
+        encoder: SeriesEncoder | None = self
+        while encoder is not None and encoder._template is None:
+            encoder = encoder._earlier
+        return None if encoder is None else encoder._template
 
     def _reference(
         self,
@@ -202,9 +244,10 @@ class _Template:
         character_set: CharacterSet,
         is_there: frozenset[int],
     ) -> None:
-        self.proved = False
-        """Whether an output of it was found to be what `derive` makes."""
-        self._derivation = derivation
+        self.proved = self.adopted = False
+        """Whether an output of it was found to be what `derive` makes, and whether the source that
+        it was made from is of another series."""
+        self.derivation = derivation
         self._source: dict[BaseTag, Element] = {
             tag: source.get_item(tag)
             for tag in source.keys()  # noqa: SIM118 - iterating gives elements
@@ -221,8 +264,9 @@ class _Template:
         ]
         self._matrix = (int(source.Rows), int(source.Columns))
         self._value_vr = "SS" if is_signed(source) else "US"
-        padding = (BaseTag(tag) for tag in sorted(PADDING))
-        self._padding = {tag: self._source[tag] for tag in padding if tag in self._source}
+        self._padded = any(tag in self._source for tag in PADDING)
+        self._padding = numbers(source, "PixelPaddingValue")[:1]
+        self._padding += numbers(source, "PixelPaddingRangeLimit")[:1] if self._padding else ()
         self._syntax = _syntax_of(source)
         self._order = sorted(pieces)
         self._pieces, self._plain = pieces, plain
@@ -274,6 +318,56 @@ class _Template:
             is_there=frozenset(map(int, derived.keys())),
         )
 
+    def of_series(self, source: Dataset, moment: datetime) -> _Template | None:
+        """Return what this would be for the series of another source, still to be proved.
+
+        None where more is different than the series' names, or they cannot be told apart.
+        """
+        elements = dict(source.items())
+        before, after = (
+            str(one.get("SeriesInstanceUID")).encode() for one in (Carried(self._source), source)
+        )
+        if (
+            not self.proved
+            or len(before) != len(after)
+            or elements.keys() != self._source.keys()
+            or _syntax_of(source) != self._syntax
+            or not all(
+                _same(elements[tag], one) for tag, one in self._decisive if tag not in SERIES_NAMES
+            )
+        ):
+            return None
+        twin = copy.copy(self)
+        twin.proved, twin.adopted = False, True
+        twin._decisive = [(tag, elements[tag]) for tag, _ in self._decisive]
+        twin._source = elements
+        named = Carried({tag: elements[tag] for tag in elements if tag in SERIES_NAMES})
+        named.set_original_encoding(False, True, source.original_character_set)
+        name_series(named, source, self.derivation, moment)
+        twin._series_uid = str(named.SeriesInstanceUID)
+        twin._pieces, twin._plain = dict(self._pieces), dict(self._plain)
+        for tag in SERIES_NAMES & self._pieces.keys():
+            twin._pieces[tag], twin._plain[tag] = _pieces_of(
+                named.get_item(BaseTag(tag)), self._character_set
+            )
+        twin._sequences = {
+            tag: _with_uid(element, before, after) for tag, element in self._sequences.items()
+        }
+        twin._references = {}
+        for n_bytes, (known, own) in self._references.items():
+            if before in known or any(pair[0].count(before) > 1 for pair in own.values()):
+                return None
+            twin._references[n_bytes] = (
+                known,
+                {
+                    tag: (piece.replace(before, after), digested.replace(before, after))
+                    for tag, (piece, digested) in own.items()
+                },
+            )
+        for tag in _REFERENCES:
+            twin._pieces[tag] = self._pieces[tag].replace(before, after)
+        return twin
+
     def fits(self, source: Dataset, uid: bytes) -> bool:
         """Return whether what is different of a source has no say in other elements."""
         if uid != self._uid and any(uid in self._pieces[tag] for tag in _REFERENCES):
@@ -296,7 +390,7 @@ class _Template:
         self, decoded: DecodedSlice, sr_values: FloatArray, moment: datetime, uid: bytes
     ) -> EncodedSlice:
         """Make the output of another source that fits, whose SOP Instance UID is `uid`."""
-        source, derivation = decoded.dataset, self._derivation
+        source, derivation = decoded.dataset, self.derivation
         require_sr_matrix(source, sr_values, derivation.upscale)
         stored, padding = self._stored(decoded, sr_values)
         pieces: dict[int, bytes] = dict.fromkeys(PADDING - padding, b"")
@@ -361,16 +455,19 @@ class _Template:
     ) -> tuple[IntArray, frozenset[int]]:
         """Return what is stored, and which of the two padding attributes stay."""
         stored = to_stored(sr_values, decoded.dataset)
-        if not self._padding:
+        if not self._padded:
             return stored, frozenset()
-        stub = Carried(dict(self._padding))
+        there = frozenset(tag for tag in PADDING if tag in self._source)
+        if self._padding and decoded.padding is None:
+            return stored, frozenset() if occurs(stored, *self._padding) else there
+        stub = Carried({BaseTag(tag): self._source[BaseTag(tag)] for tag in sorted(there)})
         stub.set_original_encoding(False, True, decoded.dataset.original_character_set)
-        stored = impose_padding(stored, decoded.padding, stub, self._derivation)
+        stored = impose_padding(stored, decoded.padding, stub, self.derivation)
         return stored, frozenset(map(int, stub.keys()))
 
     def _made(self, source: Dataset, stored: IntArray) -> dict[int, bytes]:
         """Return the pieces that follow from position and pixels."""
-        derivation = self._derivation
+        derivation = self.derivation
         made: dict[int, bytes] = {}
         matrix = self._matrix
         if geometry.moves(matrix, derivation.upscale, derivation.sample_grid):
@@ -408,14 +505,14 @@ class _Template:
         one = Carried({element.tag: element})
         one.set_original_encoding(False, True, self._encodings)
         one = copied(one)
-        drop_source_only(one, keep_private=self._derivation.keep_private)
+        drop_source_only(one, keep_private=self.derivation.keep_private)
         if element.tag not in one:
             return b"", b""
         return _pieces_of(one.get_item(element.tag), self._character_set)
 
     def _drops(self, tag: BaseTag) -> bool:
         """Return whether outputs never have an element of a source."""
-        return dropped_kind(tag, keep_private=self._derivation.keep_private) is not None
+        return dropped_kind(tag, keep_private=self.derivation.keep_private) is not None
 
     def _file_meta(self, uid: str) -> bytes:
         """Return preamble and file meta: of UIDs of one length, all but the UID is the same."""

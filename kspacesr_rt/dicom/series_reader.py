@@ -46,10 +46,21 @@ class LoadedSlice:
 class SeriesReader:
     """Reads the files of one series; for any threads."""
 
-    def __init__(self, counts: HeaderCounts | None = None) -> None:
-        """Begin with nothing; `counts` is told of every header."""
+    def __init__(
+        self, counts: HeaderCounts | None = None, *, earlier: SeriesReader | None = None
+    ) -> None:
+        """Begin with nothing, or with what another series of the run had.
+
+        Parameters
+        ----------
+        counts
+            Told of every header.
+        earlier
+            Of the other series.
+        """
         self._counts = counts or HeaderCounts()
-        self._template: RepeatedHeader | None = None
+        self._template: RepeatedHeader | None = earlier._template if earlier else None
+        self._is_of_another = self._template is not None
         self._n_templates = 0
 
     def load(self, source: SourceSlice) -> LoadedSlice:
@@ -78,10 +89,13 @@ class SeriesReader:
         if template is not None:
             with suppress(UnusualEncodingError, struct.error):
                 found = template.read(content)
+                self._is_of_another = False
                 self._counts.add("read-repeated")
                 return found
         found = parse_slice(io.BytesIO(content))
-        self._counts.add("read-first" if template is None else "read-differing")
+        is_first = template is None or self._is_of_another
+        self._is_of_another = False
+        self._counts.add("read-first" if is_first else "read-differing")
         if self._n_templates < TEMPLATES_MAX:
             self._n_templates += 1
             with suppress(UnusualEncodingError, struct.error):

@@ -121,7 +121,8 @@ def _planned(
         if cropped_to:
             derivation = replace(computation.derivation, cropped_to=cropped_to)
             computation = replace(computation, derivation=derivation)
-        encoder = SeriesEncoder(computation.derivation, run.header_counts)
+        encoder = SeriesEncoder(computation.derivation, run.header_counts, earlier=run.last_encoder)
+        run.last_encoder = encoder
         warnings = _warnings(band, outside, outside_handled)
         for task in group:
             if handled == "skipped":

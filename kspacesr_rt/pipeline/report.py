@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from kspacesr_rt.errors import OutputError, StaleOutputError, failing_the_output
 from kspacesr_rt.model.contracts import NOT_DECLARED
@@ -84,10 +84,17 @@ class SliceRecord:
     warnings: tuple[str, ...] = ()
     """What is unusual about the input."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return its fields, which are plain values: `dataclasses.asdict` copies each."""
+        return {name: getattr(self, name) for name in _SLICE_FIELDS}
+
     def as_line(self) -> str:
         """Name a file that was left out, and say what is wrong with it, for people."""
         parts = (part for part in (self.reason, self.message) if part)
         return f"  {self.outcome} {self.file}: {': '.join(parts)}"
+
+
+_SLICE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(SliceRecord))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -453,7 +460,7 @@ class RunReport:
         """Write the report as JSON."""
         # One slice after the other: as one document, ten thousand took 100 MB on their way.
         head = json.dumps(self.summary(), indent=1).removesuffix("\n}")
-        lines = [json.dumps(dataclasses.asdict(one)).encode() for one in self.slices]
+        lines = [json.dumps(one.to_dict()).encode() for one in self.slices]
         replace_file(
             path,
             b'%s,\n "slices": [\n  %s\n ]\n}\n' % (head.encode(), b",\n  ".join(lines)),

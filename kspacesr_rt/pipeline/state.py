@@ -13,6 +13,8 @@ from kspacesr_rt.dicom.compress import syntax_of
 from kspacesr_rt.dicom.header_counts import HeaderCounts
 from kspacesr_rt.dicom.output_names import parsed_name
 from kspacesr_rt.dicom.output_places import OutputPlaces
+from kspacesr_rt.dicom.series_encoder import SeriesEncoder
+from kspacesr_rt.dicom.series_reader import SeriesReader
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.model.contracts import contract_note, contracts_of
 from kspacesr_rt.model.limits import ModelLimits
@@ -98,6 +100,8 @@ class RunState:
         self.notes = dict.fromkeys(backends.choice.notes)  # in the order they came, each once
         self.timer = StageTimer()
         self.header_counts = HeaderCounts()
+        self.last_encoder: SeriesEncoder | None = None
+        self._last_reader: SeriesReader | None = None
         self.syntax = syntax_of(options.compress)
         self.journal: Journal | None = None
         self.places = self.new_places()
@@ -187,8 +191,11 @@ class RunState:
         if id(series) not in self._surveys:
             with self.timer.busy("survey"):
                 survey = survey_series(
-                    series, keep_private=self.options.keep_private, counts=self.header_counts
+                    series,
+                    keep_private=self.options.keep_private,
+                    reader=SeriesReader(self.header_counts, earlier=self._last_reader),
                 )
+                self._last_reader = survey.reader
                 if self.journal is not None:
                     survey.restore(self.journal.series(series.uid))
                 self._surveys[id(series)] = survey
@@ -317,7 +324,11 @@ class RunState:
         )
         slices = [self.records[ordinal] for ordinal in sorted(self.records)]
         slices += [self.left_out(left) for left in scan.left_out]
-        slices = [replace(one, output=self.output_label(one.output)) for one in slices]
+        labels = (self.output_label(one.output) for one in slices)
+        slices = [
+            one if one.output == label else replace(one, output=label)
+            for one, label in zip(slices, labels, strict=True)
+        ]
         stale = [replace(one, output=self.output_label(one.output)) for one in self.stale]
         return RunReport(
             version=__version__,

@@ -21,7 +21,6 @@ from kspacesr_rt.dicom import (
 )
 from kspacesr_rt.dicom.attributes import acquired_matrix, is_marked_interpolated, term
 from kspacesr_rt.dicom.failures import as_slice_failure
-from kspacesr_rt.dicom.header_counts import HeaderCounts
 from kspacesr_rt.dicom.scanner_interpolation import AcquiredBand, kspace_profile, surveyed_numbers
 from kspacesr_rt.dicom.series_reader import SeriesReader
 from kspacesr_rt.errors import SliceError, SliceFailed
@@ -76,17 +75,18 @@ class Survey:
 
 
 def survey_series(
-    series: Series, *, keep_private: bool = False, counts: HeaderCounts | None = None
+    series: Series, *, keep_private: bool = False, reader: SeriesReader | None = None
 ) -> Survey:
     """Measure the k-space of a series over a few of its slices, and hear its header.
 
-    Slices that cannot be read are passed over: they fail by themselves when their turn comes.
+    `reader` reads them, and is then there for the others. Slices that cannot be read are passed
+    over: they fail by themselves when their turn comes.
     """
     by_matrix: defaultdict[Matrix, list[SourceSlice]] = defaultdict(list)
     for item in series.slices:
         by_matrix[item.matrix].append(item)
     read: Surveyed = {}
-    reader = SeriesReader(counts)
+    reader = reader or SeriesReader()
     bands: dict[Matrix, AcquiredBand] = {}
     snr: dict[Matrix, float | None] = {}
     part = ""

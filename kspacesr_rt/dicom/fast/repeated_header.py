@@ -92,16 +92,19 @@ class RepeatedHeader:
         self._elements: dict[BaseTag, DataElement | RawDataElement] = {}
         self._raw: dict[BaseTag, bytes] = {}
         last = 0
+        # Its own objects: to compare tags that are not the same object takes a call of Python each.
+        tags = {int(tag): tag for tag in dataset.keys()}  # noqa: SIM118 - iterating gives elements
         while (span := self._span(content, at))[0] != PIXEL_DATA:
             tag, start, value, _, at, _ = span
             if tag <= last or at > len(content):
                 raise UnusualEncodingError
             last = tag
-            element = dataset.get_item(tag)
+            own = tags.get(tag, BaseTag(tag))
+            element = dataset.get_item(own)
             if isinstance(element, RawDataElement) and not _is_value_of(element, content[value:at]):
                 raise UnusualEncodingError
-            self._elements[BaseTag(tag)] = element
-            self._raw[BaseTag(tag)] = content[start:at]
+            self._elements[own] = element
+            self._raw[own] = content[start:at]
         if {*self._elements, PIXEL_DATA} != set(dataset.keys()):
             raise UnusualEncodingError
         _, self._signed = self._pixels(content, span), sign_of(dataset)

@@ -22,7 +22,13 @@ from pydicom.uid import (
 )
 
 from kspacesr_rt.dicom import codecs, read_slice, to_stored
-from kspacesr_rt.dicom.pixels import is_between, limit_padding, real_world_values, stored_range
+from kspacesr_rt.dicom.pixels import (
+    is_between,
+    limit_padding,
+    occurs,
+    real_world_values,
+    stored_range,
+)
 from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
 
@@ -302,3 +308,15 @@ def test_padding_that_changes_nothing_is_seen_without_a_look_at_each_sample(
     np.testing.assert_array_equal(values, expected)
     assert (limited is not None) == changes
     assert limited is None or np.array_equal(limited, mask)
+
+
+@given(
+    stored=st.lists(st.integers(-5, 5), min_size=1, max_size=9),
+    first=st.integers(-7, 7) | st.sampled_from([0.5, -2.25]),
+    last=st.none() | st.integers(-7, 7),
+)
+def test_values_occur_if_any_sample_has_them(stored, first, last):
+    """Extremes tell most of it; the rest is looked at."""
+    found = np.array([stored], np.int16)
+    expected = bool(is_between(found, first, first if last is None else last).any())
+    assert occurs(found, first, last) == expected

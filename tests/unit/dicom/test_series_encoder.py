@@ -16,7 +16,7 @@ from kspacesr_rt.dicom import provenance, read_slice, scan_folder
 from kspacesr_rt.dicom.derive import derive
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.series_encoder import SeriesEncoder
+from kspacesr_rt.dicom.series_encoder import SERIES_NAMES, SeriesEncoder, _Template
 from kspacesr_rt.dicom.source_digest import SourceDigest
 from kspacesr_rt.dicom.store import encode
 from kspacesr_rt.sample import sample_folder
@@ -223,6 +223,117 @@ def test_whatever_differs_between_slices_the_output_is_that_of_derive(
         CHANGES[name](dataset, number)
         decoded = as_slice(tmp_path / "in", dataset, number)
         assert encoded(encoder, decoded) == reference(decoded, derivation)
+
+
+def of_series(dataset, number, **attributes):
+    """Return a slice of another series, which differs in `attributes` too."""
+    other = copy.deepcopy(dataset)
+    other.SeriesInstanceUID = f"{str(dataset.SeriesInstanceUID)[:-2]}{number:02}"
+    other.SOPInstanceUID = f"{str(dataset.SOPInstanceUID)[:-4]}{number:02}77"
+    for keyword, value in attributes.items():
+        setattr(other, keyword, value)
+    return other
+
+
+SERIES = {
+    "alike": {},
+    "another number": {"SeriesNumber": "7"},
+    "no number": {"SeriesNumber": None},
+    "another name": {"SeriesDescription": "another name of some length [x]"},
+    "no name": {"SeriesDescription": ""},
+    "another comment": {"ImageComments": "an element more"},
+    "another patient": {"PatientID": "somebody"},
+    "another type": {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]},
+    "another frame": {"FrameOfReferenceUID": "1.2.3"},
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_what_one_series_has_proved_is_tried_on_the_next(first, tmp_path, name):
+    """And what comes of it is what `derive` makes, however they differ."""
+    before, where = SeriesEncoder(DERIVATION), tmp_path / "in"
+    for number in range(11, 14):
+        encoded(before, as_slice(where, another(first, number), number))
+    after = SeriesEncoder(DERIVATION, earlier=before)
+    own = of_series(first, 44, **SERIES[name])
+    for number in range(21, 26):
+        decoded = as_slice(where, another(own, number), number)
+        assert encoded(after, decoded) == reference(decoded)
+    counts = after._counts.to_dict()
+    same_kind = name not in ("another patient", "another type", "another comment")
+    assert counts.get("encoded-first", 0) == (not same_kind)
+    assert counts["encoded-proof"] == 1
+    assert counts["encoded-repeated"] == 3 + same_kind
+
+
+def test_another_run_takes_nothing_over(first, tmp_path):
+    """Another derivation gives other outputs."""
+    before, where = SeriesEncoder(DERIVATION), tmp_path / "in"
+    for number in range(11, 14):
+        encoded(before, as_slice(where, another(first, number), number))
+    derivation = Derivation(
+        upscale=2, backend="b", model="m", weights_sha256=None, tool_version="1"
+    )
+    after = SeriesEncoder(derivation, earlier=before)
+    own = of_series(first, 44)
+    for number in range(21, 24):
+        decoded = as_slice(where, another(own, number), number)
+        assert encoded(after, decoded) == reference(decoded, derivation)
+    assert after._counts.to_dict()["encoded-first"] == 1
+
+
+def test_a_template_that_another_series_disproves_is_its_own_again(first, tmp_path, monkeypatch):
+    """Whatever it was: the second series makes one of its own, and the first keeps what it has."""
+    before, where = SeriesEncoder(DERIVATION), tmp_path / "in"
+    for number in range(11, 14):
+        encoded(before, as_slice(where, another(first, number), number))
+    monkeypatch.setattr(_Template, "of_series", lambda self, *args: unproved(self))
+    after = SeriesEncoder(DERIVATION, earlier=before)
+    own = of_series(first, 44)
+    for number in range(21, 26):
+        decoded = as_slice(where, another(own, number), number)
+        assert encoded(after, decoded) == reference(decoded)
+    decoded = as_slice(where, another(first, 14), 14)
+    assert encoded(before, decoded) == reference(decoded)
+    assert before._counts.to_dict()["encoded-repeated"] == 2
+
+
+def unproved(template):
+    """Return a template as if it had been taken over, with the names of the series before."""
+    twin = copy.copy(template)
+    twin.proved, twin.adopted = False, True
+    twin._decisive = [(tag, one) for tag, one in twin._decisive if tag not in SERIES_NAMES]
+    return twin
+
+
+@given(
+    attributes=st.fixed_dictionaries(
+        {},
+        optional={
+            "SeriesNumber": st.integers(-99999, 99999),
+            "SeriesDescription": st.text("ab [SRx2]", max_size=70),
+            "FrameOfReferenceUID": st.sampled_from(["1.2.3", "1.2.34"]),
+            "ProtocolName": st.text("xyz", max_size=8),
+        },
+    ),
+    tail=st.integers(0, 10**6),
+)
+@settings(
+    max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_any_names_of_a_series_may_differ(first, tmp_path_factory, attributes, tail):
+    """Numbers and names of any length, and UIDs of other lengths."""
+    where = tmp_path_factory.mktemp("series")
+    before = SeriesEncoder(DERIVATION)
+    for number in range(11, 13):
+        encoded(before, as_slice(where, another(first, number), number))
+    with quiet_pydicom():
+        own = of_series(first, 44, **attributes)
+        own.SeriesInstanceUID = f"{str(first.SeriesInstanceUID)[:-6]}{tail}"
+    after = SeriesEncoder(DERIVATION, earlier=before)
+    for number in range(21, 24):
+        decoded = as_slice(where, another(own, number), number)
+        assert encoded(after, decoded) == reference(decoded)
 
 
 @given(data=st.data())

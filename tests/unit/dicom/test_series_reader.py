@@ -92,6 +92,26 @@ def test_a_series_is_compared_to_its_first_file(first, tmp_path, syntax, repeats
     assert loaded.status.st_size == path.stat().st_size
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_series_is_compared_to_the_one_before(first, tmp_path, alike):
+    """Where that does not fit, to its own first file; what is said of a file is the same."""
+    before, after = SeriesReader(), None
+    for number in range(2):
+        reads_alike(before, put(tmp_path / f"{number}", another(first, number)))
+    after = SeriesReader(earlier=before)
+    own = another(first, 3)
+    own.SeriesInstanceUID = "1.2.3.4"
+    if not alike:
+        own.SpecificCharacterSet = "ISO_IR 192"
+    for number in range(2, 5):
+        path = put(tmp_path / f"{number}", another(own, number))
+        assert reads_alike(after, path) == (alike or number > 2)
+    counts = after._counts.to_dict()
+    assert counts.get("read-first", 0) == (not alike)
+    assert "read-differing" not in counts
+    assert reads_alike(before, put(tmp_path / "9", another(first, 9)))
+
+
 CHANGES = {
     "absent": (lambda ds: delattr(ds, "SliceLocation"), True),
     "further": (lambda ds: setattr(ds, "ImageComments", "one"), True),
