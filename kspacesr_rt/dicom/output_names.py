@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pydicom.datadict import tag_for_keyword
@@ -85,16 +86,14 @@ class NameTemplate:
     @property
     def uses(self) -> frozenset[str]:
         """The fields that it has."""
-        return frozenset(found["name"] for found in _FIELD.finditer(f"{self.folder}/{self.file}"))
+        return _fields_in(f"{self.folder}/{self.file}")
 
     def folders(self, fields: Mapping[str, str], series_uid: str) -> tuple[str, ...]:
         """Return the names of a series' folder, best first."""
         if self.by_uid:
             return (series_uid,)
-        return tuple(
-            _formatted(self.folder, {**fields, "short_uid": short_uid(series_uid, n)})
-            for n in SHORT
-        )
+        used = sorted(_fields_in(self.folder) & fields.keys())
+        return _folders(self.folder, tuple((name, fields[name]) for name in used), series_uid)
 
     def files(
         self, fields: Mapping[str, str], uid: str, *, repeated: bool = False
@@ -178,6 +177,19 @@ def _formatted(part: str, fields: Mapping[str, str]) -> str:
         return _padded(value, int(found["digits"] or DIGITS))
 
     return _FIELD.sub(filled, part)
+
+
+@lru_cache(maxsize=64)
+def _fields_in(part: str) -> frozenset[str]:
+    return frozenset(found["name"] for found in _FIELD.finditer(part))
+
+
+@lru_cache(maxsize=64)
+def _folders(part: str, fields: tuple[tuple[str, str], ...], series_uid: str) -> tuple[str, ...]:
+    """Return what `NameTemplate.folders` does; the slices of a series ask for the same."""
+    return tuple(
+        _formatted(part, {**dict(fields), "short_uid": short_uid(series_uid, n)}) for n in SHORT
+    )
 
 
 def _padded(number: str, digits: int) -> str:

@@ -85,13 +85,12 @@ class FileState:
         SliceFailed
             ``changed``: it has.
         """
-        status_alone = dataclasses.replace(self, sha256="", seen_ns=0)
         try:
             now = self.by_status(path.stat())
         except OSError:
-            return status_alone
+            return dataclasses.replace(self, sha256="", seen_ns=0)
         now.require_unchanged(self)
-        return self if now.looks_like(self) else status_alone
+        return self if now.looks_like(self) else dataclasses.replace(self, sha256="", seen_ns=0)
 
     def require_unchanged(self, was: FileState) -> None:
         """Refuse a file that was replaced while it was used; another ctime says nothing of that."""
@@ -131,6 +130,9 @@ class FileState:
         return bool(self.sha256) and changed_ns + RACY_NS < self.seen_ns
 
 
+_STATE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(FileState))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JournalEntry:
     """A finished slice."""
@@ -152,7 +154,7 @@ class JournalEntry:
 
     def as_line(self) -> bytes:
         """Return the line that notes it."""
-        state = dataclasses.asdict(self.state)
+        state = {name: getattr(self.state, name) for name in _STATE_FIELDS}
         digest: dict[str, Any] = {"told": self.source_digest} if self.source_digest else {}
         digest |= {} if self.durable else {"durable": False}
         return checked_line(
@@ -162,14 +164,13 @@ class JournalEntry:
                 "bytes": self.n_bytes,
                 "output_sha256": self.output_sha256,
                 **digest,
-                "record": dataclasses.asdict(self.record),
+                "record": self.record.to_dict(),
             }
         )
 
     @classmethod
     def of_entry(cls, entry: dict[str, Any]) -> Self:
         """Return what a sound line tells; KeyError or TypeError if it is of another kind."""
-        names = [field.name for field in dataclasses.fields(FileState)]
         record = entry["record"]
         digest = entry.get("told", "")
         texts = (entry["source"], entry["output_sha256"], record["output"], digest)
@@ -181,7 +182,7 @@ class JournalEntry:
             raise TypeError("a line of a journal holds values of other kinds")
         return cls(
             source=entry["source"],
-            state=FileState(**{name: entry[name] for name in names}),
+            state=FileState(**{name: entry[name] for name in _STATE_FIELDS}),
             n_bytes=entry["bytes"],
             output_sha256=entry["output_sha256"],
             record=SliceRecord(**_with_tuples(entry["record"])),

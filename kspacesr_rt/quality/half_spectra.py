@@ -90,8 +90,9 @@ class HalfSpectra:
         rows, columns = self.matrix
         wide, (ky, kx) = columns * self.upscale, (rows // 2, columns // 2)
         # Summed by itself: as the difference of two large sums it would be rounding.
-        outside = _energy(self.inner[ky + 1 : len(self.inner) - ky], wide)
-        outside += _energy(self.outer, wide, first=kx + 1)
+        beyond = self.inner[ky + 1 : len(self.inner) - ky]
+        outside = float(_row_energies(beyond, wide).sum())
+        outside += float(_row_energies(self.outer, wide, first=kx + 1).sum())
         total = self.sr_energy
         ring, measured = self._lr_energies()
         floor = max(ring, RING_FLOOR * measured)
@@ -104,37 +105,34 @@ class HalfSpectra:
         """Return the energy of the LR slice's ring and all of it, both times ``upscale ** 2``."""
         rows, columns = self.matrix
         ky, kx = (rows - 1) // 4, (columns - 1) // 4
-        inside = [slice(0, ky + 1), slice(max(rows - ky, ky + 1), rows)]
-        ring = _energy(self.lr[ky + 1 : rows - ky], columns)
-        ring += sum(_energy(self.lr[part, kx + 1 :], columns, first=kx + 1) for part in inside)
-        return ring, ring + sum(_energy(self.lr[part, : kx + 1], columns) for part in inside)
+        within = _row_energies(self.lr[:, : kx + 1], columns)
+        beyond = _row_energies(self.lr[:, kx + 1 :], columns, first=kx + 1)
+        ring = float(within[ky + 1 : rows - ky].sum()) + float(beyond.sum())
+        inside = float(within[: ky + 1].sum()) + float(within[max(rows - ky, ky + 1) :].sum())
+        return ring, ring + inside
 
 
-def _energy(half: _Half, columns: int, first: int = 0) -> float:
-    """Return the energy of some rows of a whole spectrum, given half's columns from `first` on.
+def _row_energies(half: _Half, columns: int, first: int = 0) -> npt.NDArray[np.float64]:
+    """Return the energy of each row of a whole spectrum, given half's columns from `first` on.
 
     Column 0, and the Nyquist line of an even number of image `columns`, mirror themselves; each of
-    the others stands for two.
+    the others stands for two. No BLAS: its threads would contend with the backend's, and
+    `numpy.vdot` here made a whole run on two cores take 1.6 times as long.
     """
     if not half.size:
-        return 0.0
+        return np.zeros(len(half))
+    parts = half.view(half.real.dtype)  # real and imaginary, one after the other
+    found = 2.0 * np.einsum("ij,ij->i", parts, parts).astype(np.float64)
     last = first + half.shape[1] - 1
-    alone = {kx - first for kx in (first, last) if 2 * kx in (0, columns)}
-    return 2.0 * _squares(half) - sum(_squares(half[:, one : one + 1]) for one in alone)
-
-
-def _squares(values: _Half) -> float:
-    """Return the sum of squared magnitudes of some rows, without an array of them, and no BLAS.
-
-    The threads of a BLAS would contend with the backend's: `numpy.vdot` here made a whole run on
-    two cores take 1.6 times as long.
-    """
-    parts = values.view(values.real.dtype)  # real and imaginary, one after the other
-    return float(np.einsum("ij,ij->i", parts, parts).sum(dtype=np.float64))
+    for kx in {first, last}:
+        if 2 * kx in (0, columns):
+            alone = half[:, kx - first].astype(np.complex128)
+            found -= alone.real**2 + alone.imag**2
+    return found
 
 
 def row_squares(image: FloatArray) -> float:
-    """Return the sum of the squares of an image; as `_squares`."""
+    """Return the sum of the squares of an image: of each row in its precision, then in double."""
     return float(np.einsum("ij,ij->i", image, image).sum(dtype=np.float64))
 
 

@@ -226,7 +226,10 @@ def _tissue_drift(sr: FloatArray, lr: FloatArray, upscale: int, grid: SampleGrid
     if before == 0.0:
         return 0.0
     along_rows, along_columns = (_beside(n, upscale, grid) for n in lr.shape)
-    beside = [sr[rows, columns] for rows in along_rows for columns in along_columns]
+    # Copied: what is summed up in steps of two or three takes longer than that.
+    beside = [
+        np.ascontiguousarray(sr[rows, columns]) for rows in along_rows for columns in along_columns
+    ]
     after = np.mean([_row_products(one, weights) for one in beside])
     return float(after) / before - 1.0
 
