@@ -129,7 +129,7 @@ class OutputPlaces:
         return OutputPlace(
             folder=self._root / folder,
             names=lambda uid: template.files(fields, uid, repeated=repeated),
-            given=lambda name: self._known(str(Path(folder) / name)),
+            given=lambda name: self._known(f"{folder}{os.sep}{name}"),
             noted=self._root / noted,
             claimed=lambda path: self._claims.get(path, ""),
             elsewhere=lambda uid: [
@@ -225,16 +225,21 @@ class OutputPlace:
             holds = holds or (_uid_in(path, "SOPInstanceUID") if stands else "")
             if holds == uid:
                 return path
-            given = self._given(name) and not path.stem.endswith((uid, *short_uids(uid)))
-            if path == self._noted or path.stem == uid:  # whatever was put there since
-                holds, given = "", False
-            if not holds and free is None and not given:
+            if free is not None:
+                continue
+            stem = path.stem
+            is_own = path == self._noted or stem == uid  # whatever was put there since
+            if is_own or (not holds and not self._is_given(name, stem, uid)):
                 free = path
         if free is None:
             raise OutputError(
                 "every name that an output could have is another's", hint="use --name uid"
             )
         return free
+
+    def _is_given(self, name: str, stem: str, uid: str) -> bool:
+        """Return whether a name is another output's; one that ends in this one's UID is not."""
+        return self._given(name) and not stem.endswith((uid, *short_uids(uid)))
 
 
 def is_file(path: Path) -> bool:

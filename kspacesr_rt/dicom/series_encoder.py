@@ -37,6 +37,7 @@ from kspacesr_rt.dicom.derive import (
     new_file_meta,
     require_sr_matrix,
 )
+from kspacesr_rt.dicom.fast.repeated_skim import RepeatedSkim
 from kspacesr_rt.dicom.header_counts import HeaderCounts
 from kspacesr_rt.dicom.identity import EQUIPMENT, SET_AT_CREATION, undated
 from kspacesr_rt.dicom.padding import padded_bytes, plainly_padded
@@ -129,6 +130,8 @@ class SeriesEncoder:
         self._template: _Template | None = None
         self._n_templates = 0
         self._earlier = earlier
+        self.headers: RepeatedSkim = RepeatedSkim() if earlier is None else earlier.headers
+        """Reads those of outputs back, by what they have in common."""
 
     def encode(
         self, decoded: DecodedSlice, sr_values: FloatArray, *, whole: bool = False

@@ -25,7 +25,7 @@ from pydicom.uid import UID
 from kspacesr_rt.dicom.carried import shallow, write_elements
 from kspacesr_rt.dicom.compress import compress, native_samples, require_lossless
 from kspacesr_rt.dicom.failures import as_slice_failure
-from kspacesr_rt.dicom.fast.skim import SkimmedHeader, skim_content
+from kspacesr_rt.dicom.fast.skim import Skim, SkimmedHeader, skim_content
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA, Header, parse_header, read_header
 from kspacesr_rt.dicom.output_names import is_free_of_patient_data, is_output_folder, is_output_name
 from kspacesr_rt.dicom.output_source import source_uid_of
@@ -380,6 +380,7 @@ def draft_encoded(
     *,
     uid: str,
     n_pixel_bytes: int,
+    read: Callable[[Skim], SkimmedHeader] = Skim.header,
     timed: Callable[[str], AbstractContextManager[None]] = _untimed,
 ) -> OutputDraft:
     """Write an output that is encoded; see `draft_dataset`.
@@ -392,13 +393,17 @@ def draft_encoded(
         Will be its name, and must not exist; its folder is created.
     uid, n_pixel_bytes
         What is to be found when it is read back: its SOP Instance UID, and its pixels' bytes.
+    read
+        Reads the header then.
     timed
         Called with ``write`` and ``verify``.
     """
     return _draft(
         content,
         path,
-        lambda written: _require_meaning(skim_content, written, uid, n_pixel_bytes),
+        lambda written: _require_meaning(
+            lambda content: skim_content(content, read), written, uid, n_pixel_bytes
+        ),
         timed,
     )
 
@@ -496,6 +501,9 @@ def create_new(path: Path) -> int:
         If that is not possible, or the file exists.
     """
     attempts = 0
+    # The folder is there already for all but the first of a series.
+    with suppress(FileExistsError, FileNotFoundError, NotADirectoryError):
+        return os.open(path, CREATE, 0o666)
     while True:
         attempts += 1
         try:

@@ -143,6 +143,7 @@ class ClassicFile(FileInProgress):
             path,
             uid=encoded.sop_instance_uid,
             n_pixel_bytes=encoded.samples.nbytes + encoded.samples.nbytes % 2,
+            read=self._encoder.headers.read,
             timed=run.timer.busy,
         )
 

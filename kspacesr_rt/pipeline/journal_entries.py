@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Final, Self
 
 from kspacesr_rt.dicom.series_reader import LoadedSlice
 from kspacesr_rt.errors import SliceFailed, failing_the_output
-from kspacesr_rt.pipeline.report import SeriesRecord, SliceRecord
+from kspacesr_rt.pipeline.report import SeriesRecord, SliceRecord, fields_of_slice
 
 LINE_MAX: Final = 1 << 20
 """Bytes of a line, 1 MiB: what is longer is none of ours."""
@@ -164,7 +164,7 @@ class JournalEntry:
                 "bytes": self.n_bytes,
                 "output_sha256": self.output_sha256,
                 **digest,
-                "record": self.record.to_dict(),
+                "record": fields_of_slice(self.record),
             }
         )
 

@@ -84,10 +84,6 @@ class SliceRecord:
     warnings: tuple[str, ...] = ()
     """What is unusual about the input."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return its fields, which are plain values: `dataclasses.asdict` copies each."""
-        return {name: getattr(self, name) for name in _SLICE_FIELDS}
-
     def as_line(self) -> str:
         """Name a file that was left out, and say what is wrong with it, for people."""
         parts = (part for part in (self.reason, self.message) if part)
@@ -95,6 +91,11 @@ class SliceRecord:
 
 
 _SLICE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(SliceRecord))
+
+
+def fields_of_slice(record: SliceRecord) -> dict[str, Any]:
+    """Return the fields of a record, which are plain values: `dataclasses.asdict` copies each."""
+    return {name: getattr(record, name) for name in _SLICE_FIELDS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -460,7 +461,7 @@ class RunReport:
         """Write the report as JSON."""
         # One slice after the other: as one document, ten thousand took 100 MB on their way.
         head = json.dumps(self.summary(), indent=1).removesuffix("\n}")
-        lines = [json.dumps(one.to_dict()).encode() for one in self.slices]
+        lines = [json.dumps(fields_of_slice(one)).encode() for one in self.slices]
         replace_file(
             path,
             b'%s,\n "slices": [\n  %s\n ]\n}\n' % (head.encode(), b",\n  ".join(lines)),

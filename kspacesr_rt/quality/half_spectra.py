@@ -122,7 +122,7 @@ def _row_energies(half: _Half, columns: int, first: int = 0) -> npt.NDArray[np.f
     if not half.size:
         return np.zeros(len(half))
     parts = half.view(half.real.dtype)  # real and imaginary, one after the other
-    found = 2.0 * np.einsum("ij,ij->i", parts, parts).astype(np.float64)
+    found: npt.NDArray[np.float64] = 2.0 * np.einsum("ij,ij->i", parts, parts).astype(np.float64)
     last = first + half.shape[1] - 1
     for kx in {first, last}:
         if 2 * kx in (0, columns):
