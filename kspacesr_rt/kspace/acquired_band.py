@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from kspacesr_rt.kspace import FloatArray, Matrix
+from kspacesr_rt.kspace.percentiles import high_percentile
 
 REFERENCE = 0.4
 """Share of Nyquist that falls are measured from: every series holds signal there."""
@@ -144,7 +145,7 @@ def inside(slices: FloatArray, *, bordered: bool = False) -> FloatArray:
 
 def insides(slices: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return `inside` of slices of any precision, not bordered and bordered, in float64."""
-    level = INSIDE_LEVEL * float(np.percentile(slices, 99))
+    level = INSIDE_LEVEL * high_percentile(slices, 99.0)
     gaussian = _Gaussian((slices.shape[1], slices.shape[2]))
     not_bordered, bordered = np.empty(slices.shape), np.empty(slices.shape)
     # One slice after the other: what fits into a cache takes half the time.

@@ -17,6 +17,7 @@ import numpy as np
 
 from kspacesr_rt.errors import ShapeError, SliceFailed
 from kspacesr_rt.kspace import FloatArray, SampleGrid, magnitude_residual, sample_origin, upscaled
+from kspacesr_rt.kspace.percentiles import high_percentile
 from kspacesr_rt.model.spec import BOUNDED, ModelSpec
 from kspacesr_rt.quality.half_spectra import HalfSpectra, row_squares
 
@@ -31,9 +32,6 @@ HOMOGENEITY_TOLERANCE = 1e-3
 """Of a result's largest value: rounding in narrow types leaves that much."""
 TISSUE_LEVEL = 0.1
 """Tissue is what is brighter than this share of the 99th percentile of the source."""
-
-SAMPLE_STEP = 16
-"""Of so many samples, one is looked at to guess a percentile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,7 +218,7 @@ def _tissue_drift(sr: FloatArray, lr: FloatArray, upscale: int, grid: SampleGrid
     The result is taken where those samples lie: at SR index ``upscale * (k - sample_origin)``, or
     half from each side where that is between two samples.
     """
-    tissue = lr > TISSUE_LEVEL * _percentile(lr, 99.0)
+    tissue = lr > TISSUE_LEVEL * high_percentile(lr, 99.0)
     weights = tissue.astype(lr.dtype)
     before = _row_products(lr, weights)
     if before == 0.0:
@@ -242,24 +240,6 @@ def _mean(image: FloatArray) -> float:
 def _row_products(image: FloatArray, weights: FloatArray) -> float:
     """Return the sum of an image times weights: each row in its own precision, then in double."""
     return float(np.einsum("ij,ij->i", image, weights).sum(dtype=np.float64))
-
-
-def _percentile(values: FloatArray, percent: float) -> float:
-    """Return `numpy.percentile` of a high percentage, from the few values that are as large.
-
-    A sample of them tells what is too small to matter; if it was wrong, all are looked at.
-    """
-    flat = values.ravel()
-    at = (flat.size - 1) * percent / 100.0
-    below = int(at)
-    sample = np.sort(flat[::SAMPLE_STEP])
-    floor = sample[int(len(sample) * (percent - 2.0) / 100.0)]
-    large = np.sort(flat[flat >= floor])
-    if flat.size - large.size > below:
-        large = np.sort(flat)
-    first = flat.size - large.size
-    low, high = large[below - first], large[min(below + 1, flat.size - 1) - first]
-    return float(low + (at - below) * (high - low))
 
 
 def _beside(n: int, upscale: int, grid: SampleGrid) -> list[slice]:
