@@ -92,8 +92,14 @@ class NameTemplate:
         """Return the names of a series' folder, best first."""
         if self.by_uid:
             return (series_uid,)
-        used = sorted(_fields_in(self.folder) & fields.keys())
-        return _folders(self.folder, tuple((name, fields[name]) for name in used), series_uid)
+        return tuple(
+            _formatted(self.folder, {**fields, "short_uid": short_uid(series_uid, n)})
+            for n in SHORT
+        )
+
+    def of_folder(self, fields: Mapping[str, str]) -> tuple[str, ...]:
+        """Return those of the fields that `folders` uses."""
+        return tuple(fields[name] for name in sorted(_fields_in(self.folder) & fields.keys()))
 
     def files(
         self, fields: Mapping[str, str], uid: str, *, repeated: bool = False
@@ -182,14 +188,6 @@ def _formatted(part: str, fields: Mapping[str, str]) -> str:
 @lru_cache(maxsize=64)
 def _fields_in(part: str) -> frozenset[str]:
     return frozenset(found["name"] for found in _FIELD.finditer(part))
-
-
-@lru_cache(maxsize=64)
-def _folders(part: str, fields: tuple[tuple[str, str], ...], series_uid: str) -> tuple[str, ...]:
-    """Return what `NameTemplate.folders` does; the slices of a series ask for the same."""
-    return tuple(
-        _formatted(part, {**dict(fields), "short_uid": short_uid(series_uid, n)}) for n in SHORT
-    )
 
 
 def _padded(number: str, digits: int) -> str:

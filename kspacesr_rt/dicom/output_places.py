@@ -67,6 +67,8 @@ class OutputPlaces:
         self._folders: list[str] | None = None
         """Those that stood when something was first asked for."""
         self._begun_by_uid: set[str] = set()
+        self._named: dict[tuple[NameTemplate, str, tuple[str, ...]], tuple[str, ...]] = {}
+        """Names of folders that were asked for."""
         self._owners: dict[str, str] = {}
         """Series of each folder that was looked into."""
         self._unrecorded: dict[str, dict[str, Path]] = {}
@@ -125,7 +127,10 @@ class OutputPlaces:
             template = self._template_of(series_uid)
             fields = fields_of(source, template, upscale=self._upscale, model=self._model)
             unrecorded = self._unrecorded[series_uid]
-            folder = self._folder(template.folders(fields, series_uid), series_uid)
+            key = (template, series_uid, template.of_folder(fields))
+            if key not in self._named:  # the slices of a series ask for the same
+                self._named[key] = template.folders(fields, series_uid)
+            folder = self._folder(self._named[key], series_uid)
         return OutputPlace(
             folder=self._root / folder,
             names=lambda uid: template.files(fields, uid, repeated=repeated),
