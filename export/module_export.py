@@ -37,6 +37,7 @@ from kspacesr_rt.export.module_gate import GateInput, agreement_at, gate_inputs,
 from kspacesr_rt.export.module_lowering import lower_module
 from kspacesr_rt.export.network_probe import Layout, Probed, probed, require_usable
 from kspacesr_rt.export.own_process import TIME_LIMIT_S, TimeLimitError, in_own_process
+from kspacesr_rt.export.scripted_networks import without_scripts
 from kspacesr_rt.graph.precision import opset_of
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.model.binding import bind
@@ -459,6 +460,7 @@ def _lowered(
                 f"the network's output is not finite on {given.name}",
                 hint="run it in PyTorch on a phantom of that matrix first",
             )
+    module = without_scripts(module)
     proto = lower_module(module, spec=spec, matrix_open=way.matrix_open, batch_open=way.batch_open)
     return _Lowered(proto=proto, results=results)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +16,22 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
+from kspacesr_rt.export import array_functions, ordered_values, real_operators, recurrences
+from kspacesr_rt.export.chosen_samples import without_checks
 from kspacesr_rt.export.open_lengths import open_arithmetic, short_division
-from kspacesr_rt.export.real_operators import OF_OPEN_LENGTH
 from kspacesr_rt.export.source_places import first_line, place_of_error
 
 LONGEST_LIST = 64
 """Numbers of Python that are followed through a trace."""
 EXAMPLE_BATCH = 3
 """Slices of the example: `torch.export` treats 1 as a number of its own."""
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    **real_operators.OF_OPEN_LENGTH,
+    **array_functions.FUNCTIONS,
+    **ordered_values.FUNCTIONS,
+    **recurrences.FUNCTIONS,
+}
+"""Functions of PyTorch, and what stands for them while a network is traced."""
 
 
 @contextmanager
@@ -82,7 +91,9 @@ def exported_graph(module: nn.Module, example: Tensor, axes: dict[int, Any]) -> 
             ).run_decompositions({})
         except Exception as exc:
             raise trace_error(exc) from exc
-        return program.module(check_guards=False)
+        made = program.module(check_guards=False)
+    without_checks(made)
+    return made
 
 
 class _OpenLengths(TorchFunctionMode):
@@ -104,8 +115,9 @@ class _OpenLengths(TorchFunctionMode):
                 self._known[made] = torch.tensor(args[0])
             return made
         given = [one for one in args if isinstance(one, Tensor)]
-        if not given or kwargs or not all(one in self._known for one in given):
-            called: Any = OF_OPEN_LENGTH.get(func, func)
+        known = bool(given) and all(one in self._known for one in given)
+        if kwargs or not known or _holds_length(args):
+            called: Any = FUNCTIONS.get(func, func)
             return called(*args, **kwargs)
         with _disable_current_modes():
             real = func(*(self._known[one] if isinstance(one, Tensor) else one for one in args))
@@ -114,6 +126,13 @@ class _OpenLengths(TorchFunctionMode):
         made = func(*args)
         self._known[made] = real
         return made
+
+
+def _holds_length(values: Any) -> bool:
+    """Say whether a length that is left open is among arguments."""
+    if isinstance(values, list | tuple):
+        return any(map(_holds_length, values))
+    return isinstance(values, torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
 def _plain_numbers(values: Any) -> bool:
@@ -131,6 +150,12 @@ _CONTROL_FLOW = (
 )
 
 
+def _is_ours(exc: Exception) -> bool:
+    """Say whether an error was raised in this package."""
+    frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
+    return bool(frames) and frames[-1].f_globals["__name__"].startswith("kspacesr_rt.")
+
+
 def trace_error(exc: Exception) -> KspaceSRError:
     """Return what kept a network from being traced, in a sentence, with its place in the source."""
     if isinstance(exc, KspaceSRError):
@@ -138,6 +163,8 @@ def trace_error(exc: Exception) -> KspaceSRError:
     place = place_of_error(exc)
     where = f"{place}: " if place else ""
     text = f"{type(exc).__name__}: {exc}"
+    if isinstance(exc, NotImplementedError) and _is_ours(exc):
+        return ExportError(f"{where}{first_line(exc)}", hint="or write it with other operators")
     if any(one in text for one in _CONTROL_FLOW):
         return ExportError(
             f"{where}what the network does there depends on the values of its input",

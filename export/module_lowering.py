@@ -17,7 +17,7 @@ from onnx import helper
 from torch import Tensor, nn
 
 from kspacesr_rt._version import __version__
-from kspacesr_rt.errors import ExporterError, KspaceSRError
+from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
 from kspacesr_rt.export.exporter_graph import cleaned
 from kspacesr_rt.export.module_graph import (
     EXAMPLE_BATCH,
@@ -31,6 +31,7 @@ from kspacesr_rt.export.real_program import RealProgram
 from kspacesr_rt.export.source_places import first_line, place_of
 from kspacesr_rt.graph.bodies import OPSET, function_bodies
 from kspacesr_rt.model.binding import rebind
+from kspacesr_rt.model.graph_buffers import PLAIN
 from kspacesr_rt.model.spec import OP_DOMAIN, ModelSpec
 
 TRACED = (72, 88)
@@ -111,7 +112,28 @@ def _exported(program: nn.Module, example: Tensor, axes: dict[int, Any]) -> onnx
         raise ExporterError("torch.onnx.export returned nothing")
     proto = onnx.ModelProto()
     proto.CopyFrom(made.model_proto)
+    _require_plain(proto, real)
     return proto
+
+
+def _require_plain(proto: onnx.ModelProto, real: torch.export.ExportedProgram) -> None:
+    """Refuse operators whose results have shapes that follow from values, or no bound."""
+    found = next(
+        (node for node in proto.graph.node if not node.domain and node.op_type not in PLAIN), None
+    )
+    if found is None:
+        return
+    facts = {item.key: item.value for item in found.metadata_props}
+    name = re.match(r"%(\w+)", facts.get("pkg.torch.onnx.fx_node", ""))
+    nodes = {node.name: node for node in real.graph.nodes}
+    node = nodes.get(name[1]) if name else None
+    place = f"{place_of(node)}: " if node is not None else ""
+    what = f"{node.target} becomes " if node is not None else ""
+    raise ExportError(
+        f"{place}{what}ONNX's {found.op_type}, whose memory cannot be bounded before it runs",
+        hint="write it without samples whose number follows from values, sequences or random "
+        "numbers: torch.where(mask, a, b) in place of x[mask], torch.cat in place of lists",
+    )
 
 
 def _exporter_error(exc: Exception, real: torch.export.ExportedProgram | None) -> KspaceSRError:

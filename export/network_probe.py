@@ -81,14 +81,7 @@ def require_usable(module: Any) -> None:
             hint="give the network itself; of a class, an instance",
         )
     for name, part in module.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            where = f"its layer '{name}'" if name else "the network"
-            raise ExportError(
-                f"{where} was compiled with torch.jit, and cannot be traced any more",
-                hint="build the network without torch.jit.script or torch.jit.load, and load its "
-                "weights",
-            )
-        if part.training:
+        if getattr(part, "training", False):  # a frozen TorchScript module does not say
             where = f"its layer '{name}'" if name else "the network"
             raise ExportError(
                 f"{where} is in training mode", hint="call module.eval() before exporting it"

@@ -2,7 +2,8 @@
 
 Window transformers count their windows with ``int(n / (h * w / 8 / 8))``: `int` makes a number of
 what should stay open. While a network is traced, its own modules see an `int` that leaves lengths
-open, and a division of lengths that leaves no rest is one of whole numbers.
+open, and a division of lengths that leaves no rest is one of whole numbers. So with `len`, which
+Python holds to a number.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class OpenInt(metaclass=_OpenIntKind):
     """Stands for `int` where a network is traced."""
 
 
+def _open_len(value: Any) -> Any:
+    """Stand for `len` where a network is traced."""
+    return value.shape[0] if isinstance(value, torch.Tensor) else builtins.len(value)
+
+
 @contextmanager
 def short_division() -> Iterator[None]:
     """Let torch divide lengths without trying every rule that sympy has.
@@ -65,9 +71,10 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
         source = sys.modules.get(name)
         if source is None or name.split(".")[0] in ("torch", "builtins", "kspacesr_rt"):
             continue
-        if "int" not in vars(source):
-            vars(source)["int"] = OpenInt
-            changed.append(source)
+        for word, stand_in in (("int", OpenInt), ("len", _open_len)):
+            if word not in vars(source):
+                vars(source)[word] = stand_in
+                changed.append((source, word))
     symbolic: Any = torch.SymInt
     divide = symbolic.__truediv__
 
@@ -83,5 +90,5 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         symbolic.__truediv__ = divide
-        for source in changed:
-            del vars(source)["int"]
+        for source, word in changed:
+            del vars(source)[word]

@@ -17,6 +17,7 @@ from torch.fx.node import map_arg
 
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
 from kspacesr_rt.export import fourier, pair_operators, real_operators
+from kspacesr_rt.export.chosen_samples import chosen, of_chosen, takes_chosen
 from kspacesr_rt.export.complex_pairs import Pair
 from kspacesr_rt.export.source_places import first_line, place_of
 from kspacesr_rt.export.stacked_pairs import Stacked, settled
@@ -140,14 +141,27 @@ class _Run:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return self._higher_order(node)
         name = _name(node)
+        if takes_chosen(node, self.values):
+            return of_chosen(
+                node,
+                name,
+                self.value,
+                lambda name, args, named: self._computed(node, name, args, named),
+            )
+        picked = chosen(node, name, self.value)
+        if picked is not None:
+            return picked
         stacked = Stacked.kept(node, name, self.values)
         if stacked is not None:
             return stacked
         transformed = self.transforms.lowered(node, name)
         if transformed is not None:
             return transformed
-        args = map_arg(node.args, self.value)
-        kwargs = map_arg(node.kwargs, self.value)
+        args, kwargs = map_arg(node.args, self.value), map_arg(node.kwargs, self.value)
+        return self._computed(node, name, args, kwargs)
+
+    def _computed(self, node: fx.Node, name: str, args: Any, kwargs: Any) -> Any:
+        """Compute a node with whatever arguments."""
         handler: Callable[..., Any] | None = None
         if pair_operators.concerns(name, args, kwargs):
             handler = pair_operators.handler(name)

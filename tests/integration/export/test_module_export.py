@@ -2,7 +2,6 @@
 
 import ctypes
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,6 @@ from kspacesr_rt.export.network_factories import network_from
 from kspacesr_rt.model.file import load_model
 
 UP = nn.Upsample(scale_factor=2, mode="bilinear")
-
-
-def compiled(part):
-    with warnings.catch_warnings():  # of torch, that it will go
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.script(part)
 
 
 class OnOurLayers(nn.Module):
@@ -140,7 +133,6 @@ def test_the_file_names_no_place_of_its_maker(exported):
     [
         (3, ExportError, "expected a torch.nn.Module, found int"),
         (nn.Sequential(UP, nn.Dropout()).train(), ExportError, "in training mode"),
-        (nn.Sequential(UP, compiled(nn.ReLU())).eval(), ExportError, "layer '1' was compiled"),
         (ThreeChannels().eval(), ExportError, "takes 3 channels"),
         (TwoResults().eval(), ExportError, "returns a tuple of 2"),
         (NotFinite().eval(), ExportError, "not finite"),
