@@ -724,7 +724,7 @@ def test_an_interruption_ends_the_builder_too(model, tmp_path, monkeypatch):
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         compile_in_subprocess(bind(model, MATRIX), INPUTS, on_progress=interrupt)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300  # of the 600 that the builder would have taken
     with pytest.raises(ProcessLookupError):
         os.kill(int(told.read_text()), 0)
 
