@@ -10,6 +10,7 @@ from node_cases import Running, TargetServer, make_series
 
 from kspacesr_rt.errors import InputError, KspaceSRError, OutputError
 from kspacesr_rt.pipeline import InferOptions
+from kspacesr_rt.runtime.backends import BACKENDS
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.node.peers import (
     ANY_ON_THIS_MACHINE,
@@ -22,6 +23,8 @@ from kspacesr_rt.services.node.service import Node, NodeOptions
 
 ZERO_FILL = InferOptions(backend="zero-fill")
 TARGET = parse_target("PACS@192.0.2.1:104")
+UNUSABLE = [name for name, info in BACKENDS.items() if info.why_not() is not None][:1]
+"""A backend that cannot run here, if there is one."""
 
 
 def has_ipv6() -> bool:
@@ -163,9 +166,9 @@ def test_a_busy_port_leaves_nothing_behind(tmp_path, where, spool):
 @pytest.mark.parametrize(
     "infer",
     [
-        InferOptions(backend="no-such"),
+        *(InferOptions(backend=name) for name in UNUSABLE),
         InferOptions(backend="zero-fill", model="no-such.onnx"),
-        InferOptions(backend="zero-fill", compress="no-such"),
+        InferOptions(backend="zero-fill", model=__file__),
     ],
 )
 def test_what_cannot_compute_leaves_nothing_behind(tmp_path, infer):
@@ -185,7 +188,7 @@ def test_a_spool_that_was_there_stays(tmp_path):
     (spool / "undelivered" / "of a person").mkdir()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(KspaceSRError):
-        run(spool, InferOptions(backend="no-such"))
+        run(spool, InferOptions(backend="zero-fill", model="no-such.onnx"))
     with busy_port() as port, pytest.raises(OutputError):
         run(spool, port=port)
     assert sorted(tmp_path.rglob("*")) == before
