@@ -40,6 +40,13 @@ TYPES: Final[Mapping[Any, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class AlsoWord:
+    """Of an option's annotation: a word that it takes beside what its type says."""
+
+    word: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigFile:
     """A file with options, as far as messages need it."""
@@ -193,6 +200,8 @@ def _checked(
 
 def fits(value: object, kind: Any) -> bool:
     """Return whether a value of TOML is of an annotation's type."""
+    if value in _words(kind):
+        return True
     kind, inner = _bare(kind), get_args(_bare(kind))
     origin = get_origin(kind)
     if origin is list:
@@ -208,6 +217,8 @@ def fits(value: object, kind: Any) -> bool:
 
 def describe(kind: Any) -> str:
     """Say what a value should be."""
+    if words := _words(kind):
+        return " or ".join((describe(_bare(kind)), *(f'"{word}"' for word in words)))
     kind, inner = _bare(kind), get_args(_bare(kind))
     origin = get_origin(kind)
     if origin is list:
@@ -217,6 +228,12 @@ def describe(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(f'"{word}"' for word in inner)
     return TYPES.get(kind, TYPES[str])
+
+
+def _words(kind: Any) -> tuple[str, ...]:
+    """Return the words that an annotation takes beside its type."""
+    own = getattr(kind, "__metadata__", ())
+    return tuple(one.word for one in own if isinstance(one, AlsoWord))
 
 
 def _bare(kind: Any) -> Any:

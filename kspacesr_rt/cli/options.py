@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 import typer
 
-from kspacesr_rt.cli.config_file import read_config
+from kspacesr_rt.cli.config_file import AlsoWord, read_config
 
 if TYPE_CHECKING:
     from kspacesr_rt.pipeline import InferOptions
@@ -162,9 +162,30 @@ Upscale = Annotated[
     ),
 ]
 
+
+def batch_number(value: int | str) -> int:
+    """Take a number of slices, or ``auto``, which is 0 from here on."""
+    if value == "auto":
+        return 0
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise typer.BadParameter(f"'{value}' is no number of slices, and not auto.")
+    return number
+
+
 Batch = Annotated[
     int,
-    typer.Option(min=1, rich_help_panel=SPEED, help="Slices given to the backend at once."),
+    typer.Option(
+        metavar="N|auto",
+        parser=batch_number,
+        rich_help_panel=SPEED,
+        help="Slices given to the backend at once; auto: one on a CPU, on a GPU what is measured "
+        "with the first slice.",
+    ),
+    AlsoWord("auto"),
 ]
 Threads = Annotated[
     int,
@@ -339,7 +360,7 @@ class RunOptions:
             backend=self.backend,
             tier=self.tier,
             upscale=self.upscale,
-            batch=self.batch,
+            batch=self.batch or "auto",
             threads=self.threads,
             streams=self.streams,
             workers=self.workers,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
-from kspacesr_rt.errors import InputError, ParityError
-from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.errors import InputError, KspaceSRError, ParityError
+from kspacesr_rt.kspace import FloatArray, Matrix
+from kspacesr_rt.pipeline.batch_choice import BatchChoice, measured_batch, settled_batch
+from kspacesr_rt.pipeline.batch_size import BatchSize
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.stage_timer import auto_streams
 from kspacesr_rt.runtime.backends import (
@@ -120,6 +122,8 @@ class BackendPool:
     def _use(self, backend: str) -> None:
         self.streams = self._streams_of(backend)
         """Batches that may be computed side by side."""
+        self._on_gpu = backend_info(backend).on_gpu
+        self._measured: BatchChoice | None = None
         self._backend_options = BackendOptions(threads=self._options.threads, streams=self.streams)
 
     def settle(self, matrices: Sequence[Matrix] = ()) -> None:
@@ -202,6 +206,21 @@ class BackendPool:
         backend = self._new(matrix)
         self._open[matrix] = backend.__enter__()
         return backend
+
+    def batch_of(self, asked: BatchSize) -> BatchChoice | None:
+        """Return how many slices are computed at once; None: `measure_batch` has to find out."""
+        return settled_batch(asked, on_gpu=self._on_gpu) or self._measured
+
+    def measure_batch(self, sample: FloatArray) -> None:
+        """Find out with a slice, shape ``(1, ..., y, x)``, how many are best computed at once.
+
+        In the thread that computes: what a GPU holds belongs to it. A slice that cannot be computed
+        says so when its turn comes.
+        """
+        report_step("measuring batches")
+        with suppress(KspaceSRError, MemoryError):
+            rows, columns = sample.shape[-2:]
+            self._measured = measured_batch(self.get((rows, columns)), sample)
 
     def zero_fill(self, matrix: Matrix) -> Backend:
         """Return zero-filling by the model's upscale: for series that the model is not for."""

@@ -65,7 +65,7 @@ class MultiFrameFile(FileInProgress):
         if self._writer is None:
             self._open()
         with self.run.timer.busy("decode"):
-            frames = list(islice(self._frames, self.run.options.batch))
+            frames = list(islice(self._frames, self.run.batch_at(self.matrix)))
             self._n_read += len(frames)
             if self._n_read == self.n_slices:
                 next(self._frames, None)  # fails if there are more than were announced

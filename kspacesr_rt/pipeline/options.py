@@ -17,6 +17,7 @@ from kspacesr_rt.dicom.scanner_interpolation import OnInterpolated
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.model.limits import OnOutside
 from kspacesr_rt.model.spec import Tier
+from kspacesr_rt.pipeline.batch_size import AUTO, BatchSize
 from kspacesr_rt.runtime.selection import require_named
 from kspacesr_rt.system.durability import Durability
 from kspacesr_rt.volumes.source_volume import Plane
@@ -38,6 +39,8 @@ _LEAST: Final = {"upscale": 1, "batch": 1, "threads": 0, "streams": 0, "workers"
 """Fields that are whole numbers, and the least of each."""
 _MOST: Final = {"upscale": 16}
 """What a specification may state at most, too."""
+_OR_ELSE: Final = {"batch": AUTO}
+"""Words that may stand for a number."""
 _SWITCHES: Final = (
     "preview",
     "include_derived",
@@ -72,8 +75,9 @@ class InferOptions:
     """Path or shipped name; None takes the shipped model of `upscale`."""
     upscale: int | None = None
     """Wanted SR / LR; None means the model's, or 2."""
-    batch: int = 1
-    """Slices (or frames of one multi-frame file) given to the backend at once."""
+    batch: BatchSize = 1
+    """Slices (or frames of one multi-frame file) given to the backend at once; ``auto``: as many as
+    `kspacesr_rt.pipeline.batch_choice` finds, one on a CPU."""
     tier: Tier = "exact"
     """How far results may be from fp32: ``exact`` computes in fp32; ``fast`` and ``max`` take the
     fastest backend and precision whose gate, run on this machine, keeps that tier."""
@@ -168,7 +172,10 @@ class InferOptions:
 
     def _take_whole_number(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if name == "upscale" and value is None:
+        word = _OR_ELSE.get(name, "")
+        if (name == "upscale" and value is None) or (
+            isinstance(value, str) and value == word != ""
+        ):
             return
         try:
             number = operator.index(value)  # NumPy's too
@@ -177,6 +184,7 @@ class InferOptions:
         most = _MOST.get(name)
         if number < least or isinstance(value, bool) or number > (number if most is None else most):
             bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+            bounds += f", or {word}" if word else ""
             raise InputError(f"{name} is a whole number {bounds}, not {value!r}")
         object.__setattr__(self, name, number)
 

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 from kspacesr_rt.errors import OutputError, StaleOutputError, failing_the_output
 from kspacesr_rt.model.contracts import NOT_DECLARED
+from kspacesr_rt.pipeline.batch_size import AUTO, batch_text
 from kspacesr_rt.system.file_labels import is_digest
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.wording import counted
@@ -231,6 +232,9 @@ class RunReport:
     """What the model's CNN computed in."""
     backend_choice: dict[str, Any] = field(default_factory=dict)
     """What was asked for, why this backend ran, and why those before it did not."""
+    batch_choice: dict[str, Any] = field(default_factory=dict)
+    """How many slices were given to the backend at once: what was asked for, what was taken, why,
+    and what was measured; empty if that was never settled, or by each process of a cluster."""
     backend_text: str = ""
     """The same in words; a line for the choice, then one for each backend passed over."""
     series_warnings: tuple[SeriesWarning, ...] = ()
@@ -402,6 +406,8 @@ class RunReport:
         elif self.backend_choice.get("asked", self.backend) != self.backend:
             short = f"backend {self.backend}, chosen by auto (-v says why)"
             lines.append(self.backend_text if verbose else short)
+        if self.batch_choice.get("asked") == AUTO:
+            lines.append(batch_text(self.batch_choice, verbose=verbose))
         if present and done:
             lines.append(f"{counted(present, 'slice')} already there")
         left_out: dict[str, list[str]] = {word: [] for word in ("failed", "skipped")}

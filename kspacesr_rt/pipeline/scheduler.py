@@ -50,11 +50,10 @@ class Scheduler:
 
     def __init__(self, run: RunState, *, workers: int) -> None:
         """Start `workers` threads beside the caller's."""
-        self._run, self._batch = run, run.options.batch
+        self._run = run
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kspacesr-rt")
         self._backend = BatchRunner(run)
-        self._ahead = 2 * self._batch + workers
-        """Slices that are read ahead, that are gathered, and results that wait to be written."""
+        self._workers = workers
         self._begun: set[FileInProgress] = set()
         """Files that are read or written, and not settled."""
         self._to_read: deque[FileInProgress] = deque()
@@ -66,6 +65,15 @@ class Scheduler:
         self._commit = GroupCommit(run)
         self._committing: deque[tuple[FileInProgress, Future[JournalEntry]]] = deque()
         """Files whose output is written, and not yet durable and noted."""
+
+    @property
+    def _ahead(self) -> int:
+        """Slices that are read ahead, that are gathered, and results that wait to be written."""
+        choice = self._run.batch
+        return 2 * (choice.batch if choice else 1) + self._workers
+
+    def _batch_of(self, file: FileInProgress) -> int:
+        return self._run.batch_at(file.matrix)
 
     def process(self, series: Sequence[Series]) -> None:
         """Process series in their order; what became of each file is in the run's records.
@@ -114,10 +122,10 @@ class Scheduler:
 
     def _read_ahead(self, files: Iterator[FileInProgress]) -> bool:
         """Let workers read what comes next; return whether there is anything."""
-        n_slices = sum(min(self._batch, file.n_slices) for file in self._to_read)
+        n_slices = sum(min(self._batch_of(file), file.n_slices) for file in self._to_read)
         while n_slices < self._ahead and (file := next(files, None)) is not None:
             self._to_read.append(file)
-            n_slices += min(self._batch, file.n_slices)
+            n_slices += min(self._batch_of(file), file.n_slices)
         for file in self._to_read:
             if file not in self._reading and self._may_begin(file):
                 self._read(file)
@@ -151,6 +159,9 @@ class Scheduler:
             self._to_read.popleft()
         else:
             self._read(file)
+        if self._run.batch is None and not file.computation.zero_filled:
+            with self._run.timer.busy("bind"):
+                self._run.backends.measure_batch(slices[0].values[None, None])
         if file.shares_batches:
             self._gather(file, slices)
         elif not file.settled:
@@ -160,7 +171,7 @@ class Scheduler:
         """Let slices wait for others of their kind, until a batch is full or too many wait."""
         gathered = self._gathered.setdefault(_kind(file), [])
         gathered += [(file, one) for one in slices]
-        if len(gathered) == self._batch:
+        if len(gathered) >= self._batch_of(file):
             self._compute(_kind(file), self._gathered.pop(_kind(file)))
         elif sum(map(len, self._gathered.values())) > self._ahead:
             longest = next(iter(self._gathered))  # the kind that waits longest

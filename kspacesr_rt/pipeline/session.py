@@ -289,10 +289,11 @@ class Session:
         if self.spec.input == "image":
             self._require_magnitudes(flat)
         self._backends.settle()
-        batch, streams = self.options.batch, self._backends.streams
-        batches = [flat[start : start + batch] for start in range(0, len(flat), batch)]
+        streams = self._backends.streams
         quiet = np.errstate(over="ignore", invalid="ignore")  # an error below, with a hint
         with self._used(), limited_to(self.options.limits), quiet:
+            batch = self._batch_of(flat)
+            batches = [flat[start : start + batch] for start in range(0, len(flat), batch)]
             run = with_contracts(self._backends.get((rows, columns)).run, self.spec)
             if streams == 1:  # in this thread: see the class
                 results = list(map(run, batches))
@@ -307,6 +308,14 @@ class Session:
             )
         made: FloatArray = given.results(results)
         return made
+
+    def _batch_of(self, slices: FloatArray) -> int:
+        """Return how many of these slices are computed at once."""
+        asked, matrix = self.options.batch, (slices.shape[-2], slices.shape[-1])
+        if self._backends.batch_of(asked) is None and len(slices):
+            self._backends.measure_batch(slices[:1])
+        choice = self._backends.batch_of(asked)
+        return 1 if choice is None else choice.at(matrix)
 
     def _require_magnitudes(self, slices: FloatArray) -> None:
         """Refuse, or warn of, negative values; baselines are linear and take them."""

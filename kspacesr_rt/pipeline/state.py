@@ -16,10 +16,12 @@ from kspacesr_rt.dicom.output_places import OutputPlaces
 from kspacesr_rt.dicom.series_encoder import SeriesEncoder
 from kspacesr_rt.dicom.series_reader import SeriesReader
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
+from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.contracts import contract_note, contracts_of
 from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, ModelSpec
 from kspacesr_rt.pipeline.backend_pool import BackendPool
+from kspacesr_rt.pipeline.batch_choice import BatchChoice
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
 from kspacesr_rt.pipeline.output_folder import Journal
 from kspacesr_rt.pipeline.previews import Previews
@@ -156,6 +158,16 @@ class RunState:
             "keep_private": options.keep_private,
             "compress": options.compress,
         }
+
+    @property
+    def batch(self) -> BatchChoice | None:
+        """How many slices are given to the backend at once; None: that is not measured yet."""
+        return self.backends.batch_of(self.options.batch)
+
+    def batch_at(self, matrix: Matrix) -> int:
+        """Return the slices of a batch of a LR matrix."""
+        batch = self.batch
+        return 1 if batch is None else batch.at(matrix)
 
     def computation(self, zero_filled_for: Sequence[str] = ()) -> Computation:
         """Return what computes a series.
@@ -315,7 +327,7 @@ class RunState:
         self, scan: Scan, wall_s: float, *, workers: int, computing: int = 1, ended_with: int | None
     ) -> RunReport:
         """Return what was done so far; `ended_with`: the exit code of a run that was cut short."""
-        spec, choice = self.backends.spec, self.backends.choice
+        spec, choice, batch = self.backends.spec, self.backends.choice, self.batch
         timings = self.timer.timings(
             wall_s,
             workers=workers,
@@ -335,6 +347,7 @@ class RunState:
             backend=choice.backend,
             backend_choice=choice.to_dict(),
             backend_text=choice.as_text(verbose=True),
+            batch_choice=batch.to_dict() if batch else {},
             series_warnings=tuple(_series_warnings(scan, slices)),
             backend_notes=tuple(self.notes),
             model=spec.name,

@@ -78,7 +78,7 @@ class VolumeFile(FileInProgress):
                 self._open()
         with self.run.timer.busy("decode"):
             slices: list[DecodedSlice] = []
-            for _ in range(min(self.run.options.batch, self.n_slices - self._n_read)):
+            for _ in range(min(self.run.batch_at(self.matrix), self.n_slices - self._n_read)):
                 with naming_the_slice(self._n_read + 1):
                     slices += islice(self._slices, 1)
                 self._n_read += 1

@@ -18,7 +18,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from types import UnionType
+from typing import Any, Final, get_args
 
 from kspacesr_rt.dicom.limits import parsed_limits
 from kspacesr_rt.dicom.output_names import UID_NAME
@@ -35,12 +36,12 @@ WORK: Final = ".kspacesr-rt"
 """Folder in the output where `infer` works; gone at the end, so that mercure sees whole files."""
 NOTIFICATION: Final = "__mercure_notification"
 PARTIAL: Final = ("fail", "deliver")
-SETTINGS: Final[Mapping[str, type]] = {
+SETTINGS: Final[Mapping[str, type | UnionType]] = {
     "model": str,
     "backend": str,
     "tier": str,
     "upscale": int,
-    "batch": int,
+    "batch": int | str,
     "threads": int,
     "streams": int,
     "workers": int,
@@ -198,4 +199,8 @@ def _require_known(name: str, value: object) -> None:
         raise InputError(f"unknown setting '{name}' in {TASK}", hint=f"known are {listed}")
     kind = SETTINGS[name]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"setting '{name}' in {TASK} is not of type {kind.__name__}")
+        raise InputError(f"setting '{name}' in {TASK} is not of type {_name_of(kind)}")
+
+
+def _name_of(kind: type | UnionType) -> str:
+    return " or ".join(one.__name__ for one in get_args(kind) or (kind,))

@@ -470,9 +470,9 @@ def test_a_wrong_value_is_told_with_the_place_it_came_from(run, monkeypatch, tmp
         ("[watch]\nsettel = 3", "run.toml, line 2: 'watch' has no option 'settel'"),
         ("[bench.gate]\nbach = 3", "run.toml, line 2: 'gate' has no option 'bach'"),
         ("[cache]\nmax-mb = 3", "run.toml, line 2: 'cache' has no option 'max-mb'"),
-        ("batch = '3'", "run.toml, line 1: 'batch' takes a whole number, not \"3\""),
-        ("batch = true", "run.toml, line 1: 'batch' takes a whole number, not true"),
-        ("batch = 1.5", "run.toml, line 1: 'batch' takes a whole number, not 1.5"),
+        ("batch = '3'", 'run.toml, line 1: \'batch\' takes a whole number or "auto", not "3"'),
+        ("batch = true", "run.toml, line 1: 'batch' takes a whole number or \"auto\", not true"),
+        ("batch = 1.5", "run.toml, line 1: 'batch' takes a whole number or \"auto\", not 1.5"),
         ("strict = 1", "run.toml, line 1: 'strict' takes true or false, not 1"),
         ("[watch]\nsettle = '9'", "run.toml, line 2: 'settle' takes a number, not \"9\""),
         ("stale = 1", '\'stale\' takes "refuse" or "keep" or "replace", not 1'),
@@ -561,3 +561,25 @@ def test_help_is_in_words_of_a_command_line(path):
     assert "Usage:" in text
     assert not re.search(r"^│[ *]*--.*list\[", text, re.MULTILINE)
     assert not re.search(r"[{[][a-z_]+[}\]]\.*\s*$", text.split("Usage:")[1].splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "batch"), [("auto", "auto"), ("3", 3), ("0", None), ("-1", None), ("many", None)]
+)
+def test_a_batch_is_a_number_or_auto(run, tmp_path, monkeypatch, text, batch):
+    """On the command line, in the environment and in a file."""
+    seen = []
+    monkeypatch.setattr(
+        "kspacesr_rt.pipeline.infer",
+        lambda source, out, options, **more: seen.append(options) or 1 / 0,
+    )
+    config = tmp_path / "run.toml"
+    config.write_text(f"batch = {text if text.lstrip('-').isdigit() else repr(text)}\n")
+    words = ("infer", tmp_path, tmp_path / "o")
+    codes = [run(*words, "--batch", text).exit_code, run(*words, "--config", config).exit_code]
+    monkeypatch.setenv("KSPACESR_RT_BATCH", text)
+    codes.append(run(*words).exit_code)
+    if batch is None:
+        assert (codes, seen) == ([2] * 3, [])
+    else:
+        assert [one.batch for one in seen] == [batch] * 3
