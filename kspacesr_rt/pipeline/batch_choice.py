@@ -2,7 +2,8 @@
 
 A GPU has a cost a call, which larger batches share out, until it is busy. How large that is depends
 on model, matrix, card and runtime, so it is measured with the first slice that comes. A CPU has
-streams for that: see `ON_CPU`.
+streams for that: in batches of 2 to 8, x2-fast takes 0.99 to 1.00 of the processor time of slices
+one by one on ``ort-cpu``, and 0.97 to 0.99 on ``openvino`` (256 x 256, two cores, medians of five).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ GAIN: Final = 1.05
 CALLS: Final = 3
 """Timed calls of each size, after one that is not timed."""
 ON_CPU: Final = (
-    "on a CPU slices are computed one by one, as many side by side as there are streams: larger "
-    "batches take longer to fill, and are no faster"
+    "on a CPU a slice takes as much processor time alone as in a batch, which takes longer to "
+    "fill: streams share out the cores"
 )
 
 
