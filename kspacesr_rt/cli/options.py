@@ -169,10 +169,10 @@ def batch_number(value: int | str) -> int:
         return 0
     try:
         number = int(value)
-    except ValueError:
-        number = 0
+    except ValueError as exc:
+        raise typer.BadParameter(f"'{value}' is not a whole number, or auto.") from exc
     if number < 1:
-        raise typer.BadParameter(f"'{value}' is no number of slices, and not auto.")
+        raise typer.BadParameter(f"{number} is not at least 1.")
     return number
 
 

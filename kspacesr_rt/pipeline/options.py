@@ -172,10 +172,8 @@ class InferOptions:
 
     def _take_whole_number(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        word = _OR_ELSE.get(name, "")
-        if (name == "upscale" and value is None) or (
-            isinstance(value, str) and value == word != ""
-        ):
+        word = _OR_ELSE.get(name)
+        if (name == "upscale" and value is None) or (isinstance(value, str) and value == word):
             return
         try:
             number = operator.index(value)  # NumPy's too

@@ -19,9 +19,12 @@ def refused(*words, **variables):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--batch", "abc"), "'--batch': 'abc' is not a whole number."),
+        (("--workers", "abc"), "'--workers': 'abc' is not a whole number."),
+        (("--workers", "-1"), "'--workers': -1 is not at least 0."),
+        (("--workers", "1.5"), "'--workers': '1.5' is not a whole number."),
+        (("--batch", "abc"), "'--batch': 'abc' is not a whole number, or auto."),
         (("--batch", "0"), "'--batch': 0 is not at least 1."),
-        (("--batch", "1.5"), "'--batch': '1.5' is not a whole number."),
+        (("--batch", "1.5"), "'--batch': '1.5' is not a whole number, or auto."),
         (("--on-interpolated", "foo"), "'foo' is not one of 'warn', 'skip', 'crop'."),
     ],
 )
