@@ -39,8 +39,8 @@ _LEAST: Final = {"upscale": 1, "batch": 1, "threads": 0, "streams": 0, "workers"
 """Fields that are whole numbers, and the least of each."""
 _MOST: Final = {"upscale": 16}
 """What a specification may state at most, too."""
-_OR_ELSE: Final = {"batch": AUTO}
-"""Words that may stand for a number."""
+_OR_ELSE: Final[dict[str, tuple[object, ...]]] = {"upscale": (None,), "batch": (AUTO,)}
+"""What may stand for a number."""
 _SWITCHES: Final = (
     "preview",
     "include_derived",
@@ -171,9 +171,9 @@ class InferOptions:
         parsed_name(self.name)
 
     def _take_whole_number(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        word = _OR_ELSE.get(name)
-        if (name == "upscale" and value is None) or (isinstance(value, str) and value == word):
+        value: Any = getattr(self, name)
+        others = _OR_ELSE.get(name, ())
+        if _is_one_of(others, value):
             return
         try:
             number = operator.index(value)  # NumPy's too
@@ -182,9 +182,13 @@ class InferOptions:
         most = _MOST.get(name)
         if number < least or isinstance(value, bool) or number > (number if most is None else most):
             bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-            bounds += f", or {word}" if word else ""
+            bounds += "".join(f", or {one}" for one in others)
             raise InputError(f"{name} is a whole number {bounds}, not {value!r}")
         object.__setattr__(self, name, number)
+
+
+def _is_one_of(others: tuple[object, ...], value: object) -> bool:
+    return any(type(value) is type(one) and value == one for one in others)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

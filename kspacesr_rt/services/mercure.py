@@ -203,4 +203,5 @@ def _require_known(name: str, value: object) -> None:
 
 
 def _name_of(kind: type | UnionType) -> str:
-    return " or ".join(one.__name__ for one in get_args(kind) or (kind,))
+    kinds = (kind,) if isinstance(kind, type) else get_args(kind)
+    return " or ".join(one.__name__ for one in kinds)
