@@ -89,7 +89,7 @@ def quantise_model(
     Raises
     ------
     ExportError
-        If there is no convolution with stored weights.
+        If there is no convolution with stored weights, or none that reads features.
     """
     fixed = model.spec.fixed_matrix if any(model.spec.fixed_matrix) else None
     chosen = calibration_set(calibration, model.spec.upscale, matrix=fixed)
@@ -112,6 +112,11 @@ def quantise_model(
     )
     sizes = _sizes(model.proto)
     kept = image_readers(model.proto)
+    if len(kept) == len(layers):
+        raise ExportError(
+            f"no convolution in it could compute in {precision}: each reads an image or k-space",
+            hint="bf16 and fp16 narrow all of its layers: --precision bf16",
+        )
     wide = kept
     if not trial.passes(kept):  # what each layer costs takes as many trials as there are layers
         others = [name for name in _costliest_first(trial, sizes) if name not in kept]

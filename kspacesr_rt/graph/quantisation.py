@@ -29,6 +29,16 @@ RANGES = np.linspace(0.2, 1.0, 41)
 """Ranges that are tried, as shares of the largest magnitude that was met."""
 _FEATURE_OPERATORS = ("Conv", "LeakyRelu", "PRelu", "Relu", "Add", "DepthToSpace")
 """What stands between the convolutions of a CNN."""
+_OF_FEATURES = frozenset(
+    {
+        *("Gelu", "Elu", "Selu", "Celu", "HardSwish", "Mish", "Softplus", "Softsign", "Sigmoid"),
+        *("Tanh", "HardSigmoid", "Mul", "Div", "Sub", "Clip", "Max", "Min", "Concat", "Dropout"),
+        *("BatchNormalization", "InstanceNormalization", "GroupNormalization", "Reshape"),
+        *("LayerNormalization", "MaxPool", "AveragePool", "Transpose", "Identity", "Resize"),
+        *("ConvTranspose", "Split", "Slice", "Pad"),
+    }
+)
+"""What makes features of features, and images of images."""
 Convolution = onnx.NodeProto
 
 
@@ -66,12 +76,23 @@ def image_readers(proto: onnx.ModelProto) -> list[str]:
     silently computes int8 ones wrongly behind a transform (relative error 0.9): it moves the
     rounding in front of the pixel shuffle, into the fp32 matrix product.
     """
-    made_by = {name: node.op_type for node in proto.graph.node for name in node.output}
-    return [
-        node.name
-        for node in quantisable(proto)
-        if made_by.get(node.input[0]) not in _FEATURE_OPERATORS
-    ]
+    made_by = {name: node for node in proto.graph.node for name in node.output}
+    return [node.name for node in quantisable(proto) if not _is_of_features(node.input[0], made_by)]
+
+
+def _is_of_features(name: str, made_by: Mapping[str, onnx.NodeProto]) -> bool:
+    """Say whether a value follows from a convolution's, with nothing but layers between."""
+    met, waiting = {name}, [name]
+    while waiting:
+        node = made_by.get(waiting.pop())
+        if node is None:
+            continue
+        if node.op_type in _FEATURE_OPERATORS:
+            return True
+        if node.op_type in _OF_FEATURES:
+            waiting += [one for one in node.input if one not in met]
+            met.update(node.input)
+    return False
 
 
 def _flat_weights(graph: onnx.GraphProto) -> set[str]:

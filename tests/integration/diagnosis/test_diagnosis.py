@@ -234,6 +234,23 @@ def test_memory_is_bounded_by_more_passes(model):
     assert once.culprit.place == often.culprit.place
 
 
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        (helper.make_node("Gelu", ["x"], ["y"]), 0.8413447461),
+        (helper.make_node("HardSwish", ["x"], ["y"]), 0.5 + 1 / 6),
+        (helper.make_node("Mish", ["x"], ["y"]), 0.8650983883),
+    ],
+)
+def test_operators_that_are_functions_of_others_are_evaluated_too(node, expected):
+    """ONNX's evaluator knows of these only what they are made of, some of them by type."""
+    types = [helper.make_tensor_value_info(name, 1, [1, 2]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "one", types[:1], types[1:])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    [found] = open_runner("reference", OPTIONS).run(proto, {"x": np.float32([[0.0, 1.0]])})
+    np.testing.assert_allclose(found, [[0.0, expected]], atol=3e-6)
+
+
 def test_errors_are_relative_and_count_what_is_not_finite():
     """Worked by hand."""
     gap = Difference.between([3.0, 4.0], [3.0, 4.5])

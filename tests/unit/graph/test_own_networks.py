@@ -12,6 +12,7 @@ from kspacesr_rt.errors import ExportError
 from kspacesr_rt.graph.precision import NARROW_TYPES, narrowed
 from kspacesr_rt.graph.quantisation import (
     QUANTISED_TYPES,
+    image_readers,
     quantisable,
     quantised,
     with_named_convolutions,
@@ -129,3 +130,18 @@ def test_a_convolution_with_computed_weights_stays_in_fp32():
     assert [node.name for node in quantisable(proto)] == ["stored"]
     made = quantised(proto, "int8", {"h": np.float32(0.1)})
     assert next(node for node in made.graph.node if node.name == "computed").input[1] == "made"
+
+
+@pytest.mark.parametrize("between", ["Gelu", "HardSwish", "Sigmoid", "Relu"])
+def test_any_activation_leaves_features_what_they_are(between):
+    """Behind GELU a convolution was taken for one that reads the image, and stayed in fp32."""
+    proto = graph_of(
+        conv("first", "lr", "w", "h"),
+        helper.make_node(between, ["h"], ["a"], name="activation"),
+        helper.make_node("Mul", ["h", "a"], ["g"], name="gate"),
+        conv("second", "g", "w2", "h2"),
+        helper.make_node("Mul", ["lr", "factor"], ["half"], name="times"),
+        conv("of the image", "half", "w2", "h3"),
+        helper.make_node("Add", ["h2", "h3"], ["sr"], name="sum"),
+    )
+    assert image_readers(proto) == ["first", "of the image"]
