@@ -24,19 +24,22 @@ from kspacesr_rt.bench.quality.hallucination import (
 )
 from kspacesr_rt.bench.quality.proofs.measure import PREFIX as PROOF
 from kspacesr_rt.bench.quality.proofs.measure import table as proof_table
+from kspacesr_rt.bench.quality.trust import as_text as trust_table
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.model.contracts import contracts_of, taken_text
 from kspacesr_rt.model.file import ModelFile, load_model, parity_figures
 from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, METADATA_KEY, ModelSpec
+from kspacesr_rt.model.trust import TrustCalibration
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.train.degradation import degradation_for
 
 LIMITS = """\
 - Research use only. Detail outside the measured k-space is predicted from how other heads look;
   small lesions can be missing from it, sharpened, or made up. Not a medical device.
-- Trained on adult brain MR (T2, FLAIR, T1) alone. Other organs, contrasts, field strengths and
-  pathologies were not seen; the evaluation series show how far two such steps go.
+- Trained on the data named above, most of it adult brain MR (T2, FLAIR, T1). Other organs,
+  contrasts, field strengths and pathologies were seen little or not at all; the evaluation series
+  show how far two such steps go.
 - Made for LR images whose k-space is full up to its edge. Scanner-interpolated or strongly
   filtered series have an empty rim, and the model then sharpens what the filter left.
 - Works slice by slice, in plane only; slice thickness stays.
@@ -64,6 +67,7 @@ def stamp(
     hallucination: Hallucination | None = None,
     limits: ModelLimits | None = None,
     proofs: Mapping[str, float] | None = None,
+    trust: TrustCalibration | None = None,
 ) -> ModelFile:
     """Store what was measured in a model file and return the file as it is now.
 
@@ -83,6 +87,9 @@ def stamp(
     proofs
         Figures of what `kspacesr_rt.bench.quality.proofs.measure.measure_proofs` found of it; None
         leaves the stored ones as they are.
+    trust
+        What `kspacesr_rt.bench.quality.trust.calibrate` found of it, with the coverage measured;
+        None leaves the stored one as it is.
 
     Raises
     ------
@@ -108,6 +115,8 @@ def stamp(
     spec = dataclasses.replace(spec, bounds=others | proven)
     if limits is not None:
         spec = dataclasses.replace(spec, limits=limits.to_dict())
+    if trust is not None:
+        spec = dataclasses.replace(spec, trust=trust.to_dict())
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     for item in proto.metadata_props:
@@ -180,6 +189,7 @@ def card(model: ModelFile) -> str:
         "",
         *_hallucination(spec),
         *_proofs(spec),
+        *_trust(spec),
         "",
         "## Limits",
         "",
@@ -259,6 +269,21 @@ def _proofs(spec: ModelSpec) -> list[str]:
         "`kspacesr_rt.bench.quality.proofs` defines every figure."
     )
     return ["", "## Proof that detail is real", "", opening, "", *lines]
+
+
+def _trust(spec: ModelSpec) -> list[str]:
+    """Return the section on intervals, if the file has coefficients of any."""
+    if not spec.trust:
+        return []
+    return [
+        "",
+        "## How far a result may be off",
+        "",
+        "Made by `kspacesr-rt trust JUDGED --calibrate-on DATA`; "
+        "`kspacesr_rt.bench.quality.trust` defines every figure.",
+        "",
+        trust_table({spec.name: TrustCalibration.of(spec)}),
+    ]
 
 
 def _on_phantoms(bounds: Mapping[str, float]) -> list[str]:
@@ -373,19 +398,20 @@ def write_card(
     hallucination: Hallucination | None = None,
     limits: ModelLimits | None = None,
     proofs: Mapping[str, float] | None = None,
+    trust: TrustCalibration | None = None,
 ) -> Path:
     """Stamp a model file with what was measured and write its card beside it.
 
     Parameters
     ----------
-    path, rows, hallucination, limits, proofs
+    path, rows, hallucination, limits, proofs, trust
         As for `stamp`.
 
     Returns
     -------
         Path of the card.
     """
-    model = stamp(path, rows, hallucination, limits, proofs)
+    model = stamp(path, rows, hallucination, limits, proofs, trust)
     target = path.with_suffix(".md")
     replace_file(target, card(model).encode())
     return target

@@ -1,7 +1,7 @@
-"""Put measured quality, limits and proofs of result files into the model files they are of.
+"""Put what was measured, as result files have it, into the model files that it is of.
 
 Run: ``python -m kspacesr_rt.bench.quality.stored_results bench/results/quality.json
-bench/results/proofs.json FOLDER``
+bench/results/proofs.json bench/results/trust.json FOLDER``
 
 Models are known by the digest of their weights, so figures never reach another model of the same
 name; a model without figures stays as it is, and so do figures that a result does not have.
@@ -18,6 +18,7 @@ from kspacesr_rt.bench.quality.cards import write_card
 from kspacesr_rt.bench.quality.evaluation import QualityRow
 from kspacesr_rt.model.file import load_model
 from kspacesr_rt.model.limits import ModelLimits
+from kspacesr_rt.model.trust import TrustCalibration
 from kspacesr_rt.quality.metrics import Quality
 
 
@@ -27,7 +28,8 @@ def stamp_stored(result: dict[str, Any], folder: Path) -> list[str]:
     Parameters
     ----------
     result
-        What ``kspacesr-rt evaluate --json`` printed, with or without ``--proofs`` and ``--cards``.
+        What ``kspacesr-rt evaluate --json`` printed, with or without ``--proofs`` and ``--cards``,
+        or ``kspacesr-rt trust --json``.
     folder
         Of model files.
 
@@ -48,9 +50,50 @@ def stamp_stored(result: dict[str, Any], folder: Path) -> list[str]:
         stated = result.get("limits", {}).get(name, {}).get("limits")
         limits = None if stated is None else limits_of(stated)
         figures = result.get("proofs", {}).get(name, {}).get("figures")
-        write_card(path, own, None, limits, figures)
+        trust = result.get("trust", {}).get(name)
+        calibration = None if trust is None else TrustCalibration(**trust)
+        write_card(path, own, None, limits, figures, calibration)
         stamped.append(name)
     return stamped
+
+
+def merged(result: dict[str, Any], newer: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored result in which the models of a newer one have the newer figures.
+
+    Parameters
+    ----------
+    result
+        What ``kspacesr-rt evaluate --json`` printed, or a part of it.
+    newer
+        The same of fewer models on the same data; what `result` has no place for is left out.
+
+    Returns
+    -------
+        A copy; its ``environments`` name those models' own beside the one of the others.
+    """
+    names = set(newer["weights"])
+    found = dict(result)
+    if "rows" in result:
+        rows = [row for row in result["rows"] if row["method"] not in names]
+        found["rows"] = [*rows, *(row for row in newer["rows"] if row["method"] in names)]
+    if "invention" in result:
+        kept = [one for one in result["invention"] if one["model"] not in names]
+        found["invention"] = [*kept, *newer["invention"]]
+    for part in ("weights", "backends", "proofs", "limits", "trust"):
+        if part in result:
+            found[part] = {**result[part], **_of_kept_parts(newer.get(part, {}), result[part])}
+    own = dict.fromkeys(sorted(names), newer["environment"])
+    return found | {"environments": {**result.get("environments", {}), **own}}
+
+
+def _of_kept_parts(newer: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of newer entries what the stored ones of the same models do not keep."""
+    return {
+        name: {key: part for key, part in value.items() if key in kept[name]}
+        if isinstance(value, dict) and name in kept
+        else value
+        for name, value in newer.items()
+    }
 
 
 def _row(stored: dict[str, Any]) -> QualityRow:

@@ -16,14 +16,16 @@ from kspacesr_rt.bench.quality.limits import LimitCase
 from kspacesr_rt.bench.quality.limits import as_text as limits_text
 from kspacesr_rt.bench.quality.proofs.measure import table as proof_table
 from kspacesr_rt.bench.quality.stored_results import limits_of
+from kspacesr_rt.bench.quality.trust import as_text as trust_text
 from kspacesr_rt.bench.report.tables import markdown
 from kspacesr_rt.bench.run.plans import PEERS
 from kspacesr_rt.bench.run.rows import BenchRow
+from kspacesr_rt.model.trust import TrustCalibration
 from kspacesr_rt.quality.metrics import Quality
 from kspacesr_rt.system.files import replace_file
 
 QUALITY_FILE, LATENCY_FILE, SEED_FILE = "quality.json", "latency.json", "seed-table.json"
-RUNTIMES_FILE, PROOFS_FILE = "runtimes.json", "proofs.json"
+RUNTIMES_FILE, PROOFS_FILE, TRUST_FILE = "runtimes.json", "proofs.json", "trust.json"
 GAUSSIAN = f"{CONVENTION}-gaussian"
 """The convention whose SSIM gain stands beside."""
 RUNTIME_COLUMNS = (
@@ -33,12 +35,18 @@ RUNTIME_COLUMNS = (
 """Of README's table; the result file has more."""
 
 
-def _origin(environment: dict[str, Any], file: str) -> str:
+def _origin(result: dict[str, Any], file: str) -> str:
+    """Say where, when and with what a result was measured; rows of another run say so by model."""
+    environment = result["environment"]
     packages = environment["packages"]
+    later = "".join(
+        f"; {name}: {own['date']}, commit {own['commit'] or 'not recorded'}"
+        for name, own in result.get("environments", {}).items()
+    )
     return (
         f"{environment['date']}, {environment['cores']} cores ({environment['cpu']}), commit "
         f"{environment['commit'] or 'not recorded'}, onnxruntime {packages['onnxruntime']}, "
-        f"`bench/results/{file}`"
+        f"`bench/results/{file}`{later}"
     )
 
 
@@ -85,7 +93,7 @@ def quality_table(result: dict[str, Any]) -> str:
             f"{own.ssim - reference.ssim:+.4f} | {whole[0].psnr_db - whole[1].psnr_db:+.2f} | "
             f"{whole[0].ssim - whole[1].ssim:+.4f} | {gaussian[0].ssim - gaussian[1].ssim:+.4f} |"
         )
-    origin = _origin(result["environment"], QUALITY_FILE)
+    origin = _origin(result, QUALITY_FILE)
     return "\n".join([*lines, "", f"(`kspacesr-rt evaluate DATA --json`; {origin})"])
 
 
@@ -123,7 +131,7 @@ def seed_table(result: dict[str, Any]) -> str:
         "",
         *(f"- {sentence}" for sentence in result["verdict"]),
     ]
-    origin = _origin(result["environment"], SEED_FILE)
+    origin = _origin(result, SEED_FILE)
     return "\n".join(
         [*lines, "", f"(`kspacesr-rt seed-table DATA --judge-on OTHER --json`; {origin})"]
     )
@@ -136,7 +144,7 @@ def proofs_table(result: dict[str, Any]) -> str:
         for name, one in sorted(result["proofs"].items())
         for line in (f"**{name}**", "", *proof_table(one["figures"]), "")
     ]
-    origin = _origin(result["environment"], PROOFS_FILE)
+    origin = _origin(result, PROOFS_FILE)
     command = "kspacesr-rt evaluate VALIDATION EVALUATION --proofs --acr PHANTOM --cards --json"
     return "\n".join([*tables, f"(`{command}`; {origin})"])
 
@@ -148,6 +156,14 @@ def limits_table(result: dict[str, Any]) -> str:
         for name, one in sorted(result["limits"].items())
     }
     return limits_text(found)
+
+
+def trust_table(result: dict[str, Any]) -> str:
+    """Return `kspacesr-rt trust --json` as Markdown."""
+    stated = {name: TrustCalibration(**one) for name, one in sorted(result["trust"].items())}
+    origin = _origin(result, TRUST_FILE)
+    command = "kspacesr-rt trust JUDGED --calibrate-on DATA --json"
+    return "\n".join([trust_text(stated), "", f"(`{command}`; {origin})"])
 
 
 def runtimes_table(result: dict[str, Any]) -> str:
@@ -169,7 +185,7 @@ def runtimes_table(result: dict[str, Any]) -> str:
         *(f"- `{name}`: {text}" for name, text in PEERS.items() if name in shown),
     ]
     command = result.get("command", "kspacesr-rt bench")
-    origin = _origin(result["environment"], RUNTIMES_FILE)
+    origin = _origin(result, RUNTIMES_FILE)
     return "\n".join([*lines, "", f"(`{command}`; {origin})"])
 
 
@@ -202,7 +218,7 @@ def latency_table(result: dict[str, Any]) -> str:
             for group in ("x2-fast", "x4-fast")
         ]
         lines.append(f"| {text} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
-    origin = _origin(result["environment"], LATENCY_FILE)
+    origin = _origin(result, LATENCY_FILE)
     return "\n".join([*lines, "", f"(`pytest bench/suites`; {origin})"])
 
 
@@ -216,6 +232,7 @@ def with_tables(readme: str, results: Path) -> str:
         "runtimes": (RUNTIMES_FILE, runtimes_table),
         "proofs": (PROOFS_FILE, proofs_table),
         "limits": (PROOFS_FILE, limits_table),
+        "trust": (TRUST_FILE, trust_table),
     }
     tables = {
         name: make(json.loads((results / file).read_text()))

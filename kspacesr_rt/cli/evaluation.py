@@ -194,3 +194,72 @@ def evaluate(
         if limited:
             print_text(f"\n{limits_text(limited)}")
     print_failures(reading)
+
+
+@app.command()
+def trust(
+    data: Annotated[
+        list[Path], typer.Argument(exists=True, help="Folders of HR images to judge on.")
+    ],
+    model: ModelNames = None,
+    calibrate_on: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            rich_help_panel=INPUT,
+            help="First calibrate on these HR images, and store that in each model file and its "
+            "card; repeatable.",
+        ),
+    ] = None,
+    backend: BackendName = "ort-cpu",
+    threads: Threads = 0,
+    show_paths: ShowPaths = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    config: ConfigFile = None,
+) -> None:
+    """Measure how often HR lies within the intervals that models state around their results."""
+    from kspacesr_rt.bench.quality.cards import write_card
+    from kspacesr_rt.bench.quality.trust import as_text, calibrate, coverage_of, means_of
+    from kspacesr_rt.bench.run.environment import environment
+    from kspacesr_rt.model.file import load_model, resolve_model, shipped_models
+    from kspacesr_rt.model.trust import TrustCalibration
+    from kspacesr_rt.train.reading import Reading
+
+    reading = Reading(show_paths=show_paths, show_folders=bool(calibrate_on))
+    paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
+    models = [load_model(path) for path in paths]
+    stated = {}
+    if not calibrate_on:  # a file without is refused before minutes are spent
+        stated = {one.spec.name: TrustCalibration.of(one.spec) for one in models}
+    found = {}
+    for path, one in zip(paths, models, strict=True):
+        name = one.spec.name
+        if not quiet:
+            print_text(f"{name}: {'calibrating' if calibrate_on else 'judging'}", err=True)
+        calibration = stated.get(name) or calibrate(
+            one, calibrate_on or (), backend=backend, threads=threads, reading=reading
+        )
+        held = coverage_of(
+            one, calibration, data, backend=backend, threads=threads, reading=reading
+        )
+        reading.require_any(held)
+        found[name] = dataclasses.replace(calibration, measured=means_of(held))
+        if calibrate_on and not reading.failures:
+            write_card(path, None, trust=found[name])
+    if calibrate_on and reading.failures:
+        print_text(
+            "warning: no card is written: figures of a part of the data would stand in it", err=True
+        )
+    if as_json:
+        echo_json(
+            {
+                "environment": environment(),
+                "weights": {one.spec.name: one.spec.provenance.weights_sha256 for one in models},
+                "trust": {name: one.to_dict() for name, one in found.items()},
+                **failures_json(reading),
+            }
+        )
+    else:
+        print_text(as_text(found))
+    print_failures(reading)

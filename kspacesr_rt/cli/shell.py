@@ -41,7 +41,7 @@ OPTIONAL_PACKAGES = ("torch", "safetensors", "nibabel", "nrrd", "h5py")
 COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "Run": ("infer", "watch", "serve", "health", "mercure"),
     "Models": ("export", "adopt", "convert", "inspect", "verify", "build", "cache"),
-    "Train": ("train", "evaluate", "seed-table"),
+    "Train": ("train", "evaluate", "trust", "seed-table"),
     "Measure": ("bench",),
     "Machine": ("backends", "doctor", "targets", "diagnose"),
 }

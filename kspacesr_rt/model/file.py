@@ -27,6 +27,7 @@ from kspacesr_rt.model.content import LARGEST_FILE, require_known_content
 from kspacesr_rt.model.contracts import contracts_of, taken_text
 from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, METADATA_KEY, OP_DOMAIN, ModelSpec
+from kspacesr_rt.model.trust import TrustCalibration
 from kspacesr_rt.system.plain_text import printable, shortened
 
 KNOWN_ANSWER_KEY = "kspacesr_rt.known_answer"
@@ -144,6 +145,7 @@ class ModelFile:
             *_quantisation_text(spec),
             *_bounds_text(spec, verbose=verbose),
             f"limits       {ModelLimits.of(spec).as_text() or 'none are stated'}",
+            f"trust        {TrustCalibration.of(spec).as_text() if spec.trust else 'no intervals'}",
             f"training     {origin.training or 'not recorded'}",
             f"licence      {origin.licence or 'not recorded'}",
             f"attribution  {origin.attribution or 'not recorded'}",

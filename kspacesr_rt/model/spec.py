@@ -16,7 +16,7 @@ from kspacesr_rt.errors import ModelSpecError
 from kspacesr_rt.kspace import Matrix, SampleGrid, sample_origin
 from kspacesr_rt.system.plain_text import printable, printable_values
 
-SCHEMA = 4
+SCHEMA = 5
 """Written by this version, which reads every earlier one."""
 BOUNDED = ("added_energy_ratio", "intensity_drift", "measured_residual")
 """Figures of a slice that `ModelSpec.bounds` can limit, under their own names."""
@@ -55,11 +55,20 @@ NEW_IN: dict[int, dict[str, Any]] = {
         "description": "",
     },
     4: {"limits": {}},
+    5: {"trust": {}},
 }
 """Schema to the fields it added, with what a file of an earlier schema means by leaving them out:
-its results lie on the grid of k-space, its network is one of ours, and it states no limits."""
+its results lie on the grid of k-space, its network is one of ours, and it states neither limits nor
+how far results may be off."""
 LIMITS = ("smallest_snr", "smallest_share", "body_parts")
 """What `ModelSpec.limits` can hold; see `kspacesr_rt.model.limits`."""
+TRUST_FEATURES = (
+    *("intensity", "intensity_3", "added", "added_3", "added_7", "added_slice"),
+    *("edges_3", "edges_7", "diagonal_7", "ring_2", "ring_3", "ring_4"),
+)
+"""What `ModelSpec.trust` has an exponent of each; see `kspacesr_rt.quality.trust_interval`."""
+EXPONENTS_TOLERANCE = 1e-6
+"""What rounding in a file may make of a sum of 1."""
 LARGEST_TEXT = 4 * 2**20
 """Characters of a specification's JSON; those of the shipped models have 6,000."""
 LONGEST_NAME = 256
@@ -199,6 +208,9 @@ class ModelSpec:
     limits: dict[str, Any] = field(default_factory=dict)
     """Where the model was found to help, beyond which `infer` warns, skips or zero-fills a series;
     see `kspacesr_rt.model.limits`. Empty: none are claimed."""
+    trust: dict[str, Any] = field(default_factory=dict)
+    """By which coefficients the half-width of an interval around each sample follows from LR and
+    SR, and what share of HR it held; see `kspacesr_rt.model.trust`. Empty: none is stated."""
     parity: dict[str, Any] = field(default_factory=dict)
     """What the export gate measured against PyTorch; see `kspacesr_rt.conversion.parity`."""
     provenance: Provenance = field(default_factory=Provenance)
@@ -253,6 +265,7 @@ class ModelSpec:
         problems += _odd_contracts(self)
         problems += _odd_figures(self)
         problems += _odd_limits(self)
+        problems += _odd_trust(self)
         if problems:
             raise ModelSpecError(f"impossible model specification: {'; '.join(problems)}")
 
@@ -452,6 +465,32 @@ def _odd_limits(spec: ModelSpec) -> list[str]:
     parts = spec.limits.get("body_parts", [""])
     if not (isinstance(parts, list) and parts and all(isinstance(one, str) for one in parts)):
         found.append(f"limit body_parts {_shown(parts)} is no list of words")
+    return found
+
+
+def _odd_trust(spec: ModelSpec) -> list[str]:
+    """Name what no interval follows from."""
+    if not spec.trust:
+        return []
+    allowed = {"constant", "exponents", "coverage", "measured"}
+    if spec.trust.keys() - allowed or not {"constant", "exponents", "coverage"} <= set(spec.trust):
+        return [f"trust holds {_listed(sorted(map(str, spec.trust)))}"]
+    found = []
+    for name, largest in (("constant", math.inf), ("coverage", 1.0)):
+        value = spec.trust[name]
+        if not (_is_number(value) and 0.0 < value < largest):
+            found.append(f"trust: {name} {_shown(value)} is not possible")
+    exponents = spec.trust["exponents"]
+    if not isinstance(exponents, dict) or set(exponents) != set(TRUST_FEATURES):
+        found.append(f"trust has other exponents than those of {', '.join(TRUST_FEATURES)}")
+    elif not all(_is_number(one) and abs(one) < math.inf for one in exponents.values()):
+        found.append("trust has an exponent that is no number")
+    elif abs(math.fsum(exponents.values()) - 1.0) > EXPONENTS_TOLERANCE:
+        found.append("the exponents of trust do not add up to 1")
+    measured = spec.trust.get("measured", {})
+    shares = measured.values() if isinstance(measured, dict) else [None]
+    if not all(isinstance(one, dict) and all(map(_is_number, one.values())) for one in shares):
+        found.append("trust has a measured share that is no number")
     return found
 
 

@@ -251,7 +251,8 @@ def test_a_public_name_is_shown_whole():
     model = docstrings.python_name(
         "kspacesr_rt.pipeline.array_model.Model as ks.Model: __call__ spec"
     )
-    assert "model(lr: npt.ArrayLike) -> FloatArray" in model
+    assert "model(lr: npt.ArrayLike, *, trust: Literal[False] = False) -> FloatArray\n" in model
+    assert "trust: Literal[True]) -> tuple[FloatArray, FloatArray]" in model  # every overload
     assert "- `spec` : `ModelSpec`: What" in model
     assert "ks.Model.close" not in model
 

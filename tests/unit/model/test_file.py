@@ -186,7 +186,7 @@ def test_a_newer_schema_is_refused(proto):
     """A model of a later version asks for an upgrade, not for luck."""
     with pytest.raises(ModelSpecError) as caught:
         read(restamped(proto, schema=SCHEMA + 1))
-    assert str(caught.value).startswith("m.onnx: specification schema 5 is newer than 4")
+    assert str(caught.value).startswith("m.onnx: specification schema 6 is newer than 5")
     assert caught.value.hint == "pip install --upgrade kspacesr-rt"
 
 

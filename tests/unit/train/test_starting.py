@@ -12,7 +12,8 @@ import torch
 from kspacesr_rt.errors import CheckpointError, InputError
 from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.quality.metrics import psnr_between
-from kspacesr_rt.train.checkpoint import save_checkpoint
+from kspacesr_rt.train.averaging import average_with_start
+from kspacesr_rt.train.checkpoint import load_checkpoint, save_checkpoint
 from kspacesr_rt.train.generators import build_generator
 from kspacesr_rt.train.starting import read_start, start_from
 
@@ -130,3 +131,34 @@ def test_an_unknown_name_lists_the_shipped_models():
     with pytest.raises(InputError, match="no model file 'x2-slow'") as caught:
         read_start("x2-slow")
     assert "x2-fast" in caught.value.hint
+
+
+def test_the_mean_of_a_run_and_its_start_lies_half_way(make_generator, written, tmp_path):
+    """Every weight, from a model file or a checkpoint; the file says what it is a mean with."""
+    began, _, start = written()
+    end, spec = make_generator("dc-residual", 2)
+    with torch.no_grad():
+        for weight in end.parameters():
+            weight.add_(torch.randn_like(weight))
+    save_checkpoint(tmp_path / "end.pt", spec, end.state_dict())
+    stated = average_with_start(tmp_path / "end.pt", str(start), tmp_path / "mean.pt")
+    found = load_checkpoint(tmp_path / "mean.pt")
+    assert found.spec == stated
+    assert stated.name == spec.name
+    origin = read_start(str(start)).origin
+    assert stated.provenance.training.endswith(f"; mean of these weights and those of {origin}")
+    first, last = began.state_dict(), end.state_dict()
+    for key, value in found.generator.state_dict().items():
+        assert torch.allclose(value, (first[key] + last[key]) / 2, atol=1e-6), key
+        assert not torch.allclose(value, first[key], atol=1e-6), key
+
+
+def test_different_networks_have_no_mean(make_generator, written, tmp_path):
+    """Of another width, or with heads that the start does not have."""
+    _, _, start = written(cascades=1, blocks=2)
+    for fields in ({"cascades": 2, "blocks": 2}, {"blocks": 2, "data_consistency": "magnitude"}):
+        generator, spec = make_generator("dc-residual", 2, **fields)
+        save_checkpoint(tmp_path / "end.pt", spec, generator.state_dict())
+        with pytest.raises(CheckpointError, match=r"end\.pt and .* are different networks"):
+            average_with_start(tmp_path / "end.pt", str(start), tmp_path / "mean.pt")
+    assert not (tmp_path / "mean.pt").exists()

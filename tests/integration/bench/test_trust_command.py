@@ -1,0 +1,71 @@
+"""`kspacesr-rt trust`: what it stores in a model file, and what it says of one that has nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from kspacesr_rt.cli import app
+from kspacesr_rt.kspace.phantoms import brain_phantom
+from kspacesr_rt.model.file import load_model, shipped_models
+from kspacesr_rt.model.spec import METADATA_KEY
+
+
+def save_heads(folder, *, patients, noise, seed=0, n=3):
+    """Write phantoms of several patients, each of its own contrast and noise."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for patient in range(patients):
+        heads = np.stack(
+            [brain_phantom((128, 112), seed=100 * seed + 10 * patient + k) for k in range(n)]
+        )
+        level = noise * rng.uniform(0.5, 2.0)
+        noisy = heads + level * (
+            rng.standard_normal(heads.shape) + 1j * rng.standard_normal(heads.shape)
+        )
+        np.save(folder / f"patient{seed}{patient:02d}_T2.npy", np.abs(noisy).astype(np.float32))
+    return folder
+
+
+def test_the_command_calibrates_stores_and_judges(tmp_path):
+    """One command makes a file state it; the same without data judges what it states."""
+    path = tmp_path / "own.onnx"
+    path.write_bytes(shipped_models()["x4-fast"].read_bytes())
+    train = save_heads(tmp_path / "train", patients=2, noise=0.02)
+    others = save_heads(tmp_path / "others", patients=1, noise=0.02, seed=3)
+
+    def cli(*words):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    words = ["trust", str(others), "--model", str(path), "--json", "--quiet", "--threads", "1"]
+    made = json.loads(cli(*words, "--calibrate-on", str(train)))
+    stored = load_model(path).spec.trust
+    assert made["trust"]["x4-fast"] == stored
+    assert path.with_suffix(".md").exists()
+    assert list(stored["measured"]) == ["others"]
+    again = json.loads(cli(*words))["trust"]["x4-fast"]
+    assert again["constant"] == stored["constant"]
+    assert list(again["measured"]) == ["data 1"]
+    assert again["measured"]["data 1"]["tissue"] == pytest.approx(
+        stored["measured"]["others"]["tissue"], abs=1e-3
+    )
+
+
+def test_a_file_that_states_nothing_is_refused(tmp_path):
+    """In one sentence, before minutes are spent: exit code 2."""
+    proto = onnx.load(shipped_models()["x4-fast"])
+    (entry,) = (one for one in proto.metadata_props if one.key == METADATA_KEY)
+    entry.value = json.dumps({**json.loads(entry.value), "trust": {}, "schema": 5})
+    path = tmp_path / "old.onnx"
+    onnx.save(proto, path)
+    folder = save_heads(tmp_path / "heads", patients=1, noise=0.02)
+    result = CliRunner().invoke(app, ["trust", str(folder), "--model", str(path)])
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert said.startswith("error: model 'x4-fast' has no trust calibration in its file hint: ")
