@@ -32,6 +32,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -188,12 +189,17 @@ def system_message(exc: OSError) -> str:
 
 @contextmanager
 def failing_the_output(what: str, hint: str | None = None) -> Iterator[None]:
-    """Raise what the system says of a file that is written as `OutputError`, behind `what`."""
+    """Raise what the system says of a file that is written as `OutputError`, behind `what`.
+
+    Without a `hint` a full disk has one of its own.
+    """
     try:
         yield
     except OutputError:
         raise
     except OSError as exc:
+        if hint is None and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "make room on that disk, or write to another; what is whole there stays"
         raise OutputError(f"{what}: {system_message(exc)}", hint=hint) from exc
 
 

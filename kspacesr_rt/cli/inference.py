@@ -53,19 +53,26 @@ def infer(
     from kspacesr_rt.pipeline import infer as run_infer
     from kspacesr_rt.system.steps import on_step
 
+    shown = _shown(output, options.show_paths)
     try:
         with (
             progress_bar("slices", quiet) as update,
             on_step(lambda step: update(None, None, step)),
         ):
+
+            def warn(sentence: str) -> None:
+                if not update.keep(f"warning: {sentence}"):
+                    typer.echo(f"warning: {sentence}", err=True)
+
             result = run_infer(
                 source,
                 output,
                 options.to_infer_options(sources=option_sources(context)),
                 executor=executor_named(engine, address=address, actors=actors),
                 report_file=options.report,
-                on_progress=lambda state: update(state.done, state.total, ""),
-                on_stall=lambda sentence: typer.echo(f"warning: {sentence}", err=True),
+                on_progress=lambda state: update(state.done, state.total, "", state.present),
+                on_start=lambda what: update.keep(f"{what} -> {shown}"),
+                on_stall=warn,
             )
     except (StaleOutputError, NoMRImageError) as exc:
         if exc.report is not None and as_json:
@@ -86,6 +93,10 @@ def infer(
 
 def _places(output: Path, report: Path | None, *, show_paths: bool) -> str:
     """Say where results and report are; of a path only its last part, which names no patient."""
-    folder = str(output) if show_paths else output.name or "OUT"
+    folder = _shown(output, show_paths)
     file = f"{folder}/report.json" if report is None else str(report) if show_paths else report.name
     return f"results: {folder}; what became of each file: {file}"
+
+
+def _shown(output: Path, show_paths: bool) -> str:
+    return str(output) if show_paths else output.name or "OUT"

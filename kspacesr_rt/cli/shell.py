@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from kspacesr_rt.cli import option_sources
 from kspacesr_rt.cli.json_errors import JsonOutput, kind_of
 from kspacesr_rt.cli.option_groups import expand_groups
 from kspacesr_rt.cli.usage_errors import missing_too, reworded
+from kspacesr_rt.cli.wrapping import fitted
 from kspacesr_rt.errors import (
     BackendUnavailableError,
     InputError,
@@ -199,9 +201,13 @@ def _echo_error(kind: str, message: str, hint: str | None, exit_code: int) -> No
         echo_json(_json.error(kind, message, hint, exit_code))
 
 
-def print_text(text: object, *, err: bool = False) -> None:
-    """Print text, on stderr with `err`; control characters of strangers are written out."""
-    typer.echo(printable(str(text), keep="\n\t"), err=err)
+def print_text(text: object, *, err: bool = False, wrap: bool = True) -> None:
+    """Print text, on stderr with `err`; control characters of strangers are written out.
+
+    On a terminal lines are broken between words, unless `wrap` is false.
+    """
+    shown = printable(str(text), keep="\n\t")
+    typer.echo(fitted(shown, sys.stderr if err else sys.stdout) if wrap else shown, err=err)
 
 
 def print_failures(reading: Reading) -> None:
@@ -323,4 +329,4 @@ def echo_json(value: Any) -> None:
     """Print one machine-readable line."""
     line = json.dumps(value, sort_keys=True, allow_nan=False)
     _json.printed = True
-    print_text(line)
+    print_text(line, wrap=False)

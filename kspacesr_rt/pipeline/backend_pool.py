@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -37,7 +38,9 @@ OPEN_BACKENDS = 4
 class BackendPool:
     """Backends by LR matrix, opened when first met, the least recently used closed."""
 
-    def __init__(self, options: InferOptions, *, here: bool = True) -> None:
+    def __init__(
+        self, options: InferOptions, *, here: bool = True, begun_with: str | None = None
+    ) -> None:
         """Load the model and settle what computes.
 
         Parameters
@@ -47,6 +50,9 @@ class BackendPool:
         here
             False if other machines compute: a backend that the user named may be missing on this
             one. ``auto`` is settled here all the same.
+        begun_with
+            Backend that made what stands in the output folder, if there is anything: ``auto`` tries
+            it first.
 
         Raises
         ------
@@ -56,6 +62,8 @@ class BackendPool:
             If the backend cannot run here.
         """
         require_named(options.backend)
+        self._choosing_s = 0.0
+        started = time.perf_counter()
         tiered = options.tier != "exact"
         known = require_available if here or tiered else backend_info
         self._options = options
@@ -69,7 +77,10 @@ class BackendPool:
             self.spec = self._model.spec
             self.choice = (
                 choose_backend(
-                    options.backend, self._model, BackendOptions(threads=options.threads)
+                    options.backend,
+                    self._model,
+                    BackendOptions(threads=options.threads),
+                    begun_with=None if tiered else begun_with,
                 )
                 if here or options.backend == AUTO
                 else _asked_for(options.backend)
@@ -98,6 +109,12 @@ class BackendPool:
             self._search = self._new_search(self._model)
         self._open: OrderedDict[Matrix, Backend] = OrderedDict()
         self._use(self.choice.backend)
+        self._choosing_s = time.perf_counter() - started
+
+    def take_choosing_s(self) -> float:
+        """Return the seconds spent on settling what computes since this was last asked."""
+        taken, self._choosing_s = self._choosing_s, 0.0
+        return taken
 
     def _new_search(self, model: ModelFile) -> TierSearch:
         from kspacesr_rt.conversion.tier_cache import TierCache
@@ -142,7 +159,9 @@ class BackendPool:
         """
         if self._search is None or (self.tier_choice is not None and not matrices):
             return
+        started = time.perf_counter()
         found = self._search.choose(list(matrices) or [self._search.model.spec.matrix])
+        self._choosing_s += time.perf_counter() - started
         self.release()
         self.tier_choice, self._model = found, found.model
         self._proved = set(found.matrices)

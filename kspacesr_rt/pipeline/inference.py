@@ -22,6 +22,7 @@ def infer(
     report_file: str | PathLike[str] | None = None,
     on_progress: Callable[[RunProgress], None] | None = None,
     on_stall: Callable[[str], None] | None = None,
+    on_start: Callable[[str], object] | None = None,
 ) -> RunReport:
     """Super-resolve every MR image below a folder into derived series.
 
@@ -45,6 +46,9 @@ def infer(
     on_stall
         Called with a sentence, in another thread, when nothing has finished for a while; None: a
         warning of the logger ``kspacesr_rt``. See `kspacesr_rt.pipeline.stalls`.
+    on_start
+        Called once, before the first slice, with what is about to be done: slices, series, model
+        and backend in a few words.
 
     Returns
     -------
@@ -77,12 +81,13 @@ def infer(
     """
     started = time.perf_counter()
     require_source(Path(source))
-    with Session(options, executor=executor, on_stall=on_stall) as session:
+    with Session(options, executor=executor, on_stall=on_stall, output=output) as session:
         return session.run(
             source,
             output,
             report_file=report_file,
             on_progress=on_progress,
             on_stall=on_stall,
+            on_start=on_start,
             since=started,
         )

@@ -199,3 +199,5 @@ class RunProgress:
     """Slices that are written or failed."""
     total: int
     """Slices to process."""
+    present: int = 0
+    """Slices among those done that an earlier run had written."""

@@ -121,6 +121,8 @@ class Manifest:
         theirs = {**parameters, "version": __version__}
         other = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         if other:
+            if "model" in other:  # whose digests say nothing that its name does not
+                other = [name for name in other if not name.endswith("sha256")]
             other.sort(key=lambda name: name.endswith("sha256"))  # what a user has chosen first
             changes = ", ".join(
                 f"{_shown(name)} ({_shown(mine.get(name))}, now {_shown(theirs.get(name))})"
@@ -532,6 +534,16 @@ def require_compatible(folder: Path, parameters: Mapping[str, Any]) -> Manifest 
             hint="remove them, or choose another folder",
         )
     return manifest
+
+
+def begun_with(folder: Path) -> str | None:
+    """Return the backend that a folder's outputs were made with; None if nothing says so."""
+    try:
+        manifest = Manifest.of_folder(folder)
+    except OutputError:  # it is raised again where the folder is opened
+        return None
+    backend = None if manifest is None else manifest.parameters.get("backend")
+    return backend if isinstance(backend, str) else None
 
 
 def _unusable(what: str) -> OutputError:

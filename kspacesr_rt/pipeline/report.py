@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 from kspacesr_rt.errors import OutputError, StaleOutputError, failing_the_output
 from kspacesr_rt.model.contracts import NOT_DECLARED
 from kspacesr_rt.pipeline.batch_size import AUTO, batch_text
+from kspacesr_rt.runtime.selection import BEGUN
 from kspacesr_rt.system.file_labels import is_digest
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.wording import counted
@@ -29,6 +30,8 @@ SCHEMA = 1
 Outcome = Literal["written", "present", "skipped", "failed"]
 SERIES_SHOWN = 20
 """Series of a warning that the text names; the report names all."""
+CHOOSING_SHOWN = 2.0
+"""Seconds that settling what computes has to take to be told."""
 LEFT_OUT = frozenset({"skipped", "failed"})
 """Outcomes of files that have no result."""
 FAILURES_SHOWN = 20
@@ -256,7 +259,8 @@ class RunReport:
     not_reached: int = 0
     """Slices that an interrupted run did not come to."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds that each stage was busy, and ``total``: wall time."""
+    """Seconds that each stage was busy, and ``total``: wall time; ``choose``, if it is there: what
+    it took of that to load the model and to settle what computes."""
     stages: tuple[StageTiming, ...] = ()
     """Every stage, in the order a slice meets them."""
     bottleneck: str = ""
@@ -377,9 +381,11 @@ class RunReport:
             for problem, numbers in sorted(problems.items())
         ]
 
-    def _failure_lines(self) -> list[str]:
-        """Name the files that failed, each with what is wrong with it."""
+    def _failure_lines(self, *, verbose: bool) -> list[str]:
+        """Name the files that failed, each with what is wrong with it; all of them if `verbose`."""
         failed = [record for record in self.slices if record.outcome == "failed"]
+        if verbose:
+            return [one.as_line() for one in failed]
         lines = [one.as_line() for one in failed[:FAILURES_SHOWN]]
         if len(failed) > FAILURES_SHOWN:
             lines.append(f"  and {len(failed) - FAILURES_SHOWN} more: -v names all")
@@ -404,7 +410,8 @@ class RunReport:
             short = f"{self.backend_text.splitlines()[0]} (-v says more)"
             lines.append(self.backend_text if verbose else short)
         elif self.backend_choice.get("asked", self.backend) != self.backend:
-            short = f"backend {self.backend}, chosen by auto (-v says why)"
+            why = f": {BEGUN}" if BEGUN in self.backend_choice.get("reason", "") else ""
+            short = f"backend {self.backend}, chosen by auto{why} (-v says why)"
             lines.append(self.backend_text if verbose else short)
         if self.batch_choice.get("asked") == AUTO:
             lines.append(batch_text(self.batch_choice, verbose=verbose))
@@ -413,7 +420,7 @@ class RunReport:
         left_out: dict[str, list[str]] = {word: [] for word in ("failed", "skipped")}
         for outcome, reason, n in self.reasons():
             left_out[outcome].append(f"{n} {outcome}: {reason}")
-        named = [] if verbose else self._failure_lines()
+        named = self._failure_lines(verbose=verbose)
         lines += [*left_out["failed"], *named, *left_out["skipped"]]
         lines += self.warning_lines()
         stale = Counter((one.handled, one.reason) for one in self.stale)
@@ -423,6 +430,8 @@ class RunReport:
         ]
         lines += self._nifti_lines()
         lines += self._check_lines()
+        if (choosing := self.seconds.get("choose", 0.0)) >= CHOOSING_SHOWN:
+            lines.append(f"settling what computes took {choosing:.1f} s of that")
         if self.bottleneck and done:
             stage = next(one for one in self.stages if one.name == self.bottleneck)
             threads = (
@@ -436,7 +445,7 @@ class RunReport:
         if verbose:
             # One of a single series was named above.
             counts = Counter(one.warning for one in self.series_warnings)
-            lines += [one.as_line() for one in self.slices if one.outcome in LEFT_OUT]
+            lines += [one.as_line() for one in self.slices if one.outcome == "skipped"]
             lines += [one.as_line() for one in self.series_warnings if counts[one.warning] > 1]
             lines += [one.as_line() for one in self.stale]
         if self.options.get("durability") == "none":

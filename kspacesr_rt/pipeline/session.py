@@ -28,6 +28,7 @@ from kspacesr_rt.pipeline.executors import Executor, LocalExecutor
 from kspacesr_rt.pipeline.given_arrays import GivenArrays
 from kspacesr_rt.pipeline.input_files import require_library
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
+from kspacesr_rt.pipeline.output_folder import begun_with
 from kspacesr_rt.pipeline.preflight import prepare, refuse_in_advance, scan_files, scan_input
 from kspacesr_rt.pipeline.report import RunReport
 from kspacesr_rt.pipeline.reported_run import noting_how_far, reported
@@ -66,6 +67,9 @@ class Session:
     on_stall
         Called with a sentence, in another thread, when opening takes very long; None: a warning of
         the logger ``kspacesr_rt``.
+    output
+        Folder that its runs write to, if it is one: what ``auto`` began there, it goes on with, if
+        that still gives the model's stored answer here.
 
     Raises
     ------
@@ -92,6 +96,7 @@ class Session:
         *,
         executor: Executor | None = None,
         on_stall: Callable[[str], None] | None = None,
+        output: str | PathLike[str] | None = None,
     ) -> None:
         self.options = options or InferOptions()
         syntax_of(self.options.compress)  # before anything is read or opened
@@ -105,7 +110,8 @@ class Session:
             ExitStack() as opening,
         ):
             opening.enter_context(self._executor)
-            pool = BackendPool(self.options, here=self._executor.computes_here)
+            begun = begun_with(Path(output)) if output is not None else None
+            pool = BackendPool(self.options, here=self._executor.computes_here, begun_with=begun)
             self._backends = opening.enter_context(pool)
             self._stack = opening.pop_all()
 
@@ -143,13 +149,14 @@ class Session:
         report_file: str | PathLike[str] | None = None,
         on_progress: Callable[[RunProgress], None] | None = None,
         on_stall: Callable[[str], None] | None = None,
+        on_start: Callable[[str], object] | None = None,
         since: float | None = None,
     ) -> RunReport:
         """Super-resolve every MR image below a folder; see `kspacesr_rt.pipeline.infer`.
 
         Parameters
         ----------
-        source, output, report_file, on_progress, on_stall
+        source, output, report_file, on_progress, on_stall, on_start
             As for `infer`.
         options
             Of this run; None: those of the session. What decides what is opened must be the same.
@@ -173,6 +180,8 @@ class Session:
         require_library(options)
         syntax_of(options.compress)
         fixed_moment()
+        if since is None:
+            self._backends.take_choosing_s()  # of before this run
         with (
             self._used(),
             limited_to(options.limits),
@@ -181,6 +190,7 @@ class Session:
             scan = self._scanned_for_tier(source, output, options, report_file)
             folder = self._folder(source, output, options, report_file)
             run = folder.new_run(on_progress)
+            run.choosing_s = self._backends.take_choosing_s()
             stalls.look_at(run)
             if problem := unusable_zone():
                 run.notes[problem] = None
@@ -192,6 +202,8 @@ class Session:
                 deferred_signals() as stop_requested,
             ):
                 run.stop_requested = lambda: bool(stop_requested())
+                if on_start is not None:
+                    on_start(run.describe_start(len(scan.series)))
                 stale = StaleOutputs(folder.output, journal, scan, show_paths=options.show_paths)
                 return reported(
                     self._executor, run, scan, stale, folder.report_file, started, stop_requested
@@ -426,4 +438,8 @@ def require_source(source: Path) -> None:
         If it does not.
     """
     if not source.exists():
-        raise InputError("no such file or folder as the input")
+        raise InputError(
+            "no such file or folder as the input",
+            hint="look at how IN (in Python: source) is spelled; a relative path begins at the "
+            "folder that this runs in",
+        )

@@ -37,6 +37,7 @@ from kspacesr_rt.pipeline.survey import Survey, survey_series
 from kspacesr_rt.runtime.backends import ZERO_FILL, baseline_spec
 from kspacesr_rt.system.file_labels import file_label
 from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.wording import counted
 from kspacesr_rt.volumes.output_names import output_label
 
 
@@ -108,7 +109,8 @@ class RunState:
         self.journal: Journal | None = None
         self.places = self.new_places()
         self.stop_requested: Callable[[], bool] = lambda: False
-        self.total = self.done = 0
+        self.total = self.done = self.present = 0
+        self.choosing_s = 0.0  # until it was settled what computes, if that was for this run
         self.processes = 1  # that process series at the same time
         self.elsewhere = ""  # what others compute, said in a few words
         self.adds_to_series = False  # slices of these series were processed before, by other runs
@@ -250,6 +252,8 @@ class RunState:
     ) -> None:
         """Record what became of a file, and count `n_slices` (default: all of its slices)."""
         self.records[task.ordinal] = record
+        if record.outcome == "present":
+            self.present += record.n_frames or 1
         self.advance(record.n_frames or 1 if n_slices is None else n_slices)
 
     def advance(self, n_slices: int) -> None:
@@ -265,7 +269,7 @@ class RunState:
         if self.ending:
             return
         if self._on_progress is not None:
-            self._on_progress(RunProgress(done=self.done, total=self.total))
+            self._on_progress(RunProgress(done=self.done, total=self.total, present=self.present))
         self.check_stop()
 
     def check_stop(self) -> None:
@@ -291,6 +295,12 @@ class RunState:
     def progress_at(self) -> float:
         """When something last began or finished, by `time.monotonic`."""
         return self.timer.progress_at
+
+    def describe_start(self, n_series: int) -> str:
+        """Say in a few words what the run is about to do."""
+        spec, choice = self.backends.spec, self.backends.choice
+        how = choice.backend if spec.name == choice.backend else f"{spec.name} on {choice.backend}"
+        return f"{counted(self.total, 'slice')}, {n_series} series, x{spec.upscale} with {how}"
 
     def describe_activity(self) -> str:
         """Say in a sentence what is under way: how far it is, on what, in which stages."""
@@ -368,6 +378,7 @@ class RunState:
             ended_with=ended_with,
             not_reached=self.total - self.done,
             seconds={
+                **({"choose": round(self.choosing_s, 4)} if self.choosing_s else {}),
                 **{stage: round(busy, 4) for stage, busy in self.timer.seconds.items()},
                 "total": round(wall_s, 4),
             },

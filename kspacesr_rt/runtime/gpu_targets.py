@@ -7,7 +7,7 @@ launch a layer. Real kernels take more.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,28 +172,34 @@ def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estima
     )
 
 
-def targets_text(choices: Iterable[GpuChoice], model: str, matrix: Matrix) -> str:
-    """Return a table for a terminal, and what its figures are."""
-    head = f"{'GPU':<12} {'SM':<6} {'memory':>7} {'GB/s':>6}  {'fp32':>9} {'fp16':>9} {'FFT':>5}"
-    lines = [f"{head}  bound by    backends (first: what auto takes)"]
+def targets_text(choices: Sequence[GpuChoice], model: str, matrix: Matrix) -> str:
+    """Return a table for a terminal of 80 columns, and what its figures are."""
+    head = (
+        f"{'GPU':<11} {'SM':<5} {'memory':>6} {'GB/s':>5} {'fp32 us':>8} {'fp16 us':>8} {'FFT':>4}"
+    )
+    lines = [f"{head}  {'bound by':<10}  auto takes"]
+    there: dict[str, list[str]] = {}
     for one in choices:
         gpu = one.gpu
         wide, narrow = one.estimates
-        there = ", ".join(name for name, reason in one.backends.items() if not reason)
-        reasons = "; ".join(dict.fromkeys(reason for reason in one.backends.values() if reason))
         lines.append(
-            f"{gpu.name:<12} {gpu.label:<6} {gpu.memory_gb:>4} GB {gpu.bandwidth_gb_s:>6}"
-            f"  {wide.seconds * 1e6:>6.0f} us {narrow.seconds * 1e6:>6.0f} us"
-            f" {narrow.fft_share:>5.0%}  {narrow.bound:<10}  {there or f'none: {reasons}'}"
+            f"{gpu.name:<11} {gpu.label:<5} {gpu.memory_gb:>3} GB {gpu.bandwidth_gb_s:>5}"
+            f" {wide.seconds * 1e6:>8.0f} {narrow.seconds * 1e6:>8.0f}"
+            f" {narrow.fft_share:>4.0%}  {narrow.bound:<10}  {one.backend or 'none'}"
         )
+        listed = ", ".join(name for name, reason in one.backends.items() if not reason)
+        reasons = "; ".join(dict.fromkeys(reason for reason in one.backends.values() if reason))
+        there.setdefault(listed or f"none: {reasons}", []).append(gpu.name)
     return "\n".join(
         [
             *lines,
             "",
+            "Backends there, the first one by auto:",
+            *(f"  {', '.join(gpus)}: {listed}" for listed, gpus in there.items()),
+            "",
             f"Times are estimates, not measured: {model}, a slice of {matrix[0]} x {matrix[1]}, at "
-            "best, without copies,",
-            "from data sheets: each layer's arithmetic or memory traffic, and a microsecond a "
-            "launch. FFT: share in fp16.",
+            "best, without copies, from data sheets: each layer's arithmetic or memory traffic, "
+            "and a microsecond a launch. FFT: its share in fp16, before a builder fuses layers.",
             f"Every one needs NVIDIA driver {DRIVER_FLOOR} or newer (CUDA 13). fp16 is the 16-bit "
             "path; 8 bits are no gain.",
             "AMD, Intel and Apple GPUs: ort-webgpu.",

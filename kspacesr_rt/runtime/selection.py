@@ -39,6 +39,8 @@ AUTO = "auto"
 PREFERENCE = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda", "openvino", "ort-cpu")
 """What `AUTO` tries, the fastest first; before it, plug-ins that ask for it. ``ort-webgpu`` is not
 among them: nobody has measured whether a GPU is faster through WebGPU than the CPU is."""
+BEGUN = "the output folder was begun with it"
+"""Why a backend is taken that others stand before."""
 MERITS = {
     "tensorrt": "first in the order",
     "tensorrt-rtx": "the fastest usable one on a GPU",
@@ -95,7 +97,8 @@ class BackendChoice:
         if self.tier is not None:
             return self.reason if verbose else f"{self.reason.splitlines()[0]} (-v says more)"
         if not verbose and self.asked == AUTO:
-            return f"backend {self.backend}, chosen by auto (-v says why)"
+            why = f": {BEGUN}" if BEGUN in self.reason else ""
+            return f"backend {self.backend}, chosen by auto{why} (-v says why)"
         over = (f"  passed over: {one.backend} ({one.reason})" for one in self.passed_over)
         return "\n".join([f"backend {self.backend}: {self.reason}", *over])
 
@@ -162,6 +165,7 @@ def choose_backend(
     options: BackendOptions | None = None,
     *,
     cache: VerificationCache | None = None,
+    begun_with: str | None = None,
 ) -> BackendChoice:
     """Return what runs a model: the backend that is named, or the best one for ``auto``.
 
@@ -175,6 +179,10 @@ def choose_backend(
         Threads and the like, for the verification.
     cache
         Where verifications are kept; None for the user's cache folder.
+    begun_with
+        Backend of results that those to come are to stand beside: ``auto`` takes it before any
+        other, if it runs and gives the stored answer. None, or what is no backend that runs models:
+        there is none.
 
     Raises
     ------
@@ -193,7 +201,9 @@ def choose_backend(
     cache = cache or VerificationCache()
     passed_over: list[PassedOver] = []
     notes: list[str] = []
-    for candidate in (*auto_plugins(), *PREFERENCE):
+    order = (*auto_plugins(), *PREFERENCE)
+    first = [begun_with] if begun_with in order else []
+    for candidate in dict.fromkeys((*first, *order)):
         info = backend_info(candidate)
         if (why_not := info.why_not()) is not None:
             short = why_not.removeprefix(f"backend '{candidate}' ")
@@ -215,7 +225,7 @@ def choose_backend(
         return BackendChoice(
             asked=AUTO,
             backend=candidate,
-            reason=f"chosen by auto: {_merit(info)} ({figures})",
+            reason=f"chosen by auto: {BEGUN if first == [candidate] else _merit(info)} ({figures})",
             verification=verification,
             cached=cached,
             passed_over=tuple(passed_over),

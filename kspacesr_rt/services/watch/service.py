@@ -157,7 +157,7 @@ def watch(
     with (
         redacted_thread_errors(lambda kind: log.write("internal-error", where="thread", kind=kind)),
         limited_to(options.limits),
-        Session(options) as session,
+        Session(options, output=output) as session,
     ):
         folder = session.open_folder(
             source, output, report_file=report_file, collected=watch_options.collected

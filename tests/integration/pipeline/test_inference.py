@@ -24,7 +24,7 @@ from kspacesr_rt.kspace import degrade
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.model.spec import ModelSpec
-from kspacesr_rt.pipeline import InferOptions, backend_pool, infer, preflight
+from kspacesr_rt.pipeline import InferOptions, Session, backend_pool, infer, preflight
 from kspacesr_rt.quality.result_checks import MEASURED_TOLERANCE, check_result
 from kspacesr_rt.runtime import baselines
 from kspacesr_rt.sample import sample_folder
@@ -309,6 +309,41 @@ def test_a_folder_of_another_backend_says_how_to_complete_it(study, out):
     assert "--backend zero-fill" in caught.value.hint
 
 
+def test_auto_goes_on_with_what_a_folder_was_begun_with(study, out):
+    """And says so, whatever it would have taken in a new folder."""
+    pytest.importorskip("onnxruntime")
+    began = infer(study, out, InferOptions(backend="ort-cpu", threads=1))
+    assert began.count("written")
+    report = infer(study, out, InferOptions(threads=1))
+    assert (report.backend, report.backend_choice["asked"]) == ("ort-cpu", "auto")
+    assert report.count("present") == began.count("written")
+    assert "the output folder was begun with it" in report.as_text()
+
+
+def test_a_report_says_how_long_it_took_to_settle_what_computes(study, tmp_path):
+    """Of the run that it was for: a session has it open for those that follow."""
+    report = infer(study, tmp_path / "one", ZERO_FILL)
+    assert 0.0 < report.seconds["choose"] <= report.seconds["total"]
+    with Session(ZERO_FILL) as session:
+        assert "choose" not in session.run(study, tmp_path / "two").seconds
+    slow = dataclasses.replace(report, seconds={"choose": 61.23, "total": 70.0})
+    assert "settling what computes took 61.2 s of that" in slow.as_text()
+    assert "settling" not in report.as_text()
+
+
+def test_the_start_is_told_before_the_first_slice(study, out):
+    """How much there is, and what computes it; and what an earlier run had done."""
+    told = []
+    infer(study, out, ZERO_FILL, on_start=told.append, on_progress=told.append)
+    n = len(told) - 1
+    assert told[0].startswith(f"{n} slices, ")
+    assert told[0].endswith("x2 with zero-fill")
+    assert [one.present for one in told[1:]] == [0] * n
+    told.clear()
+    infer(study, out, ZERO_FILL, on_progress=told.append)
+    assert [one.present for one in told] == [one.done for one in told]
+
+
 def test_folders_may_be_named_by_strings(study, out):
     report = infer(str(study), str(out), ZERO_FILL, report_file=str(out / "r.json"))
     assert report.exit_code == 0
@@ -360,8 +395,9 @@ def test_contradicting_options_are_refused(study, out):
         infer(study, out, InferOptions(backend="cuda"))
     with pytest.raises(InputError, match="no model for upscale 3 is shipped"):
         infer(study, out, InferOptions(upscale=3))
-    with pytest.raises(InputError, match="no such file or folder as the input"):
+    with pytest.raises(InputError, match="no such file or folder as the input") as caught:
         infer(study / "nowhere", out, ZERO_FILL)
+    assert "IN" in caught.value.hint
     assert not out.exists()
 
 

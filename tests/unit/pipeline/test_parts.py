@@ -30,7 +30,7 @@ from kspacesr_rt.pipeline import (
 )
 from kspacesr_rt.pipeline.classic_file import ClassicFile
 from kspacesr_rt.pipeline.journal_entries import RACY_NS, FileState
-from kspacesr_rt.pipeline.output_folder import Journal, Manifest, locked_folder
+from kspacesr_rt.pipeline.output_folder import Journal, Manifest, begun_with, locked_folder
 from kspacesr_rt.pipeline.report import SliceRecord, fields_of_slice
 from kspacesr_rt.pipeline.stage_timer import (
     COMPUTING,
@@ -258,6 +258,30 @@ def test_another_runs_folder_is_refused_by_name(tmp_path):
         pass
     assert caught.value.exit_code == 7
     assert "upscale" not in str(caught.value)
+
+
+def test_digests_are_told_only_where_names_say_nothing(tmp_path):
+    """Two models under one name differ in their weights; of two names the digests are noise."""
+    with locked_folder(tmp_path / "out", {"model": "mine", "weights_sha256": "a" * 64}, "salt"):
+        pass
+    for name, told in (("mine", True), ("yours", False)):
+        with (
+            pytest.raises(RunMismatchError) as caught,
+            locked_folder(tmp_path / "out", {"model": name, "weights_sha256": "b" * 64}, "other"),
+        ):
+            pass
+        assert ("weights_sha256" in str(caught.value)) == told
+        assert ("model" in str(caught.value)) != told
+
+
+def test_what_a_folder_was_begun_with_is_read_or_unknown(tmp_path):
+    """A damaged manifest is told of where the folder is opened, not here."""
+    assert begun_with(tmp_path / "none") is None
+    with locked_folder(tmp_path / "out", {"backend": "ort-cpu"}, "salt"):
+        pass
+    assert begun_with(tmp_path / "out") == "ort-cpu"
+    (tmp_path / "out" / "manifest.json").write_text("{")
+    assert begun_with(tmp_path / "out") is None
 
 
 def test_a_folder_is_held_once(tmp_path):

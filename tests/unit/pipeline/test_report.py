@@ -153,6 +153,9 @@ def test_failed_files_are_named_with_what_they_lack():
     assert many.count("has no Rows") == 20
     assert "  and 5 more: -v names all" in many
     assert report(*(failed(n) for n in range(25))).as_text(verbose=True).count("has no Rows") == 25
+    told = report(record("written"), failed(1), skipped).as_text(verbose=True).splitlines()
+    assert told[1:3] == lines[1:3]  # in the same place
+    assert sum("not-dicom" in line for line in told) == 2
 
 
 def test_a_model_without_bounds_says_so_and_a_baseline_need_not():

@@ -105,6 +105,23 @@ def test_a_gpu_comes_before_the_cpu(machine, model, cache):
     assert calls == ["tensorrt"]
 
 
+def test_a_folder_that_was_begun_keeps_its_backend(machine, model, cache):
+    """Another installation must not keep a run from being completed by the same command."""
+    calls = machine(openvino=140.0, ort_cpu=150.0)
+    choice = choose_backend(AUTO, model, cache=cache, begun_with="ort-cpu")
+    assert (choice.asked, choice.backend, calls) == ("auto", "ort-cpu", ["ort-cpu"])
+    assert selection.BEGUN in choice.as_text()
+
+
+@pytest.mark.parametrize("begun_with", ["ort-cpu", "tensorrt", "zero-fill", "nothing", None])
+def test_what_cannot_go_on_is_passed_over(machine, model, cache, begun_with):
+    """Gone, wrong here now, or never chosen by auto: the order holds, and the folder says no."""
+    machine(openvino=140.0, ort_cpu=20.0)
+    choice = choose_backend(AUTO, model, cache=cache, begun_with=begun_with)
+    assert choice.backend == "openvino"
+    assert selection.BEGUN not in choice.as_text(verbose=True)
+
+
 def test_where_nothing_verifies_there_is_no_choice(machine, model, cache):
     """Never zero-fill, never the least bad."""
     machine(openvino=20.0, ort_cpu=99.9)
