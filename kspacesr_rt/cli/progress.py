@@ -34,6 +34,7 @@ class Update(Protocol):
 
     def keep(self, line: str) -> bool:
         """Print a line that stays above a bar; false if there is no bar, and nothing is printed."""
+        ...
 
 
 @contextmanager
