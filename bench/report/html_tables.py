@@ -44,7 +44,7 @@ FIRST_FIGURES = (
     *("times PyTorch", "p50 ms", "PSNR to PyTorch", "tissue dB", "tissue SSIM"),
     *("PSNR dB", "SSIM"),
 )
-_FIRST = (*BEFORE_REMARK, "", *FIRST_FIGURES)
+_FIRST = (*BEFORE_REMARK, "note", *FIRST_FIGURES)
 ORDER = (*_FIRST, *(name for name in HEADINGS if name not in _FIRST))
 """Columns: a remark is read before the figures, speed and quality before what explains them."""
 MOST_BARS, FEW = 16, 5

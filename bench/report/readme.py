@@ -30,7 +30,7 @@ GAUSSIAN = f"{CONVENTION}-gaussian"
 """The convention whose SSIM gain stands beside."""
 RUNTIME_COLUMNS = (
     *("model", "runtime", "FFT", "precision", "times PyTorch", "PSNR to PyTorch", "PSNR dB"),
-    *("SSIM", "FFT share", "of GEMM peak", ""),
+    *("SSIM", "FFT share", "of GEMM peak", "note"),
 )
 """Of README's table; the result file has more."""
 
@@ -178,7 +178,8 @@ def runtimes_table(result: dict[str, Any]) -> str:
         f"One slice a call, {threads[0]} thread, on {result['data']}: speed relative to PyTorch "
         "eager fp32 in the same run (above 1 is faster), agreement with it, and quality against "
         "HR. A row that failed or is wrong stays, with its reason. Matrix-product peak of the "
-        f"same run: {peaks}.",
+        f"same run: {peaks}; that is what one product of large matrices reached there, no limit, "
+        "so a share may be a little above 100 %.",
         "",
         markdown(rows, RUNTIME_COLUMNS),
         "",

@@ -38,7 +38,7 @@ HEADINGS = {
     "MAE": "--:",
     "PSNR dB": "--:",
     "SSIM": "--:",
-    "": "---",
+    "note": "---",
 }
 """Columns, with their alignment in Markdown."""
 ONLY_IF_FILLED = (
@@ -174,7 +174,7 @@ def row_cells(row: BenchRow) -> dict[str, str]:
         "MAE": _number(quality.mae if quality else None, "{:.5f}"),
         "PSNR dB": _number(quality.psnr_db if quality else None, "{:.2f}"),
         "SSIM": _number(quality.ssim if quality else None, "{:.4f}"),
-        "": note,
+        "note": note,
     }
 
 
