@@ -160,7 +160,7 @@ def test_a_model_without_limits_and_a_baseline_claim_none(noisy, tmp_path):
 
 def test_an_unknown_way_of_handling_is_refused():
     """A typing error must not mean `warn`."""
-    with pytest.raises(InputError, match="warn, skip or zero-fill, not 'drop'"):
+    with pytest.raises(InputError, match="one of warn, skip, zero-fill, not 'drop'"):
         InferOptions(on_outside="drop")
 
 
