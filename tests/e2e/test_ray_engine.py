@@ -38,6 +38,8 @@ except ImportError:
     pytest.skip("ray is not installed: pip install 'kspacesr-rt[cluster]'", allow_module_level=True)
 
 ZERO_FILL = InferOptions(backend="zero-fill", threads=1)
+FILE_BY_FILE = dataclasses.replace(ZERO_FILL, durability="file")
+"""For workers that die: of a group that is not closed nothing is noted."""
 STORE = 100_000_000
 PROC = Path("/proc")
 needs_proc = pytest.mark.skipif(not PROC.is_dir(), reason="finds workers in /proc")
@@ -228,7 +230,7 @@ def test_a_killed_worker_costs_nothing_but_time(cluster, archive, local, out, ho
         hold.unlink()
 
     thread = when(lambda: lines(out) > 12 and len(writers(out)) == 2, kill)
-    report = infer(archive, out, ZERO_FILL, executor=RayExecutor(actors=2))
+    report = infer(archive, out, FILE_BY_FILE, executor=RayExecutor(actors=2))
     thread.join()
     assert killed
     assert losses(local[1], out) == NOTHING_LOST
@@ -260,7 +262,7 @@ def test_a_series_that_kills_its_workers_is_given_up(cluster, archive, local, ou
     with_actors(monkeypatch, ray_actors.DiesOverOneSeries)
     deadly = local[0].series_records[2].series_instance_uid
     (out.parent / "deadly").write_text(deadly)
-    report = infer(archive, out, ZERO_FILL, executor=RayExecutor(actors=2))
+    report = infer(archive, out, FILE_BY_FILE, executor=RayExecutor(actors=2))
     assert report.exit_code == 8
     ((_, reason, n_failed),) = report.reasons()
     assert reason == "lost-worker"

@@ -50,7 +50,7 @@ class Slow(SeriesActor):
 
 
 class DiesOverOneSeries(SeriesActor):
-    """Is killed by a series that is named in a file: by its third slice, or as one is noted."""
+    """Is killed by a series that is named in a file: by its third slice, once one is noted."""
 
     def open(self) -> Any:
         self._marked = (self._job.output.parent / "deadly").read_text()
@@ -60,7 +60,9 @@ class DiesOverOneSeries(SeriesActor):
 
     def _count(self, *_: Any) -> None:
         self._left -= 1
-        if self._left <= 0 and self._noted() - self._noted_before:
+        if self._left <= 0:
+            while not self._noted() - self._noted_before:
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _noted(self) -> set[str]:
