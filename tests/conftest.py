@@ -31,6 +31,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["KSPACESR_RT_CACHE"] = tempfile.mkdtemp(prefix="kspacesr-test-cache-")
 # Shared machines stall for longer than Hypothesis' deadline without anything being wrong.
 settings.register_profile("shared-machine", deadline=None, max_examples=50)
+settings.register_profile(
+    "same-examples", parent=settings.get_profile("shared-machine"), derandomize=True
+)
 settings.load_profile("shared-machine")
 pytest_plugins = ["pytester"]
 

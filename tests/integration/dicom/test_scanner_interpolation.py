@@ -416,5 +416,5 @@ def test_strict_refuses_what_is_only_warned_about_and_writes_nothing(interpolate
 
 def test_an_unknown_way_of_handling_is_refused():
     """A typing error must not mean `warn`."""
-    with pytest.raises(InputError, match="warn, skip or crop, not 'drop'"):
+    with pytest.raises(InputError, match="one of warn, skip, crop, not 'drop'"):
         InferOptions(on_interpolated="drop")
