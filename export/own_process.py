@@ -7,6 +7,7 @@ end in a segmentation fault, or not end at all.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -115,6 +116,8 @@ def _work(work: Callable[[], Any], sending: Connection) -> None:
         ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
     # OpenMP threads do not survive a fork: one thread needs none.
     torch.set_num_threads(1)
+    # Nor do a runtime's: what the parent left to the collector would wait for them as it is freed.
+    gc.freeze()
     # Torch's exporters print whole graphs, and what a network prints is no result of ours.
     logging.disable(logging.CRITICAL)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -93,8 +93,11 @@ class Manifest:
         OutputError
             If it cannot be read.
         """
+        path = folder / MANIFEST_NAME
         try:
-            stored = json.loads((folder / MANIFEST_NAME).read_bytes())
+            if not stat.S_ISREG(path.lstat().st_mode):  # a FIFO would be waited for
+                raise _unusable("is another kind of file")
+            stored = json.loads(path.read_bytes())
             schema, parameters = stored["schema"], stored["parameters"]
             run_salt, version = stored["run_salt"], stored["version"]
         except FileNotFoundError:
