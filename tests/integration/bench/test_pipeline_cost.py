@@ -53,10 +53,12 @@ def test_the_paper_continues_what_was_measured():
 
 def test_the_null_backend_is_no_way_to_run_anything(tmp_path):
     """Repeated samples are no super-resolution: nobody may get them by a name."""
-    options = InferOptions(backend=NULL, upscale=2)
     assert NULL not in backend_names()
     with pytest.raises(InputError, match="no backend is called 'null'"):
-        infer(sample_folder(), tmp_path / "before", options)
+        InferOptions(backend=NULL, upscale=2)
     with null_backend():
+        options = InferOptions(backend=NULL, upscale=2)
         assert infer(sample_folder(), tmp_path / "within", options).count("written") == 20
     assert NULL not in backend_names()
+    with pytest.raises(InputError, match="no backend is called 'null'"):
+        infer(sample_folder(), tmp_path / "after", options)
