@@ -44,6 +44,8 @@ def missing():
         one for one in ("unshare", "setpriv", "useradd", "mount") if not shutil.which(one)
     ]:
         return f"{absent[0]} is not installed"
+    if not Path(sys.base_prefix, "bin", "python").exists():
+        return f"{sys.base_prefix}/bin holds no 'python', as the image's does: Debian's own, say"
     tried = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, text=True)
     return tried.stderr.strip() if tried.returncode else None
 
