@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 from kspacesr_rt.errors import KspaceSRError, failing_the_output
 from kspacesr_rt.model.file import ModelFile, parse_model
-from kspacesr_rt.system.cache_folder import CacheFolder
+from kspacesr_rt.system.cache_folder import CacheFolder, entries_to_remove
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.plain_text import printable
 
@@ -33,8 +35,8 @@ class TierEntry:
     """Its file."""
     size_bytes: int
     """Of the file."""
-    made: datetime
-    """UTC time it was made."""
+    last_used: datetime
+    """UTC time it was made or taken last."""
     inputs: dict[str, Any]
     """What it depends on; empty if that cannot be read."""
     problem: str
@@ -45,7 +47,7 @@ class TierEntry:
         what = self.problem or (
             f"{self.inputs['model']} in {self.inputs['precision']} for {self.inputs['backend']}"
         )
-        head = f"{self.made:%Y-%m-%d %H:%M}  {self.size_bytes / 1e6:7.1f} MB  "
+        head = f"{self.last_used:%Y-%m-%d %H:%M}  {self.size_bytes / 1e6:7.1f} MB  "
         return printable(f"{head}{self.path.name}: {what}" if self.problem else f"{head}{what}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class TierEntry:
         return {
             "path": str(self.path),
             "size_bytes": self.size_bytes,
-            "last_used": self.made.isoformat(timespec="seconds"),
+            "last_used": self.last_used.isoformat(timespec="seconds"),
             "problem": self.problem,
             "converted": self.inputs,
         }
@@ -70,9 +72,12 @@ class TierCache(CacheFolder):
         if note is None:
             return None
         try:
-            content = self._path("model", inputs).with_suffix(".onnx").read_bytes()
+            path = self._path("model", inputs).with_suffix(".onnx")
+            content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != note.get("sha256"):
                 return None
+            with suppress(OSError):  # a cache that one may only read serves as well
+                os.utime(path)
             return parse_model(content, name=f"{inputs['model']}.onnx")
         except (OSError, KspaceSRError):
             return None
@@ -117,11 +122,11 @@ class TierCache(CacheFolder):
         replace_file(self._path(kind, inputs), (json.dumps(document, indent=1) + "\n").encode())
 
     def listing(self) -> tuple[TierEntry, ...]:
-        """Return every converted model, the one made last first."""
+        """Return every converted model, the one used last first."""
         if self.why_none() is not None:
             return ()
         found = [_entry_of(path) for path in self.folder.glob("model-*.onnx")]
-        return tuple(sorted(found, key=lambda entry: entry.made, reverse=True))
+        return tuple(sorted(found, key=lambda entry: entry.last_used, reverse=True))
 
     def choices(self) -> tuple[tuple[dict[str, Any], dict[str, Any]], ...]:
         """Return the inputs and the note of every choice that is kept."""
@@ -138,11 +143,7 @@ class TierCache(CacheFolder):
 
     def as_text(self) -> str:
         """Return the listing for people."""
-        entries = self.listing()
-        total = sum(entry.size_bytes for entry in entries)
-        place = self.why_none() or f"{total / 1e6:.1f} MB in {self.folder}"
-        last = f"{len(entries)} converted models, {place}"
-        return "\n".join([*(entry.as_text() for entry in entries), last])
+        return self.describe(self.listing(), "converted models")
 
     def prune(
         self,
@@ -151,16 +152,18 @@ class TierCache(CacheFolder):
         older_than_days: float | None = None,
         everything: bool = False,
     ) -> tuple[TierEntry, ...]:
-        """Remove converted models, the oldest first, and forget every verdict and choice with them.
+        """Remove converted models, the ones unused for longest first.
+
+        Every verdict and choice is forgotten with them.
 
         Parameters
         ----------
         max_bytes
-            Keep the latest, up to this.
+            Keep no more than this.
         older_than_days
-            Remove what was made so long ago.
+            Remove what was not used for this long.
         everything
-            Remove all.
+            Remove all of it.
 
         Returns
         -------
@@ -171,24 +174,24 @@ class TierCache(CacheFolder):
         OutputError
             If one cannot be removed.
         """
-        entries, removed, kept = self.listing(), [], 0
-        now = datetime.now(UTC)
-        for entry in entries:
-            kept += entry.size_bytes
-            days = (now - entry.made).total_seconds() / 86400
-            old = older_than_days is not None and days > older_than_days
-            if everything or entry.problem or old or (max_bytes is not None and kept > max_bytes):
-                kept -= entry.size_bytes
-                removed.append(entry)
-                self._remove(entry.path)
-                self._remove(entry.path.with_suffix(".json"))
+        removed = tuple(
+            entries_to_remove(
+                self.listing(),
+                max_bytes=max_bytes,
+                older_than_days=older_than_days,
+                everything=everything,
+            )
+        )
+        for entry in removed:
+            self._remove(entry.path)
+            self._remove(entry.path.with_suffix(".json"))
         if removed or everything:
             for kind in ("choice", "verdict"):
                 for path in (
                     sorted(self.folder.glob(f"{kind}-*.json")) if not self.why_none() else []
                 ):
                     self._remove(path)
-        return tuple(removed)
+        return removed
 
     def _remove(self, path: Path) -> None:
         with failing_the_output(f"cannot remove {path}"):
@@ -211,7 +214,7 @@ def _entry_of(path: Path) -> TierEntry:
     return TierEntry(
         path=path,
         size_bytes=state.st_size,
-        made=datetime.fromtimestamp(state.st_mtime, UTC),
+        last_used=datetime.fromtimestamp(state.st_mtime, UTC),
         inputs=inputs,
         problem=problem,
     )

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 from kspacesr_rt.errors import OutputError, failing_the_output
 
 FOLDER_VARIABLE = "KSPACESR_RT_CACHE"
 """Environment variable that names the folder."""
+
+
+class CachedFile(Protocol):
+    """One thing in a cache."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its files."""
+        ...
+
+    @property
+    def last_used(self) -> datetime:
+        """UTC time it was made or taken last."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be used; empty if it can."""
+        ...
+
+    def as_text(self) -> str:
+        """Return a line for a listing."""
+        ...
+
+
+Cached = TypeVar("Cached", bound=CachedFile)
 
 
 class CacheFolder:
@@ -50,6 +78,50 @@ class CacheFolder:
     def make(self) -> None:
         """Make it; see `make_folder`."""
         make_folder(self.folder)
+
+    def describe(self, entries: Iterable[CachedFile], kind: str) -> str:
+        """Return a listing for people: a line each, how many of the kind, and where they lie."""
+        lines, n_bytes = [], 0
+        for entry in entries:
+            lines.append(entry.as_text())
+            n_bytes += entry.size_bytes
+        place = self.why_none() or f"{n_bytes / 1e6:.1f} MB in {self.folder}"
+        return "\n".join([*lines, f"{len(lines)} {kind}, {place}"])
+
+
+def entries_to_remove(
+    entries: Iterable[Cached],
+    *,
+    max_bytes: int | None = None,
+    older_than_days: float | None = None,
+    everything: bool = False,
+) -> Iterator[Cached]:
+    """Yield what a cache is to lose; what cannot be used goes in any case.
+
+    Parameters
+    ----------
+    entries
+        The one used last first.
+    max_bytes
+        Keep the latest that come to no more than this, and nothing that is older.
+    older_than_days
+        Remove what was not used for this long.
+    everything
+        Remove all of it.
+    """
+    now, n_bytes = datetime.now(UTC), 0
+    for entry in entries:
+        n_bytes += 0 if entry.problem else entry.size_bytes
+        if (
+            everything
+            or entry.problem
+            or (
+                older_than_days is not None
+                and now - entry.last_used > timedelta(days=older_than_days)
+            )
+            or (max_bytes is not None and n_bytes > max_bytes)
+        ):
+            yield entry
 
 
 def default_folder(name: str) -> Path:

@@ -10,7 +10,6 @@ import os
 import re
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from kspacesr_rt.errors import ModelFileError, failing_the_output
@@ -31,10 +30,9 @@ from kspacesr_rt.runtime.tensorrt.sidecar import (
     sidecar_path,
     write_engine,
 )
-from kspacesr_rt.system.cache_folder import CacheFolder
+from kspacesr_rt.system.cache_folder import CacheFolder, entries_to_remove
 from kspacesr_rt.system.files import replace_file
 
-_SECONDS_PER_DAY = 86400.0
 _NAME_DIGITS = 12
 """Digits of a plan's SHA-256 in its file name: enough to tell builds of one key apart."""
 
@@ -134,11 +132,7 @@ class EngineCache(CacheFolder):
 
     def as_text(self) -> str:
         """Return the listing for people."""
-        entries = self.listing()
-        total = sum(entry.size_bytes for entry in entries)
-        place = self.why_none() or f"{total / 1e6:.1f} MB in {self.folder}"
-        last = f"{len(entries)} engines, {place}"
-        return "\n".join([*(entry.as_text() for entry in entries), last])
+        return self.describe(self.listing(), "engines")
 
     def prune(
         self,
@@ -167,25 +161,22 @@ class EngineCache(CacheFolder):
         OutputError
             If something cannot be removed.
         """
-        now = datetime.now(UTC)
-        removed, total_bytes = [], 0
-        for entry in self.listing():
-            idle_days = (now - entry.last_used).total_seconds() / _SECONDS_PER_DAY
-            total_bytes += 0 if entry.problem else entry.size_bytes
-            if (
-                everything
-                or entry.problem
-                or (older_than_days is not None and idle_days > older_than_days)
-                or (max_bytes is not None and total_bytes > max_bytes)
-            ):
-                _remove(entry.path)
-                removed.append(entry)
+        removed = tuple(
+            entries_to_remove(
+                self.listing(),
+                max_bytes=max_bytes,
+                older_than_days=older_than_days,
+                everything=everything,
+            )
+        )
+        for entry in removed:
+            _remove(entry.path)
         if self.why_none() is not None:
             return ()
         for leftover in (*self.folder.glob("*.timing"), *self.folder.glob(".*.part")):
             if everything or (leftover.suffix == ".part" and is_abandoned(leftover)):
                 leftover.unlink(missing_ok=True)
-        return tuple(removed)
+        return removed
 
     def _keep(self, plan: bytes, info: EngineInfo) -> Path:
         path = self.folder / f"{info.inputs.key}-{info.plan_sha256[:_NAME_DIGITS]}.engine"
