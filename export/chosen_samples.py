@@ -57,6 +57,7 @@ def chosen(node: fx.Node, name: str, value: Callable[[Any], Any]) -> Chosen | No
     if name == "aten::masked_select":
         source, mask_node = node.args
         given, mask = value(source), value(mask_node)
+        # torch's stubs leave this function untyped.
         shape = torch.broadcast_shapes(given.shape, mask.shape)  # type: ignore[no-untyped-call]
         if isinstance(given, Tensor):
             given = given.expand(shape)

@@ -124,6 +124,7 @@ def _product(precision: str, size: int, device: str) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(0)
     multiply: Callable[..., Any] = torch.mm
     if precision == "int8":
+        # torch has no public product of 8-bit integers.
         multiply = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]
         left, right = (
             torch.randint(-127, 127, (size, size), dtype=torch.int8, generator=generator)

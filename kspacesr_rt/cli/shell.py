@@ -53,6 +53,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 class _Command(TyperCommand):
     """Tells, before it begins, which options the environment or a file has changed."""
 
+    # The base class takes any context; Typer hands its own commands a typer.Context.
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command."""
         _json.take(ctx.params)

@@ -242,6 +242,7 @@ def load_cuda() -> Any:
     """
     try:
         with deferred_signals():
+            # Of the extra for GPUs, which type checkers need not have.
             from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
     except ImportError as exc:
         raise BackendUnavailableError(

@@ -33,7 +33,10 @@ def starting(monkeypatch):
 def test_a_sigterm_while_ray_starts_is_the_command_lines(starting):
     """It is told as 143, not as Ray's exit code 15, and what is under way is unwound."""
     told = []
-    handler = lambda number, frame: told.append(number)  # noqa: E731
+
+    def handler(number, frame):
+        told.append(number)
+
     signal.signal(signal.SIGTERM, handler)
     with pytest.raises(TerminatedError):
         starting(ours=True)

@@ -357,7 +357,10 @@ def test_padding_is_no_part_of_what_is_said(study, tmp_path, how):
     keyword, before, after = PADDED[how]
     for path in paths(study):
         rewritten(path, lambda dataset: said(dataset, keyword, before))
-    pad = lambda path: rewritten(path, lambda one: said(one, keyword, after))  # noqa: E731
+
+    def pad(path):
+        return rewritten(path, lambda dataset: said(dataset, keyword, after))
+
     require_present(study, tmp_path, pad, carried=True)
     told = {path.name: path.read_bytes() for path in (tmp_path / "fresh").glob("*/*.dcm")}
     assert told.keys() == {path.name for path in (tmp_path / "out").glob("*/*.dcm")}

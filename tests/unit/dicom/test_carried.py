@@ -552,7 +552,7 @@ def test_a_copy_shares_only_what_nobody_can_change():
     """`derive` must not change its source, even where both hold the same bytes."""
     (source,) = scan_folder(sorted(sample_folder().glob("*.dcm"))[8]).series[0].slices
     decoded = decode_slice(load_slice(source))
-    before = {tag: decoded.dataset.get_item(tag) for tag in decoded.dataset.keys()}  # noqa: SIM118
+    before = {tag: decoded.dataset.get_item(tag) for tag in decoded.dataset.keys()}  # noqa: SIM118 - iterating gives elements
     derived = derive(decoded, zero_fill(decoded.values, 2), DERIVATION)
     assert derived.SeriesDescription != decoded.dataset.SeriesDescription
     assert before == {tag: decoded.dataset.get_item(tag) for tag in before}

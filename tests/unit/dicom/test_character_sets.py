@@ -151,7 +151,7 @@ def test_a_value_longer_than_its_kind_may_be_is_not_taken_apart(
     ds = mr()
     ds.pop(tag, None)
     data = content(ds, ImplicitVRLittleEndian)
-    before = min(int(other) for other in ds.keys() if other > tag)  # noqa: SIM118
+    before = min(int(other) for other in ds.keys() if other > tag)  # noqa: SIM118 - iterating gives elements
     path = tmp_path / "slice.dcm"
     path.write_bytes(raw_elements.insert(data, implicit(tag, value), before))
     converted = []

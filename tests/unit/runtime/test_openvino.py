@@ -20,7 +20,7 @@ KEPT = 1e-5
 if (reason := BACKENDS["openvino"].why_not()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
-from kspacesr_rt.runtime import openvino_cpu  # noqa: E402
+from kspacesr_rt.runtime import openvino_cpu  # noqa: E402 - only where OpenVINO is installed
 
 
 @pytest.fixture(scope="module")
