@@ -17,6 +17,7 @@ from kspacesr_rt.system.interruption import (
 def main() -> None:
     """Run the command line, in a process that is its own."""
     streams.make_usable()
+    streams.hide_quoting_warnings()
     install_signal_handlers()
     try:
         from kspacesr_rt.cli.commands import app  # takes a while: signals are looked after by now

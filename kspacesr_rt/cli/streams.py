@@ -8,7 +8,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import IO, Any
+import warnings
+from typing import IO, Any, Final
+
+_QUOTING: Final = {"pydicom", "pynetdicom"}
+"""Packages whose warnings quote values of files, which can be a patient's."""
 
 
 class _TolerantFile(io.FileIO):
@@ -41,6 +45,25 @@ def make_usable() -> None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = _tolerant(sys.stdout, 1)
     sys.stderr = _tolerant(sys.stderr, 2)
+
+
+def hide_quoting_warnings() -> None:
+    """Let no warning of a DICOM package reach the terminal, in any thread, for good.
+
+    `kspacesr_rt.dicom.quiet` does so where files are read; this is for a place that it forgets.
+    Warnings of other packages, numpy's for instance, are told as before.
+    """
+    show = warnings.showwarning
+
+    def shown(*args: Any, **kwargs: Any) -> None:
+        frame = sys._getframe(1)
+        while frame is not None:
+            if str(frame.f_globals.get("__name__")).partition(".")[0] in _QUOTING:
+                return
+            frame = frame.f_back
+        show(*args, **kwargs)
+
+    warnings.showwarning = shown
 
 
 def write_error() -> str | None:

@@ -37,8 +37,9 @@ def series_snr(slices: FloatArray) -> float | None:
 
     Returns
     -------
-        Without a unit; None where no air shows noise: a scanner masked it, the FOV holds none, or
-        ringing is louder. Then the noise is small beside the tissue, or cannot be told.
+        Without a unit; None where no air shows noise: a scanner masked it, the FOV holds none,
+        ringing is louder, or its mean is not positive, so that the slices are no magnitudes. Then
+        the noise is small beside the tissue, or cannot be told.
 
     Notes
     -----
@@ -56,6 +57,8 @@ def series_snr(slices: FloatArray) -> float | None:
     means, deviations = (np.concatenate(parts) for parts in zip(*found, strict=True))
     darkest = np.argsort(means, kind="stable")[: max(BLOCK, int(DARKEST * len(means)))]
     first = float(np.median(means[darkest]))
+    if not 0.0 < first < np.inf:
+        return None
     air = means <= AIR_BELOW * first
     mean, deviation = float(np.median(means[air])), float(np.median(deviations[air]))
     if deviation <= 0.0 or abs(mean / deviation / AIR_RATIO - 1.0) > AIR_RATIO_WITHIN:

@@ -44,6 +44,7 @@ from kspacesr_rt.dicom.fast.element_steps import (
     tag_of,
 )
 from kspacesr_rt.dicom.header import fragments
+from kspacesr_rt.dicom.quiet import quiet_pydicom
 
 _FIRST_GROUP, _PIXEL_GROUP = 8, 0x7FE0
 _DECISIVE: Final = frozenset(
@@ -67,6 +68,7 @@ whether its length is undefined; pixel data of undefined length end where they b
 class RepeatedHeader:
     """The header of one file, and what it was understood to be; for any threads."""
 
+    @quiet_pydicom()  # the file meta information is converted
     def __init__(self, content: bytes, dataset: Carried) -> None:
         """Take a file apart.
 

@@ -53,3 +53,9 @@ def test_silence_and_tiny_images_say_nothing():
     assert series_snr(disc) is None
     assert series_snr(np.zeros((2, 64, 64), np.float32)) is None
     assert series_snr(np.ones((1, 4, 64), np.float32)) is None
+
+
+@pytest.mark.parametrize("level", [-1e38, -1000.0, -0.5, np.nan])
+def test_what_is_no_magnitude_says_nothing(head, level):
+    """A Rescale Intercept below zero, or what is no number: numpy does not warn either."""
+    assert series_snr((noisy(head, 5.0) + level).astype(np.float32)) is None
