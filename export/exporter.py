@@ -20,7 +20,7 @@ from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.file import ModelFile, parse_model
 from kspacesr_rt.model.spec import DataConsistency, Lowering, ModelSpec, Precision
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.moments import moment
+from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.train.checkpoint import Checkpoint, SpecOverrides, load_checkpoint
 
 
@@ -112,7 +112,7 @@ def export_model(
 
     >>> from pathlib import Path
     >>> import kspacesr_rt as ks
-    >>> from kspacesr_rt.export.rebuild import checkpoint_from_model
+    >>> from kspacesr_rt.export.checkpoint_from_model import checkpoint_from_model
     >>> from kspacesr_rt.model.file import load_model, resolve_model
     >>> model = load_model(resolve_model("x2-fast", upscale=2))
     >>> checkpoint_from_model(model, Path("weights.pt"))
@@ -161,7 +161,7 @@ def _stamped(loaded: Checkpoint, lowering: Lowering) -> ModelSpec:
     provenance = dataclasses.replace(
         loaded.spec.provenance,
         checkpoint_sha256=loaded.sha256,
-        created=moment().isoformat(timespec="seconds"),
+        created=output_time().isoformat(timespec="seconds"),
         versions=versions,
     )
     return dataclasses.replace(loaded.spec, lowering=lowering, provenance=provenance)

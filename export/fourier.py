@@ -20,8 +20,8 @@ from torch.nn import functional
 from kspacesr_rt.export.complex_pairs import Pair, as_pair
 from kspacesr_rt.export.dft_products import product
 from kspacesr_rt.export.real_operators import resized, rolled
-from kspacesr_rt.export.real_parts import imaginary_unused
 from kspacesr_rt.export.symbolic_sizes import ratio, same
+from kspacesr_rt.export.unused_imaginary_part import imaginary_unused
 from kspacesr_rt.model.spec import OP_DOMAIN
 
 COMPLEX = ("fft", "ifft", "fft2", "ifft2", "fftn", "ifftn")

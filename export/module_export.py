@@ -21,8 +21,8 @@ from torch import nn
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.conversion.contract_gate import require_checkable, require_contracts
+from kspacesr_rt.conversion.grid_check import find_placement, require_placed
 from kspacesr_rt.conversion.parity import ParityReport, require_parity
-from kspacesr_rt.conversion.placement import find_placement, require_placed
 from kspacesr_rt.conversion.proof import finished, require_free
 from kspacesr_rt.errors import (
     ExporterError,
@@ -33,10 +33,10 @@ from kspacesr_rt.errors import (
     ResultError,
 )
 from kspacesr_rt.export.exporter import Exported
+from kspacesr_rt.export.isolated_process import TIME_LIMIT_S, TimeLimitError, in_own_process
 from kspacesr_rt.export.module_gate import GateInput, agreement_at, gate_inputs, report_of
 from kspacesr_rt.export.module_lowering import lower_module
 from kspacesr_rt.export.network_probe import Layout, Probed, probed, require_usable
-from kspacesr_rt.export.own_process import TIME_LIMIT_S, TimeLimitError, in_own_process
 from kspacesr_rt.export.scripted_networks import without_scripts
 from kspacesr_rt.graph.precision import opset_of
 from kspacesr_rt.kspace import FloatArray, Matrix
@@ -54,8 +54,8 @@ from kspacesr_rt.model.spec import (
 from kspacesr_rt.quality.array_contracts import with_contracts
 from kspacesr_rt.runtime.backends import BACKENDS, open_backend
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.moments import moment
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.output_time import output_time
+from kspacesr_rt.system.progress_messages import report_step
 
 HR_NOMINAL = 256
 """SR samples per axis of the matrix a file is stored for."""
@@ -245,7 +245,7 @@ def _stamped(provenance: Provenance) -> Provenance:
         "onnx": onnx.__version__,
         "python": platform.python_version(),
     }
-    created = moment().isoformat(timespec="seconds")
+    created = output_time().isoformat(timespec="seconds")
     return dataclasses.replace(provenance, created=created, versions=versions)
 
 

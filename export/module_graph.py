@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
-from kspacesr_rt.export import array_functions, ordered_values, real_operators, recurrences
-from kspacesr_rt.export.chosen_samples import without_checks
-from kspacesr_rt.export.open_lengths import open_arithmetic, short_division
-from kspacesr_rt.export.source_places import first_line, place_of_error
+from kspacesr_rt.export import array_functions, order_statistics, real_operators, recurrences
+from kspacesr_rt.export.dynamic_lengths import open_arithmetic, short_division
+from kspacesr_rt.export.masked_samples import without_checks
+from kspacesr_rt.export.source_locations import first_line, place_of_error
 
 LONGEST_LIST = 64
 """Numbers of Python that are followed through a trace."""
@@ -28,7 +28,7 @@ EXAMPLE_BATCH = 3
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **real_operators.OF_OPEN_LENGTH,
     **array_functions.FUNCTIONS,
-    **ordered_values.FUNCTIONS,
+    **order_statistics.FUNCTIONS,
     **recurrences.FUNCTIONS,
 }
 """Functions of PyTorch, and what stands for them while a network is traced."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
+from kspacesr_rt.export.dynamic_lengths import short_division
 from kspacesr_rt.export.exporter_graph import cleaned
 from kspacesr_rt.export.module_graph import (
     EXAMPLE_BATCH,
@@ -26,9 +27,8 @@ from kspacesr_rt.export.module_graph import (
     quiet,
     trace_error,
 )
-from kspacesr_rt.export.open_lengths import short_division
 from kspacesr_rt.export.real_program import RealProgram
-from kspacesr_rt.export.source_places import first_line, place_of
+from kspacesr_rt.export.source_locations import first_line, place_of
 from kspacesr_rt.graph.bodies import OPSET, function_bodies
 from kspacesr_rt.model.binding import rebind
 from kspacesr_rt.model.graph_buffers import PLAIN

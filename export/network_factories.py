@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from kspacesr_rt.errors import CheckpointError, ExportError
-from kspacesr_rt.export.source_places import first_line, place_of_error
+from kspacesr_rt.export.source_locations import first_line, place_of_error
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "net", "generator")
 """Keys under which checkpoints of common trainers keep the weights, in the order that is tried."""

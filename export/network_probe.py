@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kspacesr_rt.errors import ExportError
 from kspacesr_rt.export.module_graph import quiet
-from kspacesr_rt.export.source_places import first_line, place_of_error
+from kspacesr_rt.export.source_locations import first_line, place_of_error
 from kspacesr_rt.kspace import Matrix
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)

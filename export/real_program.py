@@ -17,9 +17,9 @@ from torch.fx.node import map_arg
 
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
 from kspacesr_rt.export import fourier, pair_operators, real_operators
-from kspacesr_rt.export.chosen_samples import chosen, of_chosen, takes_chosen
 from kspacesr_rt.export.complex_pairs import Pair
-from kspacesr_rt.export.source_places import first_line, place_of
+from kspacesr_rt.export.masked_samples import chosen, of_chosen, takes_chosen
+from kspacesr_rt.export.source_locations import first_line, place_of
 from kspacesr_rt.export.stacked_pairs import Stacked, settled
 
 

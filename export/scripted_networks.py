@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from kspacesr_rt.errors import ExportError, KspaceSRError
 from kspacesr_rt.export.module_graph import FUNCTIONS
-from kspacesr_rt.export.source_places import first_line
+from kspacesr_rt.export.source_locations import first_line
 
 _NUMBERS = int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool
 

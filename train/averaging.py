@@ -22,7 +22,7 @@ import torch
 from kspacesr_rt.errors import CheckpointError
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.train.checkpoint import load_checkpoint, save_checkpoint
-from kspacesr_rt.train.starting import SAME, read_start
+from kspacesr_rt.train.initial_weights import SAME, read_start
 
 
 def average_with_start(end: Path, start: str, output: Path) -> ModelSpec:

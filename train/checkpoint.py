@@ -33,8 +33,8 @@ from kspacesr_rt.system.plain_text import shortened
 from kspacesr_rt.train.degradation import GRID_OF, grid_after
 from kspacesr_rt.train.generators import build_generator
 from kspacesr_rt.train.spectrum_files import read_spectra
-from kspacesr_rt.train.untrusted import read_document, require_stored
-from kspacesr_rt.train.unwrapping import StateDict, find_network, tensors_of
+from kspacesr_rt.train.state_dict_search import StateDict, find_network, tensors_of
+from kspacesr_rt.train.untrusted_checkpoint import read_document, require_stored
 
 FORMAT = "kspacesr_rt.checkpoint"
 SCHEMA = 1

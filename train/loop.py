@@ -27,13 +27,13 @@ from kspacesr_rt.train.checkpoint import load_checkpoint, save_checkpoint
 from kspacesr_rt.train.discriminator import Discriminator, discriminator_loss
 from kspacesr_rt.train.distributed import Ranks
 from kspacesr_rt.train.generators import build_generator
+from kspacesr_rt.train.initial_weights import read_start, start_from
 from kspacesr_rt.train.losses import GeneratorLoss, find_vgg_features
 from kspacesr_rt.train.optimisers import build_optimiser
 from kspacesr_rt.train.options import TrainingOptions
 from kspacesr_rt.train.pairs import PairSampler, TrainingSeries
 from kspacesr_rt.train.spectra import fill_spectra
-from kspacesr_rt.train.starting import read_start, start_from
-from kspacesr_rt.train.untrusted import read_document
+from kspacesr_rt.train.untrusted_checkpoint import read_document
 from kspacesr_rt.train.validation import ValidationQuality, triptych, validation_quality
 
 GRADIENT_NORM = 1.0

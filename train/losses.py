@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kspacesr_rt.errors import CheckpointError, InputError, ShapeError
 from kspacesr_rt.quality.metrics import SSIM_K1, SSIM_K2, SSIM_WINDOW
-from kspacesr_rt.train.untrusted import read_document
+from kspacesr_rt.train.untrusted_checkpoint import read_document
 
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
 

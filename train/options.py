@@ -61,7 +61,7 @@ class TrainingOptions:
     data_consistency: DataConsistency = "hard"
     """What is done with the measured samples."""
     init: str = ""
-    """Model to start from, see `kspacesr_rt.train.starting`; empty: random weights."""
+    """Model to start from, see `kspacesr_rt.train.initial_weights`; empty: random weights."""
     matrix: int = 128
     """LR samples per axis of the spectra, and of the exported file; 0: 320 over the upscale."""
     degradation: str = "kspace-crop"

@@ -19,8 +19,8 @@ from kspacesr_rt.train.augmentation import cut_window, vary
 from kspacesr_rt.train.balance import Balance, series_weights
 from kspacesr_rt.train.cache import CachedArray, entry_key, forget_entry, read_entry, write_entry
 from kspacesr_rt.train.degradation import DEGRADATIONS
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.noise import rician
-from kspacesr_rt.train.reading import Reading
 from kspacesr_rt.train.volumes import (
     Source,
     Volume,

@@ -12,11 +12,11 @@ from kspacesr_rt.errors import OutputError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.train.distributed import joined
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.loop import Progress, train
 from kspacesr_rt.train.options import TrainingOptions
 from kspacesr_rt.train.pairs import describe, load_training_series
 from kspacesr_rt.train.patients import split_by_patient
-from kspacesr_rt.train.reading import Reading
 from kspacesr_rt.train.validation import judged_series, validation_slices, zero_fill_quality
 from kspacesr_rt.train.volumes import read_volumes
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from kspacesr_rt.errors import CheckpointError
 from kspacesr_rt.model.spec import LARGEST
 from kspacesr_rt.system.plain_text import shortened
-from kspacesr_rt.train.untrusted import UNREADABLE
+from kspacesr_rt.train.untrusted_checkpoint import UNREADABLE
 
 
 def read_spectra(h_lr: Path | None, h_hr: Path | None, upscale: int) -> dict[str, Tensor]:

@@ -17,15 +17,15 @@ import numpy as np
 
 from kspacesr_rt.dicom import read_slices, scan_folder
 from kspacesr_rt.dicom.attributes import acquired_matrix
-from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.scanner_interpolation import AcquiredBand, kspace_profile, surveyed_numbers
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceError, TrainingDataError
 from kspacesr_rt.kspace import FloatArray, Matrix, resample_to
 from kspacesr_rt.kspace.acquired_band import measured_band as measured_band
 from kspacesr_rt.train.fastmri import read_fastmri
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.formats import Samples, read_nifti, read_nrrd, read_numpy
 from kspacesr_rt.train.patients import hashed_identity, patient_of_file
-from kspacesr_rt.train.reading import Reading
 
 READERS: dict[str, Callable[[Path], Samples]] = {
     ".nii": read_nifti,

@@ -30,7 +30,7 @@ from kspacesr_rt.model.contracts import contracts_of, taken_text
 from kspacesr_rt.model.file import ModelFile, load_model, parity_figures
 from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, METADATA_KEY, ModelSpec
-from kspacesr_rt.model.trust import TrustCalibration
+from kspacesr_rt.model.trust_calibration import TrustCalibration
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.train.degradation import degradation_for
 

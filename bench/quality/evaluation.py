@@ -39,7 +39,7 @@ from kspacesr_rt.runtime.backends import (
 )
 from kspacesr_rt.runtime.selection import choose_backend
 from kspacesr_rt.train.degradation import DEGRADATIONS, GRID_OF, degradation_for
-from kspacesr_rt.train.reading import EMPTY, Reading
+from kspacesr_rt.train.file_failures import EMPTY, Reading
 from kspacesr_rt.train.volumes import Volume, interpolation_of, read_volumes, resampled
 
 CONVENTION = "slice-range1"

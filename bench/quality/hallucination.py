@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.bench.quality.head_phantom import CONTRASTS, head_kspace, lesion_free
-from kspacesr_rt.bench.quality.opening import Opener, opener_of
+from kspacesr_rt.bench.quality.open_model import Opener, opener_of
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import (
     ComplexArray,
@@ -47,7 +47,7 @@ from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.model.spec import BOUNDED, ModelSpec
 from kspacesr_rt.quality.added_energy import added_energy, intensity_drift
 from kspacesr_rt.quality.metrics import tissue_slices
-from kspacesr_rt.train.reading import Reading
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.volumes import read_volumes
 
 _Wide = npt.NDArray[np.float64]

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from kspacesr_rt.bench.quality.opening import Opener, opener_of
+from kspacesr_rt.bench.quality.open_model import Opener, opener_of
 from kspacesr_rt.kspace import (
     FloatArray,
     centre_crop,
@@ -35,8 +35,8 @@ from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.quality.metrics import evaluate, tissue_slices
 from kspacesr_rt.quality.noise import series_snr
 from kspacesr_rt.runtime.backends import Backend
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.noise import rician
-from kspacesr_rt.train.reading import Reading
 from kspacesr_rt.train.volumes import interpolation_of, read_volumes, resampled
 
 SNRS: Final = (20.0, 10.0, 7.0, 5.0, 3.5)

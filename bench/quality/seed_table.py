@@ -27,9 +27,9 @@ from kspacesr_rt.errors import InputError
 from kspacesr_rt.export.exporter import export_model
 from kspacesr_rt.model.file import ModelFile, load_model
 from kspacesr_rt.quality.metrics import CONVENTIONS
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.losses import SEED_WEIGHTS
 from kspacesr_rt.train.options import TrainingOptions
-from kspacesr_rt.train.reading import Reading
 from kspacesr_rt.train.recipe import read_recipe
 from kspacesr_rt.train.run import RunSettings, train_from_folders
 from kspacesr_rt.train.volumes import read_volumes

@@ -23,17 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.bench.quality.hallucination import why_not_measured
-from kspacesr_rt.bench.quality.opening import Opener, opener_of
+from kspacesr_rt.bench.quality.open_model import Opener, opener_of
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import FloatArray, centre_crop, degrade, divisible_crop, fft2c, ifft2c
 from kspacesr_rt.model.contracts import require_images
 from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.model.spec import TRUST_FEATURES
-from kspacesr_rt.model.trust import COVERAGE, TrustCalibration
+from kspacesr_rt.model.trust_calibration import COVERAGE, TrustCalibration
 from kspacesr_rt.quality.metrics import tissue_mask, tissue_slices
 from kspacesr_rt.quality.trust_interval import features, half_width, logarithms
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.noise import rician
-from kspacesr_rt.train.reading import Reading
 from kspacesr_rt.train.volumes import interpolation_of, read_volumes, resampled
 
 FITTED_SLICES, JUDGED_SLICES = 3, 5

@@ -16,7 +16,7 @@ from kspacesr_rt.bench.regression.rules import quality_losses, speed_line
 from kspacesr_rt.bench.regression.sequential import FINE, SLOWER, UNDECIDED
 from kspacesr_rt.bench.run.plans import REFERENCE
 from kspacesr_rt.bench.run.rows import FAILED, WRONG, BenchRow, median_uncertainty
-from kspacesr_rt.bench.run.stored import rows_of
+from kspacesr_rt.bench.run.stored_result import rows_of
 from kspacesr_rt.errors import InputError, RegressionError
 from kspacesr_rt.runtime.self_test import REQUIRED_DB
 
@@ -103,7 +103,7 @@ def compare_results(before: dict[str, Any], after: dict[str, Any]) -> ResultComp
     Parameters
     ----------
     before, after
-        As `kspacesr_rt.bench.run.stored.read_result` gives them.
+        As `kspacesr_rt.bench.run.stored_result.read_result` gives them.
 
     Raises
     ------

@@ -22,10 +22,10 @@ from kspacesr_rt.bench.regression.sequential import (
 )
 from kspacesr_rt.bench.run.benchmark import BenchOptions, prepare_slices
 from kspacesr_rt.bench.run.kernels import FFT_ALONE, UPSCALE
+from kspacesr_rt.bench.run.model_variants import VariantFailed, Variants
 from kspacesr_rt.bench.run.plans import RowPlan
 from kspacesr_rt.bench.run.scheduler import Inputs, Measured, RowFailed, measure_rows, ratios_of
 from kspacesr_rt.bench.run.scored_slices import ScoredSlices
-from kspacesr_rt.bench.run.variants import VariantFailed, Variants
 from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.kspace.resampling import zero_fill

@@ -13,7 +13,6 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from kspacesr_rt.bench.report.facts import facts
 from kspacesr_rt.bench.report.html_charts import READOUT
 from kspacesr_rt.bench.report.html_costs import roofline_chart, scaling_charts
 from kspacesr_rt.bench.report.html_plots import (
@@ -24,9 +23,10 @@ from kspacesr_rt.bench.report.html_plots import (
 )
 from kspacesr_rt.bench.report.html_tables import full_table, headline, roofline_table, stage_bars
 from kspacesr_rt.bench.report.html_viewer import viewer
+from kspacesr_rt.bench.report.report_header import report_header
 from kspacesr_rt.bench.run.plans import PEERS
 from kspacesr_rt.bench.run.rows import BenchRow
-from kspacesr_rt.bench.run.stored import rows_of
+from kspacesr_rt.bench.run.stored_result import rows_of
 
 FIRST = (
     *("date", "machine", "GPU", "CPU threads", "data", "slices a call", "commit"),
@@ -44,11 +44,11 @@ def as_html(result: dict[str, Any]) -> str:
     Parameters
     ----------
     result
-        As `kspacesr_rt.bench.run.stored.read_result` or `BenchResult.to_dict` gives it, with
+        As `kspacesr_rt.bench.run.stored_result.read_result` or `BenchResult.to_dict` gives it, with
         ``pictures`` if the viewer is to show any.
     """
     rows = rows_of(result)
-    known = facts(result)
+    known = report_header(result)
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "

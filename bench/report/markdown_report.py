@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kspacesr_rt.bench.report.facts import facts
+from kspacesr_rt.bench.report.report_header import report_header
 from kspacesr_rt.bench.report.tables import markdown, markdown_text, scaling_text
 from kspacesr_rt.bench.run.plans import PEERS
 from kspacesr_rt.bench.run.scaling import Scaling, ScalingPoint
-from kspacesr_rt.bench.run.stored import rows_of
+from kspacesr_rt.bench.run.stored_result import rows_of
 
 
 def scaling_of(result: dict[str, Any]) -> tuple[Scaling, ...]:
@@ -32,7 +32,7 @@ def scaling_of(result: dict[str, Any]) -> tuple[Scaling, ...]:
 
 def as_markdown(result: dict[str, Any]) -> str:
     """Return a heading, the facts, every row, and cost curves if there are any."""
-    known = facts(result)
+    known = report_header(result)
     rows = rows_of(result)
     present = {row.plan.contestant for row in rows}
     lines = [

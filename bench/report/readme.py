@@ -15,12 +15,12 @@ from kspacesr_rt.bench.quality.evaluation import CONVENTION, HEADLINE, QualityRo
 from kspacesr_rt.bench.quality.limits import LimitCase
 from kspacesr_rt.bench.quality.limits import as_text as limits_text
 from kspacesr_rt.bench.quality.proofs.measure import table as proof_table
-from kspacesr_rt.bench.quality.stored_results import limits_of
+from kspacesr_rt.bench.quality.stamp_results import limits_of
 from kspacesr_rt.bench.quality.trust import as_text as trust_text
 from kspacesr_rt.bench.report.tables import markdown
 from kspacesr_rt.bench.run.plans import PEERS
 from kspacesr_rt.bench.run.rows import BenchRow
-from kspacesr_rt.model.trust import TrustCalibration
+from kspacesr_rt.model.trust_calibration import TrustCalibration
 from kspacesr_rt.quality.metrics import Quality
 from kspacesr_rt.system.files import replace_file
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from kspacesr_rt.bench.quality.evaluation import CONVENTION
 from kspacesr_rt.bench.run.environment import environment
+from kspacesr_rt.bench.run.model_variants import SEED_SHAPE, Variants
 from kspacesr_rt.bench.run.pictures import SAMPLE, USER, WINDOW_PERCENTILE, Picture, pictures_of
 from kspacesr_rt.bench.run.plans import REFERENCE, RowPlan, chosen, default_plan, why_not
 from kspacesr_rt.bench.run.preparation import prepare, time_for
@@ -29,17 +30,16 @@ from kspacesr_rt.bench.run.scaling import Scaling, measure_scaling, thread_count
 from kspacesr_rt.bench.run.scheduler import Inputs, Measured, RowFailed, measure_rows
 from kspacesr_rt.bench.run.scored_slices import ScoredSlices
 from kspacesr_rt.bench.run.scoring import MachineRates, Scoring
-from kspacesr_rt.bench.run.stages import stage_split
-from kspacesr_rt.bench.run.variants import SEED_SHAPE, Variants
+from kspacesr_rt.bench.run.stage_times import stage_split
 from kspacesr_rt.bench.run.worker import GEMM, GEMM_CUDA, PEAKS, TRIAD
 from kspacesr_rt.errors import InputError, KspaceSRError
 from kspacesr_rt.kspace import FloatArray, divisible_crop
 from kspacesr_rt.quality.metrics import tissue_slices
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.system.cpu import available_cores
-from kspacesr_rt.system.load import conditions, moment
+from kspacesr_rt.system.machine_conditions import conditions, snapshot
 from kspacesr_rt.train.degradation import DEGRADATIONS, degradation_for
-from kspacesr_rt.train.reading import Reading
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.volumes import read_volumes
 
 GEMM_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -104,7 +104,8 @@ class BenchResult:
     """Curves, one a model and contestant."""
     stages: dict[str, Any] | None = None
     """Where the time of `kspacesr-rt infer` goes on the shipped sample, with the fastest right
-    row's model and backend; see `kspacesr_rt.bench.run.stages`. None without a choice of ours."""
+    row's model and backend; see `kspacesr_rt.bench.run.stage_times`. None without a choice of
+    ours."""
     pictures: tuple[Picture, ...] = ()
     """Slices to look at, if they were asked for."""
     command: str = ""
@@ -154,7 +155,7 @@ def benchmark(
     )
     if options.only:
         plans = chosen(plans, options.only)
-    started = moment()
+    started = snapshot()
     with tempfile.TemporaryDirectory(prefix="kspacesr-bench-") as temporary:
         folder = Path(temporary)
         variants = Variants(folder)

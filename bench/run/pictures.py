@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from kspacesr_rt.bench.run.model_variants import SEED_SHAPE
 from kspacesr_rt.bench.run.rows import OK, UNSTABLE, BenchRow
 from kspacesr_rt.bench.run.scheduler import Measured
-from kspacesr_rt.bench.run.variants import SEED_SHAPE
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.pipeline.contact_sheet import to_grey

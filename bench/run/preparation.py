@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from kspacesr_rt.bench.run.model_variants import VariantFailed, Variants
 from kspacesr_rt.bench.run.plans import PEERS, RowPlan, why_not
-from kspacesr_rt.bench.run.variants import VariantFailed, Variants
 
 EXPENSIVE = {"conv": 1.5, "dynamic": 3.0, "dft": 1.5}
 """How many times an 8-bit export with ``gemm`` one with another lowering takes, at most."""

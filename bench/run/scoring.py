@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from kspacesr_rt.bench.quality.evaluation import CONVENTION, HEADLINE
+from kspacesr_rt.bench.run.model_variants import SEED_SHAPE, Variants
 from kspacesr_rt.bench.run.plans import ON_ANY_GPU, PEERS, RowPlan
 from kspacesr_rt.bench.run.roofline import RooflineGroup, roofline
 from kspacesr_rt.bench.run.rows import (
@@ -28,7 +29,6 @@ from kspacesr_rt.bench.run.scheduler import (
     reference_of,
     speed_reference_of,
 )
-from kspacesr_rt.bench.run.variants import SEED_SHAPE, Variants
 from kspacesr_rt.bench.run.worker import GEMM, GEMM_CUDA, TRIAD
 from kspacesr_rt.graph.flops import Flops
 from kspacesr_rt.graph.layer_costs import FFT

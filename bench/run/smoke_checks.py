@@ -27,7 +27,7 @@ from kspacesr_rt.runtime.self_test import REQUIRED_DB, verify_model
 from kspacesr_rt.system.energy import NoEnergy, open_meter
 from kspacesr_rt.system.gpu_driver import current_gpu
 from kspacesr_rt.system.gpu_models import find_gpu_model
-from kspacesr_rt.system.gpu_state import gpu_facts, gpu_moment
+from kspacesr_rt.system.gpu_state import gpu_facts, gpu_snapshot
 
 ORDER = ("ort-cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt")
 """Which backend is taken if none is named: the one with the least to build first."""
@@ -113,7 +113,7 @@ class SmokeChecks:
             "driver_cuda": gpu.cuda,
             "data_sheet": None if model is None else model.name,
             "facts": gpu_facts(),
-            "now": gpu_moment(),
+            "now": gpu_snapshot(),
         }
 
     def _reasons(self) -> dict[str, Any]:

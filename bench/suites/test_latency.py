@@ -21,7 +21,7 @@ from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.quality.metrics import psnr_between
 from kspacesr_rt.runtime.backends import BACKENDS, BackendOptions, baseline_spec, open_backend
 from kspacesr_rt.runtime.self_test import REQUIRED_DB
-from kspacesr_rt.train.rebuild import generator_from_model
+from kspacesr_rt.train.generator_from_model import generator_from_model
 
 HR_MATRIX = (256, 256)
 EAGER = "torch-eager"

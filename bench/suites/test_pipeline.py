@@ -28,7 +28,7 @@ from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.pipeline import InferOptions, infer
 from kspacesr_rt.runtime.backends import BACKENDS, BackendOptions, baseline_spec, open_backend
 from kspacesr_rt.sample import sample_folder
-from kspacesr_rt.train.rebuild import generator_from_model
+from kspacesr_rt.train.generator_from_model import generator_from_model
 
 ROUNDS = 5
 SLICES = 20

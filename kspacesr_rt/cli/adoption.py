@@ -97,8 +97,8 @@ def adopt(
 ) -> None:
     """Make a model file of an ONNX file that others made, and prove that it computes the same."""
     from kspacesr_rt.conversion.adoption import Contracts, Texts, adopt_model
-    from kspacesr_rt.conversion.declared import card_text, parsed_range
-    from kspacesr_rt.system.steps import on_step
+    from kspacesr_rt.conversion.option_values import card_text, parsed_range
+    from kspacesr_rt.system.progress_messages import on_step
 
     with progress_bar("adopt", quiet) as update, on_step(lambda step: update(None, None, step)):
         adopted = adopt_model(

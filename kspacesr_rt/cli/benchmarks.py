@@ -136,10 +136,10 @@ def bench(
     from kspacesr_rt.bench.report.markdown_report import as_markdown, scaling_of
     from kspacesr_rt.bench.report.tables import as_csv, as_text, scaling_text
     from kspacesr_rt.bench.run.benchmark import BenchOptions, benchmark
-    from kspacesr_rt.bench.run.stored import read_result, rows_of
+    from kspacesr_rt.bench.run.stored_result import read_result, rows_of
     from kspacesr_rt.model.file import shipped_models
     from kspacesr_rt.system.files import replace_file
-    from kspacesr_rt.train.reading import Reading
+    from kspacesr_rt.train.file_failures import Reading
 
     reading = Reading(show_paths=show_paths)
     shipped = tuple(name for name in sorted(shipped_models()) if name.startswith("x2"))

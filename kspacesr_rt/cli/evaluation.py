@@ -84,12 +84,12 @@ def evaluate(
 ) -> None:
     """Evaluate models beside zero-fill and bicubic on HR images they never saw."""
     from kspacesr_rt.bench.quality.cards import write_card
+    from kspacesr_rt.bench.quality.comparison_picture import comparison
     from kspacesr_rt.bench.quality.evaluation import HEADLINE, SHOWN, as_text, evaluate_models
     from kspacesr_rt.bench.quality.hallucination import as_text as hallucination_text
     from kspacesr_rt.bench.quality.hallucination import measure, why_not_measured
     from kspacesr_rt.bench.quality.limits import as_text as limits_text
     from kspacesr_rt.bench.quality.limits import measure_limits
-    from kspacesr_rt.bench.quality.picture import comparison
     from kspacesr_rt.bench.quality.proofs.measure import as_text as proofs_text
     from kspacesr_rt.bench.quality.proofs.measure import measure_proofs
     from kspacesr_rt.bench.run.environment import environment
@@ -97,7 +97,7 @@ def evaluate(
     from kspacesr_rt.runtime.backends import BackendOptions
     from kspacesr_rt.runtime.selection import choose_backend
     from kspacesr_rt.system.files import replace_file
-    from kspacesr_rt.train.reading import Reading
+    from kspacesr_rt.train.file_failures import Reading
 
     reading = Reading(show_paths=show_paths, show_folders=cards)
     paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
@@ -223,8 +223,8 @@ def trust(
     from kspacesr_rt.bench.quality.trust import as_text, calibrate, coverage_of, means_of
     from kspacesr_rt.bench.run.environment import environment
     from kspacesr_rt.model.file import load_model, resolve_model, shipped_models
-    from kspacesr_rt.model.trust import TrustCalibration
-    from kspacesr_rt.train.reading import Reading
+    from kspacesr_rt.model.trust_calibration import TrustCalibration
+    from kspacesr_rt.train.file_failures import Reading
 
     reading = Reading(show_paths=show_paths, show_folders=bool(calibrate_on))
     paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]

@@ -51,7 +51,7 @@ def infer(
     from kspacesr_rt.errors import NoMRImageError, StaleOutputError
     from kspacesr_rt.pipeline import executor_named
     from kspacesr_rt.pipeline import infer as run_infer
-    from kspacesr_rt.system.steps import on_step
+    from kspacesr_rt.system.progress_messages import on_step
 
     shown = _shown(output, options.show_paths)
     try:

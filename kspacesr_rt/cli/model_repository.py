@@ -94,7 +94,7 @@ def write_repository(
     """Write a model repository; say so, and return what ``--json`` says of it."""
     from kspacesr_rt.conversion.model_repository import write_model_repository
     from kspacesr_rt.model.file import load_model, resolve_model
-    from kspacesr_rt.system.steps import on_step
+    from kspacesr_rt.system.progress_messages import on_step
 
     matrices = [found for text in matrix or () if (found := matrix_of(text)) is not None]
     model = load_model(resolve_model(source, upscale=None))

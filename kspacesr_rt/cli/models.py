@@ -200,12 +200,12 @@ def export(
             echo_json(made)
         return
     output = require_output(source, output, triton, matrix)
-    from kspacesr_rt.conversion.choice import choose_lowering
     from kspacesr_rt.conversion.flat_file import flatten_model
+    from kspacesr_rt.conversion.lowering_choice import choose_lowering
     from kspacesr_rt.export.exporter import export_model
     from kspacesr_rt.export.network_factories import is_factory
     from kspacesr_rt.model.file import load_model
-    from kspacesr_rt.system.steps import on_step
+    from kspacesr_rt.system.progress_messages import on_step
     from kspacesr_rt.train.checkpoint import SpecOverrides
 
     choice = choose_lowering(fft, runtime, gpu)
@@ -324,7 +324,7 @@ def convert(
 ) -> None:
     """Bring a model file to another precision or lowering, and prove it against fp32."""
     from kspacesr_rt.conversion.convert import convert_model
-    from kspacesr_rt.system.steps import on_step
+    from kspacesr_rt.system.progress_messages import on_step
 
     with progress_bar("convert", quiet) as update, on_step(lambda step: update(None, None, step)):
         made = convert_model(

@@ -345,7 +345,7 @@ class RunOptions:
 
     def to_infer_options(self, **own: Any) -> InferOptions:
         """Return what the library takes, with a command's own choices."""
-        from kspacesr_rt.dicom.limits import parsed_limits
+        from kspacesr_rt.dicom.file_limits import parsed_limits
         from kspacesr_rt.pipeline import InferOptions
 
         return InferOptions(

@@ -31,7 +31,7 @@ def compare(
     """Set two results side by side: of two machines, or of two commits."""
     from kspacesr_rt.bench.regression.compare import compare_results
     from kspacesr_rt.bench.regression.compare_report import as_dict, as_markdown, as_text
-    from kspacesr_rt.bench.run.stored import read_result
+    from kspacesr_rt.bench.run.stored_result import read_result
     from kspacesr_rt.system.files import replace_file
 
     comparison = compare_results(read_result(before), read_result(after))

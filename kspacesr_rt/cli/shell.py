@@ -31,7 +31,7 @@ from kspacesr_rt.system.interruption import TerminatedError, received_signal
 from kspacesr_rt.system.plain_text import printable
 
 if TYPE_CHECKING:
-    from kspacesr_rt.train.reading import Reading
+    from kspacesr_rt.train.file_failures import Reading
 
 EXIT_INTERNAL, SIGNALLED = 1, 128
 ENDED: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}

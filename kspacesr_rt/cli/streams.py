@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import warnings
+from types import FrameType
 from typing import IO, Any, Final
 
 _QUOTING: Final = {"pydicom", "pynetdicom"}
@@ -50,13 +51,13 @@ def make_usable() -> None:
 def hide_quoting_warnings() -> None:
     """Let no warning of a DICOM package reach the terminal, in any thread, for good.
 
-    `kspacesr_rt.dicom.quiet` does so where files are read; this is for a place that it forgets.
-    Warnings of other packages, numpy's for instance, are told as before.
+    `kspacesr_rt.dicom.suppressed_warnings` does so where files are read; this is for a place that
+    it forgets. Warnings of other packages, numpy's for instance, are told as before.
     """
     show = warnings.showwarning
 
     def shown(*args: Any, **kwargs: Any) -> None:
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if str(frame.f_globals.get("__name__")).partition(".")[0] in _QUOTING:
                 return

@@ -218,7 +218,7 @@ def train(
 
     Several GPUs or machines: torchrun --nproc-per-node N -m kspacesr_rt train ...
     """
-    from kspacesr_rt.train.reading import Reading
+    from kspacesr_rt.train.file_failures import Reading
     from kspacesr_rt.train.recipe import find_recipe, read_recipe
     from kspacesr_rt.train.run import RunSettings, train_from_folders
 
@@ -329,7 +329,7 @@ def seed_table(
     """Train SR_kspace's methods and ours with one budget and print its comparison table."""
     from kspacesr_rt.bench.quality.seed_table import Budget, table, train_and_evaluate, verdict
     from kspacesr_rt.bench.run.environment import environment
-    from kspacesr_rt.train.reading import Reading
+    from kspacesr_rt.train.file_failures import Reading
     from kspacesr_rt.train.run import RunSettings
 
     budget = Budget(

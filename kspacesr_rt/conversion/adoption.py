@@ -20,10 +20,10 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.conversion.contract_gate import require_contracts
 from kspacesr_rt.conversion.foreign_graph import ForeignGraph, read_foreign
 from kspacesr_rt.conversion.foreign_runtime import ForeignRuntime, channels_of
+from kspacesr_rt.conversion.grid_check import find_placement
 from kspacesr_rt.conversion.normalising import Normalisation, normalised
 from kspacesr_rt.conversion.padded_reference import padded
 from kspacesr_rt.conversion.parity import TIERS, ParityReport, Run
-from kspacesr_rt.conversion.placement import find_placement
 from kspacesr_rt.conversion.proof import Reference, prove, require_free
 from kspacesr_rt.errors import InputError, KspaceSRError, ModelFileError, ParityError
 from kspacesr_rt.kspace import FloatArray, Matrix
@@ -40,9 +40,9 @@ from kspacesr_rt.model.spec import (
 from kspacesr_rt.quality.metrics import psnr_between
 from kspacesr_rt.runtime.backends import open_backend, require_available
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.moments import moment
+from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.packages import installed_versions
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 BACKEND = "ort-cpu"
 """What runs the foreign file, and proves the adopted one."""
@@ -399,7 +399,7 @@ def _provenance(graph: ForeignGraph, texts: Texts) -> Provenance:
         versions["producer"] = graph.producer
     return Provenance(
         checkpoint_sha256=graph.sha256,
-        created=moment().isoformat(timespec="seconds"),
+        created=output_time().isoformat(timespec="seconds"),
         versions=versions,
         training=texts.training,
         licence=texts.licence,

@@ -20,7 +20,7 @@ from kspacesr_rt.quality.result_checks import (
     check_result,
     require_homogeneous,
 )
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 MATRICES: tuple[Matrix, ...] = ((48, 48), (37, 45))
 """LR matrices of the phantoms: an even and an odd one, which a network may have to pad."""

@@ -13,7 +13,7 @@ from typing import Literal
 import onnx
 
 from kspacesr_rt._version import __version__
-from kspacesr_rt.conversion.choice import choose_lowering
+from kspacesr_rt.conversion.lowering_choice import choose_lowering
 from kspacesr_rt.conversion.parity import ParityReport
 from kspacesr_rt.conversion.proof import (
     ProvedModel,
@@ -29,8 +29,8 @@ from kspacesr_rt.model.spec import Lowering, ModelSpec, Precision
 from kspacesr_rt.runtime.backends import BACKENDS, require_available
 from kspacesr_rt.runtime.self_test import require_verified, verify_model
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.moments import moment
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.output_time import output_time
+from kspacesr_rt.system.progress_messages import report_step
 
 REFERENCE_BACKEND = "ort-cpu"
 """Runs the fp32 file that everything else is compared with."""
@@ -286,6 +286,6 @@ def _stamped(spec: ModelSpec) -> ModelSpec:
         "python": platform.python_version(),
     }
     provenance = dataclasses.replace(
-        spec.provenance, created=moment().isoformat(timespec="seconds"), versions=versions
+        spec.provenance, created=output_time().isoformat(timespec="seconds"), versions=versions
     )
     return dataclasses.replace(spec, provenance=provenance)

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, external_data_helper, helper, inliner, numpy_helper
 
 from kspacesr_rt.errors import ModelFileError, first_line, system_message
-from kspacesr_rt.model.content import LARGEST_FILE
+from kspacesr_rt.model.content_checks import LARGEST_FILE
 from kspacesr_rt.model.file import MALFORMED
 from kspacesr_rt.model.spec import METADATA_KEY
 from kspacesr_rt.system.plain_text import shortened

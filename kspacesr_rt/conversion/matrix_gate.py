@@ -18,7 +18,7 @@ from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.model.spec import Precision
 from kspacesr_rt.quality.metrics import json_number
 from kspacesr_rt.runtime.self_test_cache import VerificationInputs
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,7 @@ from kspacesr_rt.model.slice_arrays import network_input
 from kspacesr_rt.runtime.backends import BackendOptions, open_backend
 from kspacesr_rt.runtime.self_test import REQUIRED_DB, require_verified, verify_model
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 REFERENCE_BACKEND: Final = "ort-cpu"
 CLIENT: Final = "client.py"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from kspacesr_rt.conversion.grid_check import find_placement, require_placed
 from kspacesr_rt.conversion.mixed_precision import quantise_model
 from kspacesr_rt.conversion.parity import (
     TIER_OF,
@@ -25,7 +26,6 @@ from kspacesr_rt.conversion.parity import (
     gate_cases,
     require_parity,
 )
-from kspacesr_rt.conversion.placement import find_placement, require_placed
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.graph.precision import narrowed, opset_of
 from kspacesr_rt.graph.quantisation import QUANTISED_TYPES, with_named_convolutions
@@ -45,7 +45,7 @@ from kspacesr_rt.runtime.backends import open_backend
 from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF, precision_notes, require_suited
 from kspacesr_rt.runtime.tensorrt.requirements import precision_notes as engine_notes
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
 """LR matrix of the stored self-test: small, one axis odd, not square."""

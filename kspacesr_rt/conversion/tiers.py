@@ -40,7 +40,7 @@ from kspacesr_rt.runtime.backends import BackendOptions, auto_plugins, backend_i
 from kspacesr_rt.runtime.selection import AUTO, PREFERENCE, BackendChoice, verified_here
 from kspacesr_rt.runtime.self_test_cache import VerificationInputs
 from kspacesr_rt.system.cpu_wait import queued_s
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 NARROW: dict[Tier, tuple[Precision, ...]] = {
     "exact": (),

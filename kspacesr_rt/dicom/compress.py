@@ -22,7 +22,7 @@ from pydicom.uid import UID, HTJ2KLossless, JPEG2000Lossless, RLELossless
 from kspacesr_rt.dicom.attributes import is_signed, term
 from kspacesr_rt.dicom.codecs import find_decoder
 from kspacesr_rt.dicom.pixels import IntArray
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import BackendUnavailableError, InputError, SliceFailed
 
 Compression = Literal["none", "rle", "j2k", "htj2k"]

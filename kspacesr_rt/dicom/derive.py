@@ -20,15 +20,15 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExten
 
 from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
+from kspacesr_rt.dicom.appended_text import add_text
 from kspacesr_rt.dicom.attributes import image_type, is_signed, items, numbers, term
-from kspacesr_rt.dicom.carried import copied
 from kspacesr_rt.dicom.header import PARSE_ERRORS
-from kspacesr_rt.dicom.identity import header_digest, output_header_digest, patient_and_study
+from kspacesr_rt.dicom.output_identity import header_digest, output_header_digest, patient_and_study
 from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, is_between, to_stored
 from kspacesr_rt.dicom.provenance import Derivation
-from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.source_only import drop_source_only
-from kspacesr_rt.dicom.texts import add_text
+from kspacesr_rt.dicom.raw_header import header_copy
+from kspacesr_rt.dicom.source_only_attributes import drop_source_only
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from kspacesr_rt.errors import ShapeError, SliceFailed
 from kspacesr_rt.kspace import FloatArray
@@ -103,7 +103,7 @@ def derive(
     source = decoded.dataset
     require_sr_matrix(source, sr_values, derivation.upscale)
     with quiet_pydicom():
-        derived = copied(source)
+        derived = header_copy(source)
         drop_source_only(derived, keep_private=derivation.keep_private)
         stored = impose_padding(to_stored(sr_values, source), decoded.padding, derived, derivation)
         moment = moment or provenance.now_for(source)
@@ -122,10 +122,10 @@ def derive(
 def dropped_elements(decoded: DecodedSlice, *, keep_private: bool = False) -> dict[str, int]:
     """Count, by kind, the elements of a source that its derived data set leaves out."""
     with quiet_pydicom():
-        return drop_source_only(copied(decoded.dataset), keep_private=keep_private)
+        return drop_source_only(header_copy(decoded.dataset), keep_private=keep_private)
 
 
-def carried_digest(source: Dataset, *, keep_private: bool = False) -> str:
+def kept_header_digest(source: Dataset, *, keep_private: bool = False) -> str:
     """Return the SHA-256 of the elements of a source that an output would carry over.
 
     Raises
@@ -135,7 +135,7 @@ def carried_digest(source: Dataset, *, keep_private: bool = False) -> str:
     """
     try:
         with quiet_pydicom():
-            carried = copied(source)
+            carried = header_copy(source)
             drop_source_only(carried, keep_private=keep_private)
     except PARSE_ERRORS as exc:
         raise SliceFailed("unreadable", "the header holds impossible values") from exc

@@ -20,7 +20,7 @@ from kspacesr_rt.dicom.fast.element_steps import (
     UNDEFINED_LENGTH,
     UnusualEncodingError,
 )
-from kspacesr_rt.dicom.limits import current_limits, too_large
+from kspacesr_rt.dicom.file_limits import current_limits, too_large
 
 _LEAST_BYTES: Final = 8
 """Of an empty item or element."""

@@ -22,13 +22,13 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from kspacesr_rt.dicom.carried import Carried, found_encoding, viewed
 from kspacesr_rt.dicom.element_counts import ItemSearch, require_few_elements, require_few_items
 from kspacesr_rt.dicom.fast.element_steps import FIRST_GROUPS, LONG_VRS
-from kspacesr_rt.dicom.limits import current_limits, too_large
+from kspacesr_rt.dicom.file_limits import current_limits, too_large
 from kspacesr_rt.dicom.odd_representations import hides_elements, with_known_representations
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS as PARSE_ERRORS
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.raw_header import RawHeader, found_encoding, header_view
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_message
 
 PIXEL_DATA: Final = 0x7FE00010
@@ -75,7 +75,7 @@ class PixelFacts:
 class Header(PixelFacts):
     """What a file says before its pixels."""
 
-    dataset: Carried
+    dataset: RawHeader
     """The data set without pixel data; `file_meta` tells or guesses the transfer syntax."""
 
 
@@ -196,7 +196,7 @@ def _parsed(file: BinaryIO) -> tuple[Header, BinaryIO, _Pixels | None, Dataset |
             plausible = len(dataset) > 0 and (has_preamble or "SOPClassUID" in dataset)
             plausible |= bool(dataset.file_meta.get("MediaStorageSOPClassUID"))
             body, after = _body(file, dataset)
-            view = viewed(dataset)
+            view = header_view(dataset)
             if not view.file_meta.get("TransferSyntaxUID"):
                 view.file_meta.TransferSyntaxUID = _guessed_syntax(view)
             implicit, little = found_encoding(view)

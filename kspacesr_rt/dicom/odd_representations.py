@@ -18,7 +18,6 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
-from kspacesr_rt.dicom.carried import found_encoding, items_of
 from kspacesr_rt.dicom.character_sets import without_zeros
 from kspacesr_rt.dicom.fast.element_steps import (
     DEPTH_MAX,
@@ -33,8 +32,9 @@ from kspacesr_rt.dicom.fast.element_steps import (
     looks_explicit,
     tag_of,
 )
-from kspacesr_rt.dicom.limits import current_limits
+from kspacesr_rt.dicom.file_limits import current_limits
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS
+from kspacesr_rt.dicom.raw_header import found_encoding, items_of
 
 _CHARACTER_SET: Final = 0x00080005
 _PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})

@@ -21,9 +21,9 @@ from typing import Final
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
+from kspacesr_rt.dicom.appended_text import decoded_text
 from kspacesr_rt.dicom.attributes import numbers
-from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.texts import decoded_text
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID
 from kspacesr_rt.errors import InputError
 

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from kspacesr_rt.dicom.attributes import items
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.header import read_header
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID, TOOL_NAME
 from kspacesr_rt.errors import SliceError
 

@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
-from kspacesr_rt.dicom.carried import TEXT_VRS, Carried
 from kspacesr_rt.dicom.character_sets import BYTES_MAX
+from kspacesr_rt.dicom.raw_header import TEXT_VRS, RawHeader
 
 _LEADING_TOO: Final = frozenset({"AE", "CS", "DS", "IS", "LO", "SH"})
 """In these, blanks in front do not count either."""
@@ -22,13 +22,13 @@ _SINGLE_VALUED: Final = frozenset({"LT", "ST", "UR", "UT"})
 """In these, a backslash separates nothing."""
 
 
-def plainly_padded(dataset: Dataset) -> Carried:
+def plainly_padded(dataset: Dataset) -> RawHeader:
     """Return a data set whose texts and UIDs are padded to an even length and no further.
 
     Parameters
     ----------
     dataset
-        From `carried.carried`; not changed. Values of other kinds are shared.
+        From `raw_header`; not changed. Values of other kinds are shared.
 
     References
     ----------
@@ -42,7 +42,7 @@ def plainly_padded(dataset: Dataset) -> Carried:
         elif element.VR == "SQ":
             element = DataElement(tag, "SQ", _items_padded(element.value))
         elements[tag] = element
-    twin = Carried(elements)
+    twin = RawHeader(elements)
     twin.set_original_encoding(False, True, dataset.original_character_set)
     return twin
 

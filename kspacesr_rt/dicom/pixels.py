@@ -14,13 +14,13 @@ from pydicom.encaps import generate_fragments
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from kspacesr_rt.dicom.attributes import has_value, is_signed, numbers, term
-from kspacesr_rt.dicom.carried import Carried, carried
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.element_counts import require_bounded_size
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.header import PIXEL_DATA, parse_file
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.raw_header import RawHeader, raw_header
 from kspacesr_rt.dicom.source_slice import SourceSlice
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
 from kspacesr_rt.kspace import FloatArray
 
@@ -71,19 +71,19 @@ def read_slice(source: SourceSlice) -> DecodedSlice:
     return decode_slice(load_slice(source))
 
 
-def load_slice(source: SourceSlice) -> Carried:
+def load_slice(source: SourceSlice) -> RawHeader:
     """Read the file of one slice, pixel data still encoded; see `read_slice`."""
     with as_slice_failure(), source.path.open("rb") as file:
         require_bounded_size(file)
         return parse_slice(file)
 
 
-def parse_slice(file: BinaryIO) -> Carried:
+def parse_slice(file: BinaryIO) -> RawHeader:
     """Read an open file, which stands at its beginning; see `load_slice`."""
     with as_slice_failure(), quiet_pydicom():
         header, pixels, after = parse_file(file)
-        dataset = carried(header.dataset)
-        dataset.update(carried(after))
+        dataset = raw_header(header.dataset)
+        dataset.update(raw_header(after))
     if pixels is None or pixels.tag != PIXEL_DATA or not pixels.value:
         raise SliceFailed("truncated", "holds no complete pixel data")
     dataset[PIXEL_DATA] = pixels

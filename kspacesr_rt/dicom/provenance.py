@@ -18,7 +18,7 @@ from pydicom.sequence import Sequence
 from kspacesr_rt.dicom.attributes import items
 from kspacesr_rt.dicom.uids import TOOL_NAME, stable_uid
 from kspacesr_rt.kspace import SampleGrid
-from kspacesr_rt.system.moments import fixed_moment, in_local_time, moment
+from kspacesr_rt.system.output_time import fixed_time, in_local_time, output_time
 
 SPATIAL_RESAMPLING: Final = ("113085", "DCM", "Spatial resampling")
 """PS3.16 CID 7203; it holds no code for super-resolution."""
@@ -117,7 +117,8 @@ class Derivation:
 def series_uid(source_series_uid: str, whose: tuple[str, ...], derivation: Derivation) -> str:
     """Return the Series Instance UID for one source series in one kind of run.
 
-    `whose` is from `kspacesr_rt.dicom.identity`: two patients or studies never share a series.
+    `whose` is from `kspacesr_rt.dicom.output_identity`: two patients or studies never share a
+    series.
     """
     return stable_uid("series", source_series_uid, *whose, *derivation.identity)
 
@@ -130,7 +131,8 @@ def instance_uid(source_uid: str, content_digest: str, derivation: Derivation) -
     source_uid
         Of the source.
     content_digest
-        Digests of all that the output tells, header and pixels: see `kspacesr_rt.dicom.identity`.
+        Digests of all that the output tells, header and pixels: see
+        `kspacesr_rt.dicom.output_identity`.
     derivation
         What made it.
     """
@@ -238,8 +240,8 @@ def now_for(dataset: Dataset) -> datetime:
 
     ``SOURCE_DATE_EPOCH`` (seconds since 1970) stands in for the clock, for repeatable bytes.
     """
-    instant, zone = moment(), _zone(str(dataset.get("TimezoneOffsetFromUTC") or ""))
-    if zone is None and fixed_moment() is None:
+    instant, zone = output_time(), _zone(str(dataset.get("TimezoneOffsetFromUTC") or ""))
+    if zone is None and fixed_time() is None:
         return in_local_time(instant)
     return instant.astimezone(zone or UTC)
 

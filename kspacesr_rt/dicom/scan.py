@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from kspacesr_rt.dicom.derive import carried_digest
+from kspacesr_rt.dicom.derive import kept_header_digest
 from kspacesr_rt.dicom.enhanced.pixels import FrameReader
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.fast.repeated_skim import RepeatedSkim
 from kspacesr_rt.dicom.fast.skim import skim_header
 from kspacesr_rt.dicom.pixels import pixel_digest
-from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.source_slice import SourceSlice
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.triage import examine
 from kspacesr_rt.errors import InputError, SliceError, SliceFailed, SliceSkipped, system_message
 
@@ -286,9 +286,9 @@ def _digests(item: SourceSlice, *, keep_private: bool) -> tuple[str, str]:
     """Return digests of the pixels, the same for every transfer syntax, and of the header."""
     if item.n_frames is not None:
         reader = FrameReader(item)
-        return reader.digest(), carried_digest(reader.take_header(), keep_private=keep_private)
+        return reader.digest(), kept_header_digest(reader.take_header(), keep_private=keep_private)
     pixels, header = pixel_digest(item)
-    return pixels, carried_digest(header, keep_private=keep_private)
+    return pixels, kept_header_digest(header, keep_private=keep_private)
 
 
 def _sorted_series(slices: Iterable[SourceSlice]) -> tuple[Series, ...]:

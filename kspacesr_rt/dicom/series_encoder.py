@@ -28,7 +28,6 @@ from pydicom.tag import BaseTag
 
 from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.attributes import is_signed, numbers
-from kspacesr_rt.dicom.carried import PIXEL_DATA, Carried, copied, element_bytes, write_elements
 from kspacesr_rt.dicom.compress import native_samples
 from kspacesr_rt.dicom.derive import (
     derive,
@@ -39,14 +38,21 @@ from kspacesr_rt.dicom.derive import (
 )
 from kspacesr_rt.dicom.fast.repeated_skim import RepeatedSkim
 from kspacesr_rt.dicom.header_counts import HeaderCounts
-from kspacesr_rt.dicom.identity import EQUIPMENT, SET_AT_CREATION, undated
+from kspacesr_rt.dicom.output_identity import EQUIPMENT, SET_AT_CREATION, undated
 from kspacesr_rt.dicom.padding import padded_bytes, plainly_padded
 from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, occurs, to_stored
 from kspacesr_rt.dicom.provenance import Derivation
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.raw_header import (
+    PIXEL_DATA,
+    RawHeader,
+    element_bytes,
+    header_copy,
+    write_elements,
+)
 from kspacesr_rt.dicom.source_digest import EXTREMES, PADDING, SourceDigest
-from kspacesr_rt.dicom.source_only import drop_source_only, dropped_kind
+from kspacesr_rt.dicom.source_only_attributes import drop_source_only, dropped_kind
 from kspacesr_rt.dicom.store import encode
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.kspace import FloatArray
 
 Element = DataElement | RawDataElement
@@ -290,7 +296,7 @@ class _Template:
         dated = undated(derived)
         pieces: dict[int, bytes] = {}
         plain: dict[int, bytes] = {}
-        kept = copied(source)
+        kept = header_copy(source)
         drop_source_only(kept, keep_private=derivation.keep_private)
         whole: dict[int, Element] = {int(tag): kept.get_item(tag) for tag in PADDING & kept.keys()}
         whole |= {int(tag): derived.get_item(tag) for tag in derived.keys()}  # noqa: SIM118 - iterating gives elements
@@ -328,7 +334,7 @@ class _Template:
         """
         elements = dict(source.items())
         before, after = (
-            str(one.get("SeriesInstanceUID")).encode() for one in (Carried(self._source), source)
+            str(one.get("SeriesInstanceUID")).encode() for one in (RawHeader(self._source), source)
         )
         if (
             not self.proved
@@ -344,7 +350,7 @@ class _Template:
         twin.proved, twin.adopted = False, True
         twin._decisive = [(tag, elements[tag]) for tag, _ in self._decisive]
         twin._source = elements
-        named = Carried({tag: elements[tag] for tag in elements if tag in SERIES_NAMES})
+        named = RawHeader({tag: elements[tag] for tag in elements if tag in SERIES_NAMES})
         named.set_original_encoding(False, True, source.original_character_set)
         name_series(named, source, self.derivation, moment)
         twin._series_uid = str(named.SeriesInstanceUID)
@@ -403,11 +409,11 @@ class _Template:
             if (element := elements.get(tag)) is None:
                 pieces[tag] = plain[tag] = b""
             elif element is not before and not _same(element, before):
-                pieces[tag], plain[tag] = self._carried(element)
+                pieces[tag], plain[tag] = self._encoded_pair(element)
         pieces |= self._made(source, stored)
         plain |= {tag: pieces[tag] for tag in (_POSITION, *EXTREMES) if tag in pieces}
         if _POSITION not in pieces and _POSITION in self._pieces:
-            pieces[_POSITION], plain[_POSITION] = self._carried(elements[BaseTag(_POSITION)])
+            pieces[_POSITION], plain[_POSITION] = self._encoded_pair(elements[BaseTag(_POSITION)])
         known, references = self._references.get(len(uid)) or self._referring_to(len(uid))
         for one, (piece, digested) in references.items():
             pieces[one] = piece.replace(known, uid)
@@ -463,7 +469,7 @@ class _Template:
         there = frozenset(tag for tag in PADDING if tag in self._source)
         if self._padding and decoded.padding is None:
             return stored, frozenset() if occurs(stored, *self._padding) else there
-        stub = Carried({BaseTag(tag): self._source[BaseTag(tag)] for tag in sorted(there)})
+        stub = RawHeader({BaseTag(tag): self._source[BaseTag(tag)] for tag in sorted(there)})
         stub.set_original_encoding(False, True, decoded.dataset.original_character_set)
         stored = impose_padding(stored, decoded.padding, stub, self.derivation)
         return stored, frozenset(map(int, stub.keys()))
@@ -501,13 +507,13 @@ class _Template:
         pieces = (plain.get(tag, self._plain[tag]) for tag in self._order if tag not in left_out)
         return hashlib.sha256(b"".join(pieces)).hexdigest()
 
-    def _carried(self, element: Element) -> tuple[bytes, bytes]:
+    def _encoded_pair(self, element: Element) -> tuple[bytes, bytes]:
         """Return an element of a source as its output has it, and as digests have it."""
         if element.VR != "SQ":
             return _pieces_of(element, self._character_set)
-        one = Carried({element.tag: element})
+        one = RawHeader({element.tag: element})
         one.set_original_encoding(False, True, self._encodings)
-        one = copied(one)
+        one = header_copy(one)
         drop_source_only(one, keep_private=self.derivation.keep_private)
         if element.tag not in one:
             return b"", b""
@@ -521,7 +527,7 @@ class _Template:
         """Return preamble and file meta: of UIDs of one length, all but the UID is the same."""
         if (known := self._meta.get(len(uid))) is None:
             outline = Dataset()
-            outline.SOPClassUID = Carried(dict(self._source)).get("SOPClassUID")
+            outline.SOPClassUID = RawHeader(dict(self._source)).get("SOPClassUID")
             outline.SOPInstanceUID = uid
             buffer = DicomBytesIO()
             buffer.is_little_endian, buffer.is_implicit_VR = True, False
@@ -540,7 +546,7 @@ _HANDLED: Final = frozenset({_UID, _POSITION, _CREATED_ON, _CREATED_AT, PIXEL_DA
 def _with_uid(element: Element, old: bytes, new: bytes) -> Element:
     """Return an element in which another UID stands; what has none is shared."""
     if element.VR == "SQ" and not isinstance(element, RawDataElement):
-        items = [copied(item) for item in element.value]
+        items = [header_copy(item) for item in element.value]
         for item in items:
             for tag in list(item.keys()):
                 item[tag] = _with_uid(item.get_item(tag), old, new)
@@ -582,7 +588,7 @@ def _pieces_of(element: Element, character_set: CharacterSet) -> tuple[bytes, by
     """Return an element as files and as digests have it."""
     if isinstance(element, RawDataElement) and not element.is_implicit_VR:
         return element_bytes(element), element_bytes(padded_bytes(element))
-    one = Carried({element.tag: element})
+    one = RawHeader({element.tag: element})
     one.set_original_encoding(False, True, None)
     piece, plain = (_bytes_of(this, character_set) for this in (one, plainly_padded(one)))
     return piece, plain

@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from kspacesr_rt.dicom.carried import Carried
 from kspacesr_rt.dicom.element_counts import require_bounded_size
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.fast.element_steps import UnusualEncodingError
 from kspacesr_rt.dicom.fast.repeated_header import RepeatedHeader
 from kspacesr_rt.dicom.header_counts import HeaderCounts
 from kspacesr_rt.dicom.pixels import parse_slice
+from kspacesr_rt.dicom.raw_header import RawHeader
 from kspacesr_rt.dicom.source_slice import SourceSlice
 
 TEMPLATES_MAX: Final = 8
@@ -33,7 +33,7 @@ so many did not. What is different every time is not worth the comparison."""
 class LoadedSlice:
     """The file of a slice as it was at one moment."""
 
-    dataset: Carried
+    dataset: RawHeader
     """What it says, pixel data still encoded; elements may be shared with others of its series."""
     status: os.stat_result
     """Of the file, before it was read."""
@@ -84,7 +84,7 @@ class SeriesReader:
                 seen_ns=seen_ns,
             )
 
-    def _parsed(self, content: bytes) -> Carried:
+    def _parsed(self, content: bytes) -> RawHeader:
         template = self._template
         if template is not None:
             with suppress(UnusualEncodingError, struct.error):

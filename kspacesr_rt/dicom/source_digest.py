@@ -17,14 +17,14 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from kspacesr_rt import kspace
-from kspacesr_rt.dicom.carried import shallow
 from kspacesr_rt.dicom.derive import derive
 from kspacesr_rt.dicom.enhanced.derive import derive_enhanced
 from kspacesr_rt.dicom.enhanced.pixels import FrameReader
 from kspacesr_rt.dicom.failures import as_slice_failure
-from kspacesr_rt.dicom.identity import output_header_digest
+from kspacesr_rt.dicom.output_identity import output_header_digest
 from kspacesr_rt.dicom.pixels import DecodedSlice, read_slice
 from kspacesr_rt.dicom.provenance import Derivation
+from kspacesr_rt.dicom.raw_header import selected_elements
 from kspacesr_rt.dicom.source_slice import SourceSlice
 from kspacesr_rt.dicom.undo_interpolation import undo_interpolation
 from kspacesr_rt.kspace import Matrix
@@ -59,7 +59,7 @@ class SourceDigest:
         SliceFailed
             ``unreadable``: a value cannot be written.
         """
-        header = shallow(derived, lambda tag: tag not in EXTREMES | PADDING)
+        header = selected_elements(derived, lambda tag: tag not in EXTREMES | PADDING)
         for tag in PADDING & decoded.dataset.keys():
             header[tag] = decoded.dataset.get_item(tag)
         extremes = [tag in derived for tag in sorted(EXTREMES)]

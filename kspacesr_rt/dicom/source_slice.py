@@ -31,9 +31,9 @@ from kspacesr_rt.dicom.attributes import (
     value_of,
 )
 from kspacesr_rt.dicom.fast.skim import SkimmedHeader
+from kspacesr_rt.dicom.file_limits import current_limits, too_large
 from kspacesr_rt.dicom.header import FLOAT_PIXEL_TAGS, PIXEL_DATA, Header
 from kspacesr_rt.dicom.image_types import shows_map, shows_phase
-from kspacesr_rt.dicom.limits import current_limits, too_large
 from kspacesr_rt.dicom.uids import TOOL_NAME
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import Matrix

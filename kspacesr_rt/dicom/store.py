@@ -22,14 +22,14 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
-from kspacesr_rt.dicom.carried import shallow, write_elements
 from kspacesr_rt.dicom.compress import compress, native_samples, require_lossless
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.fast.skim import Skim, SkimmedHeader, skim_content
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA, Header, parse_header, read_header
 from kspacesr_rt.dicom.output_names import is_free_of_patient_data, is_output_folder, is_output_name
 from kspacesr_rt.dicom.output_source import source_uid_of
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.raw_header import selected_elements, write_elements
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID
 from kspacesr_rt.errors import (
     OutputError,
@@ -460,7 +460,7 @@ def writing_outputs() -> Iterator[None]:
 
 def _compressed(native: Dataset, syntax: UID) -> Dataset:
     """Return a copy whose pixels are compressed; all else is shared."""
-    packed = shallow(native, lambda tag: tag != PIXEL_DATA)
+    packed = selected_elements(native, lambda tag: tag != PIXEL_DATA)
     packed.file_meta, packed.preamble = copy.deepcopy(native.file_meta), native.preamble
     packed.PixelData = native.PixelData
     compress(packed, syntax)

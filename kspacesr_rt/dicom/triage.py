@@ -54,7 +54,6 @@ from kspacesr_rt.dicom.attributes import (
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.fast.skim import SkimmedHeader
 from kspacesr_rt.dicom.header import Header
-from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.source_slice import (
     IMAGE_ATTRIBUTES,
     PLANE_ATTRIBUTES,
@@ -70,6 +69,7 @@ from kspacesr_rt.dicom.source_slice import (
     require_possible_plane,
     source_slice,
 )
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 
 

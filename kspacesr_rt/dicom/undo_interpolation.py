@@ -11,7 +11,7 @@ import numpy.typing as npt
 from kspacesr_rt.dicom import geometry
 from kspacesr_rt.dicom.attributes import numbers
 from kspacesr_rt.dicom.pixels import DecodedSlice
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.kspace import FloatArray, Matrix, centre_crop, fft2c, ifft2c, resample_to
 
 

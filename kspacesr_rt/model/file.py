@@ -23,11 +23,11 @@ from onnx import numpy_helper
 
 from kspacesr_rt.errors import InputError, ModelFileError, system_message
 from kspacesr_rt.kspace import FloatArray, Matrix
-from kspacesr_rt.model.content import LARGEST_FILE, require_known_content
+from kspacesr_rt.model.content_checks import LARGEST_FILE, require_known_content
 from kspacesr_rt.model.contracts import contracts_of, taken_text
 from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, METADATA_KEY, OP_DOMAIN, ModelSpec
-from kspacesr_rt.model.trust import TrustCalibration
+from kspacesr_rt.model.trust_calibration import TrustCalibration
 from kspacesr_rt.system.plain_text import printable, shortened
 
 KNOWN_ANSWER_KEY = "kspacesr_rt.known_answer"

@@ -210,7 +210,8 @@ class ModelSpec:
     see `kspacesr_rt.model.limits`. Empty: none are claimed."""
     trust: dict[str, Any] = field(default_factory=dict)
     """By which coefficients the half-width of an interval around each sample follows from LR and
-    SR, and what share of HR it held; see `kspacesr_rt.model.trust`. Empty: none is stated."""
+    SR, and what share of HR it held; see `kspacesr_rt.model.trust_calibration`. Empty: none is
+    stated."""
     parity: dict[str, Any] = field(default_factory=dict)
     """What the export gate measured against PyTorch; see `kspacesr_rt.conversion.parity`."""
     provenance: Provenance = field(default_factory=Provenance)

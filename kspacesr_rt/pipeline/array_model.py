@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec, Tier
-from kspacesr_rt.model.trust import TrustCalibration
-from kspacesr_rt.pipeline.given_arrays import GivenArrays
+from kspacesr_rt.model.trust_calibration import TrustCalibration
+from kspacesr_rt.pipeline.array_batches import GivenArrays
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.session import Session
 from kspacesr_rt.quality.trust_interval import half_width

@@ -25,7 +25,7 @@ from kspacesr_rt.runtime.backends import (
     require_available,
 )
 from kspacesr_rt.runtime.selection import AUTO, BackendChoice, choose_backend, require_named
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 if TYPE_CHECKING:
     from kspacesr_rt.conversion.tiers import TierChoice, TierSearch

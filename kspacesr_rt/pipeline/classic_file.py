@@ -28,7 +28,7 @@ from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.previews import Shown, preview_of
 from kspacesr_rt.pipeline.report import SliceRecord
-from kspacesr_rt.pipeline.state import Computation, FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
 from kspacesr_rt.pipeline.survey import Surveyed
 from kspacesr_rt.quality.result_checks import check_result
 

@@ -12,7 +12,7 @@ from kspacesr_rt.dicom import DecodedSlice
 from kspacesr_rt.dicom.failures import backend_failure
 from kspacesr_rt.errors import ParityError, PluginError, ShapeError, SliceFailed
 from kspacesr_rt.kspace import FloatArray, Matrix
-from kspacesr_rt.pipeline.state import RunState
+from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.quality.result_checks import HOMOGENEITY_FACTOR, require_homogeneous
 from kspacesr_rt.runtime.backends import Backend
 

@@ -7,9 +7,9 @@ from typing import Protocol, Self
 from kspacesr_rt.dicom import Scan
 from kspacesr_rt.pipeline.nifti_of_series import write_series_as_nifti
 from kspacesr_rt.pipeline.options import InferOptions
+from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.scheduler import Scheduler
 from kspacesr_rt.pipeline.stage_timer import auto_workers
-from kspacesr_rt.pipeline.state import RunState
 from kspacesr_rt.runtime.backends import backend_info
 
 

@@ -19,15 +19,15 @@ from kspacesr_rt.dicom import DecodedSlice, SourceSlice
 from kspacesr_rt.dicom.clipping import Clipping
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.output_places import OutputPlace
-from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.store import StoredFile
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceFailed, SliceSkipped, system_message
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState, JournalEntry
 from kspacesr_rt.pipeline.previews import Shown
 from kspacesr_rt.pipeline.report import SliceRecord
-from kspacesr_rt.pipeline.state import Computation, FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
 from kspacesr_rt.quality.result_checks import SliceFigures
 
 MADE_AGAIN: Final = "its output was damaged, and was made again"

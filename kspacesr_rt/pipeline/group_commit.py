@@ -20,7 +20,7 @@ from typing import Final, Self
 from kspacesr_rt.dicom.store import OutputDraft, writing_outputs
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.pipeline.journal_entries import JournalEntry
-from kspacesr_rt.pipeline.state import RunState
+from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.system.durability import (
     SIDE_BY_SIDE,
     folders_up_to,

@@ -13,7 +13,7 @@ from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.system.install_hints import install_hint
 from kspacesr_rt.volumes import SourceVolume, examine_volume
-from kspacesr_rt.volumes.reading import volume_digest
+from kspacesr_rt.volumes.reader import volume_digest
 from kspacesr_rt.volumes.triage import EXTRA, library_problem
 
 

@@ -24,7 +24,7 @@ from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, replaced, status
 from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState
-from kspacesr_rt.pipeline.state import Computation, FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
 from kspacesr_rt.quality.result_checks import SliceFigures, check_result
 
 

@@ -20,11 +20,11 @@ from kspacesr_rt.dicom.attributes import is_signed, numbers, sort_numbers
 from kspacesr_rt.dicom.enhanced.groups import FunctionalGroups
 from kspacesr_rt.dicom.enhanced.pixels import read_slices
 from kspacesr_rt.dicom.failures import as_slice_failure
+from kspacesr_rt.dicom.file_limits import current_limits, too_large
 from kspacesr_rt.dicom.header import read_header
-from kspacesr_rt.dicom.limits import current_limits, too_large
 from kspacesr_rt.dicom.pixels import read_slice, rescale, to_stored
 from kspacesr_rt.errors import SliceFailed
-from kspacesr_rt.pipeline.state import RunState
+from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.volumes import SourceVolume
 from kspacesr_rt.volumes.layout import Stored
 from kspacesr_rt.volumes.nifti import new_nifti

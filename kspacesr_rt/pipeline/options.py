@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from kspacesr_rt.dicom.compress import SYNTAXES
-from kspacesr_rt.dicom.limits import Limits
+from kspacesr_rt.dicom.file_limits import Limits
 from kspacesr_rt.dicom.output_names import DEFAULT_NAME, parsed_name
 from kspacesr_rt.dicom.scanner_interpolation import OnInterpolated
 from kspacesr_rt.errors import InputError
@@ -165,7 +165,8 @@ class InferOptions:
             )
         if not isinstance(self.limits, Limits):
             raise InputError(
-                f"limits are of kspacesr_rt.dicom.limits.Limits, not {type(self.limits).__name__}"
+                "limits are of kspacesr_rt.dicom.file_limits.Limits, "
+                f"not {type(self.limits).__name__}"
             )
         require_named(self.backend)
         parsed_name(self.name)

@@ -9,7 +9,7 @@ from kspacesr_rt.dicom.scanner_interpolation import AcquiredBand
 from kspacesr_rt.errors import SliceSkipped
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.limits import OUTSIDE_WARNING, ModelLimits, OnOutside
-from kspacesr_rt.pipeline.state import RunState
+from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.survey import Survey
 
 Handled = Literal["as-stored", "cropped", "skipped"]

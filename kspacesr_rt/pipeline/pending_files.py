@@ -26,7 +26,7 @@ from kspacesr_rt.pipeline.outside_limits import (
 )
 from kspacesr_rt.pipeline.previews import Previews
 from kspacesr_rt.pipeline.report import SeriesRecord
-from kspacesr_rt.pipeline.state import FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.run_state import FileTask, RunState, SeriesProgress
 from kspacesr_rt.pipeline.survey import Survey
 from kspacesr_rt.pipeline.volume_file import VolumeFile
 from kspacesr_rt.volumes import SourceVolume

@@ -17,9 +17,9 @@ from kspacesr_rt.pipeline.outside_limits import (
     warnings_of_limits,
 )
 from kspacesr_rt.pipeline.report import require_replaceable, require_writable, series_numbers
-from kspacesr_rt.pipeline.state import RunState
+from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.survey import INTERPOLATION_WARNINGS
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 from kspacesr_rt.volumes import is_volume_file, missing_library
 
 _ADVICE: Final = {

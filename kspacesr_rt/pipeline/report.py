@@ -24,7 +24,7 @@ from kspacesr_rt.pipeline.batch_size import AUTO, batch_text
 from kspacesr_rt.runtime.selection import BEGUN
 from kspacesr_rt.system.file_labels import is_digest
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.wording import counted
+from kspacesr_rt.system.plurals import counted
 
 SCHEMA = 1
 Outcome = Literal["written", "present", "skipped", "failed"]

@@ -13,10 +13,10 @@ from kspacesr_rt.dicom import Scan
 from kspacesr_rt.errors import KspaceSRError, OutputError, StaleOutputError
 from kspacesr_rt.pipeline.executors import Executor
 from kspacesr_rt.pipeline.report import RunReport, progress_text
-from kspacesr_rt.pipeline.stale import StaleOutputs
-from kspacesr_rt.pipeline.state import RunState, StopRequestedError
+from kspacesr_rt.pipeline.run_state import RunState, StopRequestedError
+from kspacesr_rt.pipeline.stale_outputs import StaleOutputs
 from kspacesr_rt.system.interruption import TerminatedError
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 ENDED_BY_SIGNAL: Final = 128
 """Exit codes beyond this are numbers of signals, as shells have it."""

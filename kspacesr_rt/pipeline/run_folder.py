@@ -13,7 +13,7 @@ from kspacesr_rt.pipeline.backend_pool import BackendPool
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
 from kspacesr_rt.pipeline.output_folder import Journal, locked_folder, require_compatible
 from kspacesr_rt.pipeline.preflight import prepare
-from kspacesr_rt.pipeline.state import RunState
+from kspacesr_rt.pipeline.run_state import RunState
 
 
 class RunFolder:

@@ -25,7 +25,7 @@ from kspacesr_rt.pipeline.group_commit import GROUP_FILES, GroupCommit
 from kspacesr_rt.pipeline.journal_entries import JournalEntry
 from kspacesr_rt.pipeline.pending_files import pending_files
 from kspacesr_rt.pipeline.previews import preview_of
-from kspacesr_rt.pipeline.state import RunState, SeriesProgress
+from kspacesr_rt.pipeline.run_state import RunState, SeriesProgress
 
 MULTI_FRAME_AT_ONCE: Final = 2
 """Multi-frame files that are under way at a time: while one is finished, the next is begun. More

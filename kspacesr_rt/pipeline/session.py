@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from kspacesr_rt.dicom import Scan, Series
 from kspacesr_rt.dicom.compress import syntax_of
-from kspacesr_rt.dicom.limits import limited_to
+from kspacesr_rt.dicom.file_limits import limited_to
 from kspacesr_rt.errors import InputError, NonFiniteError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.contracts import require_images
 from kspacesr_rt.model.spec import ModelSpec
+from kspacesr_rt.pipeline.array_batches import GivenArrays
 from kspacesr_rt.pipeline.backend_pool import BackendPool
 from kspacesr_rt.pipeline.executors import Executor, LocalExecutor
-from kspacesr_rt.pipeline.given_arrays import GivenArrays
 from kspacesr_rt.pipeline.input_files import require_library
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
 from kspacesr_rt.pipeline.output_folder import begun_with
@@ -33,15 +33,15 @@ from kspacesr_rt.pipeline.preflight import prepare, refuse_in_advance, scan_file
 from kspacesr_rt.pipeline.report import RunReport
 from kspacesr_rt.pipeline.reported_run import noting_how_far, reported
 from kspacesr_rt.pipeline.run_folder import RunFolder
-from kspacesr_rt.pipeline.stale import StaleOutputs
+from kspacesr_rt.pipeline.run_state import RunState
+from kspacesr_rt.pipeline.stale_outputs import StaleOutputs
 from kspacesr_rt.pipeline.stalls import Opening, StallWatch
-from kspacesr_rt.pipeline.state import RunState
 from kspacesr_rt.quality.array_contracts import with_contracts
 from kspacesr_rt.runtime.baselines import INTERPOLATIONS
 from kspacesr_rt.runtime.selection import BackendChoice
 from kspacesr_rt.system.interruption import deferred_signals
-from kspacesr_rt.system.moments import fixed_moment, unusable_zone
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.output_time import fixed_time, unusable_time_zone
+from kspacesr_rt.system.progress_messages import report_step
 
 NEGATIVE_SHARE: Final = 0.01
 """Of the largest value: interpolation leaves less than that below zero beside an edge."""
@@ -179,7 +179,7 @@ class Session:
         require_source(Path(source))
         require_library(options)
         syntax_of(options.compress)
-        fixed_moment()
+        fixed_time()
         if since is None:
             self._backends.take_choosing_s()  # of before this run
         with (
@@ -192,7 +192,7 @@ class Session:
             run = folder.new_run(on_progress)
             run.choosing_s = self._backends.take_choosing_s()
             stalls.look_at(run)
-            if problem := unusable_zone():
+            if problem := unusable_time_zone():
                 run.notes[problem] = None
             scan = scan_input(run, scan)
             refuse_in_advance(run, scan)

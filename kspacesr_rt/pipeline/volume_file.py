@@ -17,11 +17,11 @@ from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, status
 from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState
-from kspacesr_rt.pipeline.state import Computation, FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
 from kspacesr_rt.quality.result_checks import SliceFigures, check_result
 from kspacesr_rt.runtime.baselines import INTERPOLATIONS
 from kspacesr_rt.volumes import SourceVolume, VolumeWriter, read_volume, volume_slices
-from kspacesr_rt.volumes.reading import VolumeDigest
+from kspacesr_rt.volumes.reader import VolumeDigest
 from kspacesr_rt.volumes.sidecar import Beside, sidecar
 from kspacesr_rt.volumes.volume import Volume, naming_the_slice
 

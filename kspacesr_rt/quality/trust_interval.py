@@ -29,7 +29,7 @@ from kspacesr_rt.errors import ShapeError
 from kspacesr_rt.kspace import FloatArray, Matrix, sample_origin, upscaled
 from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.model.spec import TRUST_FEATURES
-from kspacesr_rt.model.trust import TrustCalibration
+from kspacesr_rt.model.trust_calibration import TrustCalibration
 
 RINGS: Final = {"ring_2": (0.5, 0.75), "ring_3": (0.75, 1.0), "ring_4": (1.0, 1.5)}
 """Rings of LR's k-space, in shares of its Nyquist frequency: how fast they fall says what to expect

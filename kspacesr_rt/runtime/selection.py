@@ -33,7 +33,7 @@ from kspacesr_rt.runtime.self_test_cache import (
     VerificationInputs,
     read_verification,
 )
-from kspacesr_rt.system.steps import report_step
+from kspacesr_rt.system.progress_messages import report_step
 
 AUTO = "auto"
 PREFERENCE = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda", "openvino", "ort-cpu")

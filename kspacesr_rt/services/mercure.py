@@ -21,9 +21,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Final, get_args
 
-from kspacesr_rt.dicom.limits import parsed_limits
+from kspacesr_rt.dicom.file_limits import parsed_limits
 from kspacesr_rt.dicom.output_names import UID_NAME
-from kspacesr_rt.dicom.quiet import redacted_thread_errors
+from kspacesr_rt.dicom.suppressed_warnings import redacted_thread_errors
 from kspacesr_rt.errors import InputError, KspaceSRError, PartialFailureError, failing_the_output
 from kspacesr_rt.pipeline import InferOptions, infer
 from kspacesr_rt.pipeline.report import RunReport

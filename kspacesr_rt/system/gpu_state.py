@@ -64,7 +64,7 @@ class GpuMonitor:
             "mig": _flag(None if mig is None else mig[0]),
         }
 
-    def moment(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Return what changes: clocks in MHz, temperature in degrees Celsius, processes, memory."""
         return {
             "sm_mhz": self._query_device("nvmlDeviceGetClockInfo", _SM),
@@ -156,10 +156,10 @@ def gpu_facts() -> dict[str, Any]:
         return {"reason": str(exc)}
 
 
-def gpu_moment() -> dict[str, Any]:
-    """Return `GpuMonitor.moment`, or nothing where `gpu_facts` says why."""
+def gpu_snapshot() -> dict[str, Any]:
+    """Return `GpuMonitor.snapshot`, or nothing where `gpu_facts` says why."""
     with contextlib.suppress(GpuUnknown):
-        return open_gpu().moment()
+        return open_gpu().snapshot()
     return {}
 
 

@@ -6,7 +6,7 @@ from kspacesr_rt.volumes.output_names import (
     kind_of,
     output_names,
 )
-from kspacesr_rt.volumes.reading import read_volume, volume_slices
+from kspacesr_rt.volumes.reader import read_volume, volume_slices
 from kspacesr_rt.volumes.source_volume import SourceVolume
 from kspacesr_rt.volumes.triage import examine_volume, missing_library
 from kspacesr_rt.volumes.writer import VolumeWriter

@@ -16,7 +16,7 @@ import numpy as np
 
 from kspacesr_rt.dicom import Derivation
 from kspacesr_rt.dicom.element_counts import require_few_items
-from kspacesr_rt.dicom.limits import current_limits, too_large
+from kspacesr_rt.dicom.file_limits import current_limits, too_large
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.volumes.layout import ByteSource, Layout, read_exactly
 from kspacesr_rt.volumes.planes import chosen_axis

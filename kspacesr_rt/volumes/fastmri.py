@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from kspacesr_rt.dicom import Derivation
-from kspacesr_rt.dicom.limits import current_limits, too_large
+from kspacesr_rt.dicom.file_limits import current_limits, too_large
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.volumes.arrays import array_layout, upscaled_shape
 from kspacesr_rt.volumes.layout import ByteSource, Layout

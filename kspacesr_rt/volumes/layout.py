@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.dicom.clipping import Clipping, measure_cut
-from kspacesr_rt.dicom.limits import current_limits, too_large
+from kspacesr_rt.dicom.file_limits import current_limits, too_large
 from kspacesr_rt.dicom.pixels import STEPS_MAX, VALUES
 from kspacesr_rt.errors import SliceFailed
 from kspacesr_rt.kspace import FloatArray, Matrix

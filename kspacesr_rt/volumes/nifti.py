@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.dicom import Derivation
-from kspacesr_rt.dicom.limits import current_limits, too_large
+from kspacesr_rt.dicom.file_limits import current_limits, too_large
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.volumes.layout import ByteSource, Layout, read_exactly

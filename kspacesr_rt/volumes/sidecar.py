@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from kspacesr_rt.dicom import Derivation
-from kspacesr_rt.dicom.limits import current_limits
+from kspacesr_rt.dicom.file_limits import current_limits
 from kspacesr_rt.dicom.provenance import derivation_text
 from kspacesr_rt.dicom.uids import TOOL_NAME
 from kspacesr_rt.volumes.output_names import (

@@ -16,7 +16,7 @@ from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.errors import BackendUnavailableError, SliceError, SliceFailed, SliceSkipped
 from kspacesr_rt.system.install_hints import install_hint
 from kspacesr_rt.volumes.output_names import entities_of, kind_of, stem_of
-from kspacesr_rt.volumes.reading import READERS
+from kspacesr_rt.volumes.reader import READERS
 from kspacesr_rt.volumes.sidecar import Beside, belongs_to_image
 from kspacesr_rt.volumes.source_volume import Plane, SourceVolume, VolumeKind, volume_uid
 

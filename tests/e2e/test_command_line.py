@@ -19,7 +19,7 @@ from kspacesr_rt.model.file import shipped_models
 from kspacesr_rt.model.spec import METADATA_KEY, SCHEMA
 from kspacesr_rt.pipeline import InferOptions, infer
 from kspacesr_rt.sample import sample_folder
-from kspacesr_rt.system.steps import on_step
+from kspacesr_rt.system.progress_messages import on_step
 
 COMMANDS = ("infer", "export", "train", "inspect", "backends", "verify", "evaluate")
 

@@ -14,7 +14,7 @@ import torch
 from kspacesr_rt.errors import BackendUnavailableError, InputError
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.train.distributed import Ranks, choose_device, joined
-from kspacesr_rt.train.untrusted import read_document
+from kspacesr_rt.train.untrusted_checkpoint import read_document
 
 RANKS = 2
 TASKS = Path("/proc/self/task")

@@ -16,7 +16,7 @@ import pytest
 from damages import DAMAGES
 from pydicom import dcmread
 
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 
 N_FILES = int(os.environ.get("KSPACESR_RT_FUZZ", "1000"))
 BATCH = 125

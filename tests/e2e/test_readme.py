@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from repository import ROOT
 
-from kspacesr_rt.bench.quality.picture import comparison
+from kspacesr_rt.bench.quality.comparison_picture import comparison
 from kspacesr_rt.bench.report.readme import with_tables
 from kspacesr_rt.model.file import load_model, resolve_model
 

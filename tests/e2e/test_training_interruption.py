@@ -17,7 +17,7 @@ import torch
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.system.interruption import deferred_signals
 from kspacesr_rt.train.checkpoint import load_checkpoint
-from kspacesr_rt.train.untrusted import read_document
+from kspacesr_rt.train.untrusted_checkpoint import read_document
 
 STEPS = 200
 """More than a test wants to wait for: a run that ignores its signal fails by its step count."""

@@ -28,7 +28,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 import kspacesr_rt.sample
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 
 SAMPLE = Path(kspacesr_rt.sample.__file__).parent / "ge_pd" / "brain_008.dcm"
 ROOT = "1.2.826.0.1.3680043.8.498.77"

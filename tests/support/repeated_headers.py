@@ -10,7 +10,7 @@ from pydicom.dataelem import RawDataElement
 
 from kspacesr_rt.dicom import SourceSlice
 from kspacesr_rt.dicom.pixels import decode_slice, load_slice
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceError
 
 

@@ -7,7 +7,7 @@ from pydicom.multival import MultiValue
 from kspacesr_rt.dicom.fast.skim import SkimmedHeader, skim_header
 from kspacesr_rt.dicom.fast.skimmed import TRIAGE_KEYWORDS
 from kspacesr_rt.dicom.header import PixelFacts, read_header
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.triage import examine
 from kspacesr_rt.errors import SliceError
 

@@ -10,7 +10,7 @@ from kspacesr_rt.services.metrics import Metrics
 from kspacesr_rt.services.node.forwarder import Forwarder
 from kspacesr_rt.services.node.peers import parse_target
 from kspacesr_rt.services.node.processing import Keep, Processor, node_options
-from kspacesr_rt.services.node.sent import SentJournal
+from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import SENT, Spool
 from kspacesr_rt.services.node.target_queue import TargetQueue
 

@@ -9,12 +9,16 @@ from repository import ROOT
 FOLDERS = ("kspacesr_rt", "train", "export", "bench")
 
 
-def avoided():
-    """Return the words that STYLE.md's second table avoids, and identifiers that it allows."""
-    table = (ROOT / "STYLE.md").read_text().split("\n| not | but |\n")[1].split("\n\n")[0]
+def avoided(heading="| not | but |"):
+    """Return the words that a table of STYLE.md avoids, and the names that it has for them."""
+    table = (ROOT / "STYLE.md").read_text().split(f"\n{heading}\n")[1].split("\n\n")[0]
     rows = [line.strip("|").split("|") for line in table.splitlines()[1:]]
     words = {word for left, _ in rows for word in re.findall(r"`(\w+)`", left)}
     return words, {name for _, right in rows for name in re.findall(r"`(\w+)`", right)}
+
+
+def modules():
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def words_of(name):
@@ -39,6 +43,15 @@ def test_no_identifier_has_a_word_that_style_avoids(folder):
         if words_of(name) & words and name not in allowed
     ]
     assert found == []
+
+
+def test_no_module_has_a_name_that_nobody_would_guess():
+    """What is in ``dicom/quiet.py``? Whoever looks for it searches for another word."""
+    words, names = avoided("| not a module | but |")
+    assert {"quiet", "moments"} <= words
+    stems = {path.stem for path in modules()}
+    assert stems & words == set()
+    assert names - stems == set(), "STYLE.md names modules that are not there"
 
 
 def test_the_table_is_read():

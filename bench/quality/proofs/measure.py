@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from kspacesr_rt.bench.quality.hallucination import why_not_measured
-from kspacesr_rt.bench.quality.opening import Opener, opener_of
+from kspacesr_rt.bench.quality.open_model import Opener, opener_of
 from kspacesr_rt.bench.quality.proofs.acr import ARRAYS, AcrCase, acr_cases, is_nearer
 from kspacesr_rt.bench.quality.proofs.lesions import DIAMETERS, LesionCase, lesion_cases
 from kspacesr_rt.bench.quality.proofs.noise_ceiling import CeilingCase, ceiling_case
@@ -23,8 +23,8 @@ from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.quality.metrics import tissue_slices
 from kspacesr_rt.runtime.backends import Backend
-from kspacesr_rt.system.wording import counted
-from kspacesr_rt.train.reading import Reading
+from kspacesr_rt.system.plurals import counted
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.volumes import interpolation_of, read_volumes, resampled
 
 SLICES: Final = 2

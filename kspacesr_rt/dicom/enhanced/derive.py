@@ -19,7 +19,6 @@ from pydicom.sequence import Sequence
 from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.attributes import items, numbers
-from kspacesr_rt.dicom.carried import shallow
 from kspacesr_rt.dicom.derive import (
     US_MAX,
     append_item,
@@ -31,10 +30,11 @@ from kspacesr_rt.dicom.derive import (
 from kspacesr_rt.dicom.enhanced.dimensions import PrivateDimensions
 from kspacesr_rt.dicom.enhanced.groups import FunctionalGroups
 from kspacesr_rt.dicom.header import PIXEL_DATA
-from kspacesr_rt.dicom.identity import patient_and_study
+from kspacesr_rt.dicom.output_identity import patient_and_study
 from kspacesr_rt.dicom.provenance import Derivation
-from kspacesr_rt.dicom.quiet import quiet_pydicom
-from kspacesr_rt.dicom.source_only import drop_source_only
+from kspacesr_rt.dicom.raw_header import selected_elements
+from kspacesr_rt.dicom.source_only_attributes import drop_source_only
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.uids import stable_uid
 from kspacesr_rt.errors import SliceFailed
 
@@ -85,7 +85,7 @@ def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
         drop_source_only(header, keep_private=derivation.keep_private)
         dimensions.put_back(header)
         # What sorts behind the pixels would stand behind them, where the writer has nothing.
-        derived = shallow(header, lambda tag: tag < PIXEL_DATA)
+        derived = selected_elements(header, lambda tag: tag < PIXEL_DATA)
         for keyword in _DESCRIBES_SOURCE_PIXELS:
             derived.pop(keyword, None)
         groups = FunctionalGroups(derived)
@@ -107,7 +107,7 @@ def derive_enhanced(header: Dataset, derivation: Derivation) -> Dataset:
 
 def _root(header: Dataset) -> Dataset:
     """Return the elements of the source outside of sequences, and its file meta."""
-    root = shallow(header, lambda tag: header.get_item(tag).VR != "SQ")
+    root = selected_elements(header, lambda tag: header.get_item(tag).VR != "SQ")
     root.file_meta = header.file_meta
     return root
 

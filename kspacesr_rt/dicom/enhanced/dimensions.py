@@ -18,9 +18,9 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from kspacesr_rt.dicom.attributes import items, value_of
-from kspacesr_rt.dicom.carried import Carried, items_of
 from kspacesr_rt.dicom.enhanced.groups import FunctionalGroups
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS
+from kspacesr_rt.dicom.raw_header import RawHeader, items_of
 
 DANGLING: Final = "a dimension names a private element that is not there: dropped"
 """What a record tells of a file whose dimensions are incomplete."""
@@ -134,7 +134,7 @@ class PrivateDimensions:
                 for creator in creators:
                     target[creator.tag] = creator
                 if sequence.tag not in target:
-                    target[sequence.tag] = DataElement(sequence.tag, "SQ", Sequence([Carried()]))
+                    target[sequence.tag] = DataElement(sequence.tag, "SQ", Sequence([RawHeader()]))
                 if isinstance(target.get_item(sequence.tag), RawDataElement):
                     continue  # kept as bytes, with all that stands in it
                 target = target[sequence.tag].value[0]

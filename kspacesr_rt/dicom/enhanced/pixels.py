@@ -18,7 +18,6 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from kspacesr_rt.dicom.carried import carried
 from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.element_counts import require_bounded_size
 from kspacesr_rt.dicom.enhanced.groups import FunctionalGroups, naming_the_frame
@@ -34,8 +33,9 @@ from kspacesr_rt.dicom.pixels import (
     rescale,
     stored_integers,
 )
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.raw_header import raw_header
 from kspacesr_rt.dicom.source_slice import SourceSlice
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceFailed
 
 _OFFSET_TABLES: Final = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
@@ -80,7 +80,7 @@ class FrameReader:
             self._prepare(header)
 
     def _prepare(self, header: Header) -> None:
-        dataset = carried(header.dataset)
+        dataset = raw_header(header.dataset)
         self._header = dataset
         self._syntax = UID(dataset.file_meta.TransferSyntaxUID)
         self._decoder = find_decoder(self._syntax)

@@ -19,15 +19,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from kspacesr_rt.dicom import provenance
-from kspacesr_rt.dicom.carried import shallow
 from kspacesr_rt.dicom.compress import packed_frames
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.header import read_header
-from kspacesr_rt.dicom.identity import output_header_digest
+from kspacesr_rt.dicom.output_identity import output_header_digest
 from kspacesr_rt.dicom.output_places import OutputPlace
 from kspacesr_rt.dicom.pixels import IntArray
 from kspacesr_rt.dicom.provenance import Derivation
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.raw_header import selected_elements
 from kspacesr_rt.dicom.store import (
     create_new,
     encode,
@@ -35,6 +34,7 @@ from kspacesr_rt.dicom.store import (
     publish,
     writing_outputs,
 )
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import OutputError, SliceError, SliceFailed
 
 UID_LENGTH: Final = 44
@@ -253,7 +253,7 @@ class EnhancedWriter:
 def _before_pixels(derived: Dataset, n_pixel_bytes: int) -> bytes:
     """Return the bytes of a file up to the value of its pixel data, which stands last."""
     with quiet_pydicom():  # a copied UID is validated once more
-        header = shallow(derived)
+        header = selected_elements(derived)
         header.file_meta, header.preamble = copy.deepcopy(derived.file_meta), derived.preamble
         header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = UID(_STAND_IN)
         header.add_new(0x7FE00010, "OW" if header.BitsAllocated == 16 else "OB", b"")

@@ -20,14 +20,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from kspacesr_rt.dicom.carried import (
-    PIXEL_DATA,
-    Carried,
-    SharedValues,
-    carried_bytes,
-    shallow,
-    sign_of,
-)
 from kspacesr_rt.dicom.fast.element_steps import (
     EXPLICIT,
     IMPLICIT,
@@ -44,7 +36,15 @@ from kspacesr_rt.dicom.fast.element_steps import (
     tag_of,
 )
 from kspacesr_rt.dicom.header import fragments
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.raw_header import (
+    PIXEL_DATA,
+    RawHeader,
+    SharedValues,
+    raw_element,
+    selected_elements,
+    sign_of,
+)
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 
 _FIRST_GROUP, _PIXEL_GROUP = 8, 0x7FE0
 _DECISIVE: Final = frozenset(
@@ -69,7 +69,7 @@ class RepeatedHeader:
     """The header of one file, and what it was understood to be; for any threads."""
 
     @quiet_pydicom()  # the file meta information is converted
-    def __init__(self, content: bytes, dataset: Carried) -> None:
+    def __init__(self, content: bytes, dataset: RawHeader) -> None:
         """Take a file apart.
 
         Parameters
@@ -110,7 +110,7 @@ class RepeatedHeader:
         if {*self._elements, PIXEL_DATA} != set(dataset.keys()):
             raise UnusualEncodingError
         _, self._signed = self._pixels(content, span), sign_of(dataset)
-        self._dataset = shallow(dataset, lambda one: one != PIXEL_DATA)
+        self._dataset = selected_elements(dataset, lambda one: one != PIXEL_DATA)
         self._file_meta = FileMetaDataset()
         for known in dataset.file_meta:
             if known.tag not in OWN_META:
@@ -133,7 +133,7 @@ class RepeatedHeader:
             joined = tag not in self._varying
         return runs
 
-    def read(self, content: bytes) -> Carried:
+    def read(self, content: bytes) -> RawHeader:
         """Return what another file of the series holds, as it would be read as a whole.
 
         Its `file_meta` lacks Media Storage SOP Instance UID. Elements may be shared: replace them,
@@ -166,7 +166,7 @@ class RepeatedHeader:
             self._varying |= varying
             self._runs = self._new_runs()
         elements[BaseTag(PIXEL_DATA)] = self._pixels(content, self._span(content, at))
-        found = Carried(elements)
+        found = RawHeader(elements)
         found.set_original_encoding(False, True, self._dataset.original_character_set)
         found.share_values(self.values)
         found.file_meta = self._file_meta
@@ -202,7 +202,7 @@ class RepeatedHeader:
             at, last = end, tag
 
     def _understood(self, raw: RawDataElement) -> RawDataElement:
-        element = carried_bytes(raw, self._dataset, signed=self._signed)
+        element = raw_element(raw, self._dataset, signed=self._signed)
         if not isinstance(element, RawDataElement) or element.VR == "SQ":
             raise UnusualEncodingError
         return element

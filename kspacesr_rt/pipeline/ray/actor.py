@@ -22,10 +22,10 @@ from kspacesr_rt.errors import BackendUnavailableError, InputError, KspaceSRErro
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.output_folder import Journal, Manifest
 from kspacesr_rt.pipeline.report import SeriesRecord, SliceRecord
+from kspacesr_rt.pipeline.run_state import StopRequestedError
 from kspacesr_rt.pipeline.session import Session
-from kspacesr_rt.pipeline.state import StopRequestedError
 from kspacesr_rt.runtime.selection import verify
-from kspacesr_rt.system.moments import EPOCH
+from kspacesr_rt.system.output_time import EPOCH
 
 SHARED_WITHIN_S: Final = 10.0
 """How long another node may take to see a file: NFS clients remember listings for some seconds."""

@@ -20,7 +20,7 @@ from kspacesr_rt.pipeline.output_folder import Journal
 from kspacesr_rt.pipeline.ray.actor import ActorJob, Outcome, Refusal, SeriesActor
 from kspacesr_rt.pipeline.ray.cluster import Placement, head_address, is_reachable, nodes_of
 from kspacesr_rt.pipeline.report import SliceRecord
-from kspacesr_rt.pipeline.state import FileTask, RunState
+from kspacesr_rt.pipeline.run_state import FileTask, RunState
 
 ASSIGNED_AT_ONCE: Final = 2
 """Series that an actor has: one that it computes, and one so that it need not wait for the next."""

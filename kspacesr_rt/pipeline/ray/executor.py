@@ -20,10 +20,10 @@ from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.ray.actor import ActorJob
 from kspacesr_rt.pipeline.ray.actor_pool import ActorPool
 from kspacesr_rt.pipeline.ray.cluster import Placement, connected, is_own, nodes_of
+from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.stage_timer import auto_streams
-from kspacesr_rt.pipeline.state import RunState
 from kspacesr_rt.runtime.backends import backend_info
-from kspacesr_rt.system.moments import EPOCH
+from kspacesr_rt.system.output_time import EPOCH
 
 
 class RayExecutor:

@@ -21,7 +21,7 @@ from kspacesr_rt.runtime.tensorrt.adapter import Compiled, LayerCounts
 from kspacesr_rt.runtime.tensorrt.fused_layers import FusedLayer
 from kspacesr_rt.runtime.tensorrt.inputs import EngineInputs
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.moments import moment
+from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.plain_text import printable
 
 SCHEMA = 2
@@ -191,7 +191,7 @@ def describe(inputs: EngineInputs, spec: ModelSpec, compiled: Compiled) -> Engin
         fused=compiled.fused,
         size_bytes=len(compiled.plan),
         plan_sha256=hashlib.sha256(compiled.plan).hexdigest(),
-        created=moment().isoformat(timespec="seconds"),
+        created=output_time().isoformat(timespec="seconds"),
     )
 
 

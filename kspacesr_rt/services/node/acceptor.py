@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kspacesr_rt.services.node.arrival import Arrival, Arrivals
+from kspacesr_rt.services.node.association_end import AssociationEnd
 from kspacesr_rt.services.node.connection import BoundedConnection
-from kspacesr_rt.services.node.ending import AssociationEnd
-from kspacesr_rt.services.node.network import load_pynetdicom
+from kspacesr_rt.services.node.incoming_instance import Arrival, Arrivals
+from kspacesr_rt.services.node.pynetdicom_setup import load_pynetdicom
 
 MAX_ASSOCIATIONS: Final = 16
 MAX_PER_ADDRESS: Final = 12

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from kspacesr_rt.services import durable_files
-from kspacesr_rt.services.node.part import Part
+from kspacesr_rt.services.node.spool_part import Part
 
 SUPERSEDED: Final = "superseded"
 REPORT: Final = "report.json"

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.metrics import Labels
-from kspacesr_rt.services.node.part import Part, State
 from kspacesr_rt.services.node.spool import Spool
+from kspacesr_rt.services.node.spool_part import Part, State
 from kspacesr_rt.services.node.target_queue import TargetQueue
 
 

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from kspacesr_rt.dicom import Scan, scan_folder
 from kspacesr_rt.dicom.failures import BACKEND
-from kspacesr_rt.dicom.limits import limited_to
+from kspacesr_rt.dicom.file_limits import limited_to
 from kspacesr_rt.dicom.output_names import UID_NAME
 from kspacesr_rt.errors import NoMRImageError, ResultError, RunMismatchError
 from kspacesr_rt.pipeline import InferOptions, RunProgress, Session
@@ -22,8 +22,8 @@ from kspacesr_rt.services import durable_files
 from kspacesr_rt.services.durable_files import FILE_LIMITS, FULL_DISK
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.metrics import Metrics
-from kspacesr_rt.services.node.part import Part
 from kspacesr_rt.services.node.spool import INCOMING, MAX_ATTEMPTS, Spool
+from kspacesr_rt.services.node.spool_part import Part
 
 REPORT: Final = "report.json"
 NEVER_KEPT: Final = frozenset({"already-derived", "duplicate"})

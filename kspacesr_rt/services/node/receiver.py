@@ -29,7 +29,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
 from kspacesr_rt.dicom.header import PARSE_ERRORS, read_header
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from kspacesr_rt.errors import SliceError
 from kspacesr_rt.services.durable_files import FILE_LIMITS
@@ -41,15 +41,19 @@ from kspacesr_rt.services.node.acceptor import (
     NETWORK_TIMEOUT_S,
     Acceptor,
 )
-from kspacesr_rt.services.node.arrival import Arrival
+from kspacesr_rt.services.node.association_end import BROKEN_OFF
 from kspacesr_rt.services.node.connection import INVALID_PARAMETER, abort_pdu, reject_pdu
-from kspacesr_rt.services.node.ending import BROKEN_OFF
+from kspacesr_rt.services.node.incoming_instance import Arrival
 from kspacesr_rt.services.node.listener import Listener
-from kspacesr_rt.services.node.network import STORED_CLASSES, accepted_syntaxes, load_pynetdicom
-from kspacesr_rt.services.node.part import SpoolFullError
 from kspacesr_rt.services.node.peers import Peer
 from kspacesr_rt.services.node.ports import bind_port
+from kspacesr_rt.services.node.pynetdicom_setup import (
+    STORED_CLASSES,
+    accepted_syntaxes,
+    load_pynetdicom,
+)
 from kspacesr_rt.services.node.spool import Spool
+from kspacesr_rt.services.node.spool_part import SpoolFullError
 
 if TYPE_CHECKING:
     from pathlib import Path

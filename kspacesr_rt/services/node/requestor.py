@@ -17,10 +17,10 @@ from typing import Any, Final
 from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
+from kspacesr_rt.services.node.association_end import ignore_late_events
 from kspacesr_rt.services.node.connection import BoundedConnection
-from kspacesr_rt.services.node.ending import ignore_late_events
-from kspacesr_rt.services.node.network import load_pynetdicom
 from kspacesr_rt.services.node.peers import Target
+from kspacesr_rt.services.node.pynetdicom_setup import load_pynetdicom
 
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 10, 60
 MAX_ANSWER_BYTES: Final = 1 << 16

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
 
-from kspacesr_rt.dicom.quiet import redacted_thread_errors
+from kspacesr_rt.dicom.suppressed_warnings import redacted_thread_errors
 from kspacesr_rt.errors import InputError, ResultError
 from kspacesr_rt.pipeline import InferOptions, Session
 from kspacesr_rt.pipeline.report import RunReport
@@ -23,11 +23,8 @@ from kspacesr_rt.services import durable_files
 from kspacesr_rt.services.health import LOOPBACK
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.metrics import Labels, Metrics
-from kspacesr_rt.services.node.changes import Changes
+from kspacesr_rt.services.node.event_counter import EventCounter
 from kspacesr_rt.services.node.forwarder import Forwarder
-from kspacesr_rt.services.node.network import load_pynetdicom
-from kspacesr_rt.services.node.page import Sections
-from kspacesr_rt.services.node.part import WAITING, Limits, Part, State
 from kspacesr_rt.services.node.peers import (
     ANY_ON_THIS_MACHINE,
     Peer,
@@ -38,10 +35,13 @@ from kspacesr_rt.services.node.peers import (
 )
 from kspacesr_rt.services.node.ports import bind_port, is_own_address
 from kspacesr_rt.services.node.processing import Keep, Processor, check_inference, node_options
+from kspacesr_rt.services.node.pynetdicom_setup import load_pynetdicom
 from kspacesr_rt.services.node.receiver import Receiver
-from kspacesr_rt.services.node.sent import SentJournal
+from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import INCOMING, SENT, Spool
-from kspacesr_rt.services.node.status import StatusServer
+from kspacesr_rt.services.node.spool_part import WAITING, Limits, Part, State
+from kspacesr_rt.services.node.status_page import Sections
+from kspacesr_rt.services.node.status_server import StatusServer
 from kspacesr_rt.services.node.target_queue import TargetQueue
 
 TICK_S: Final = 0.1
@@ -329,7 +329,7 @@ class Node:
             if not processor.process(part):
                 self._stop.wait(PROCESSING_RETRY_S)
 
-    def _start(self, name: str, changes: Changes, step: Callable[[], None]) -> None:
+    def _start(self, name: str, changes: EventCounter, step: Callable[[], None]) -> None:
         """Repeat a step in a thread until the node stops; an accident ends no thread."""
 
         def repeat() -> None:

@@ -44,9 +44,9 @@ from kspacesr_rt.errors import OutputError, failing_the_output
 from kspacesr_rt.services import durable_files
 from kspacesr_rt.services.durable_files import FULL_DISK
 from kspacesr_rt.services.node import corrections
-from kspacesr_rt.services.node.arrival import Arrival
-from kspacesr_rt.services.node.changes import Changes
-from kspacesr_rt.services.node.part import WAITING, Limits, Part, SpoolFullError, State
+from kspacesr_rt.services.node.event_counter import EventCounter
+from kspacesr_rt.services.node.incoming_instance import Arrival
+from kspacesr_rt.services.node.spool_part import WAITING, Limits, Part, SpoolFullError, State
 
 MARKER: Final = "kspacesr-spool"
 """A file of this name says that a folder is a spool, and of which layout."""
@@ -133,7 +133,7 @@ class Spool:
         self._open: dict[str, _Open] = {}
         self._bytes: dict[str, int] = {}
         self._claims: dict[Path, int] = {}
-        self.changes = Changes()
+        self.changes = EventCounter()
         """What may be a reason to look at the parts again."""
         self._is_new = False
         self._made: tuple[Path, ...] = ()

@@ -14,16 +14,21 @@ from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.services.durable_files import FILE_LIMITS
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.metrics import Metrics
-from kspacesr_rt.services.node.answers import MAX_TRIES, OUT_OF_RESOURCES, Meaning, meaning_of
-from kspacesr_rt.services.node.part import Part, State
 from kspacesr_rt.services.node.peers import Target
 from kspacesr_rt.services.node.requestor import Requestor, WrongAnswerError
-from kspacesr_rt.services.node.sent import SentJournal
+from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import Spool
+from kspacesr_rt.services.node.spool_part import Part, State
+from kspacesr_rt.services.node.store_responses import (
+    MAX_TRIES,
+    OUT_OF_RESOURCES,
+    Meaning,
+    meaning_of,
+)
 
 FIRST_DELAY_S: Final = 1.0
 ACCEPTED: Final = 0x00

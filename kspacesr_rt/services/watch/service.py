@@ -16,9 +16,9 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import Scan, Series, SourceSlice
 from kspacesr_rt.dicom.compress import syntax_of
 from kspacesr_rt.dicom.failures import ACCIDENT, BACKEND
-from kspacesr_rt.dicom.limits import limited_to
-from kspacesr_rt.dicom.quiet import redacted_thread_errors
+from kspacesr_rt.dicom.file_limits import limited_to
 from kspacesr_rt.dicom.store import STATE_FOLDER, UNUSABLE
+from kspacesr_rt.dicom.suppressed_warnings import redacted_thread_errors
 from kspacesr_rt.errors import (
     BackendUnavailableError,
     InputError,
@@ -35,10 +35,10 @@ from kspacesr_rt.pipeline.output_folder import LOCK, Journal
 from kspacesr_rt.pipeline.preflight import refuse_in_advance
 from kspacesr_rt.pipeline.report import SliceRecord, StaleRecord
 from kspacesr_rt.pipeline.run_folder import RunFolder
+from kspacesr_rt.pipeline.run_state import RunState, StopRequestedError, with_hint
 from kspacesr_rt.pipeline.session import Session
-from kspacesr_rt.pipeline.stale import WATCH_HINT, remove_output, stale_of
+from kspacesr_rt.pipeline.stale_outputs import WATCH_HINT, remove_output, stale_of
 from kspacesr_rt.pipeline.stalls import StallWatch
-from kspacesr_rt.pipeline.state import RunState, StopRequestedError, with_hint
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.watch.arrivals import Arrivals, key_of
 from kspacesr_rt.services.watch.change_events import (
@@ -51,7 +51,7 @@ from kspacesr_rt.services.watch.report import WatchReport
 from kspacesr_rt.services.watch.retry_policy import RetryPolicy, cause_text, is_disk_error
 from kspacesr_rt.system.file_labels import file_label
 from kspacesr_rt.system.interruption import deferred_signals
-from kspacesr_rt.system.moments import fixed_moment
+from kspacesr_rt.system.output_time import fixed_time
 from kspacesr_rt.volumes.output_names import output_label
 
 TICK_S: Final = 0.2
@@ -146,7 +146,7 @@ def watch(
         raise InputError("no such folder to watch")
     require_library(options)
     syntax_of(options.compress)
-    fixed_moment()
+    fixed_time()
     source, output = source.absolute(), output.absolute()
     events: ChangeEvents = (
         NotifiedEvents(source)

@@ -36,15 +36,15 @@ from node_wire import (
 )
 from pydicom import dcmread
 
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.services import durable_files
 from kspacesr_rt.services.log import REPEAT_AFTER_S, Log, RateLimitedLog
 from kspacesr_rt.services.metrics import Metrics
-from kspacesr_rt.services.node import acceptor, arrival, listener
-from kspacesr_rt.services.node.part import Limits, State
+from kspacesr_rt.services.node import acceptor, incoming_instance, listener
 from kspacesr_rt.services.node.peers import ANY_ON_THIS_MACHINE, parse_peer
 from kspacesr_rt.services.node.receiver import Receiver
 from kspacesr_rt.services.node.spool import Spool
+from kspacesr_rt.services.node.spool_part import Limits, State
 
 SUCCESS, OUT_OF_RESOURCES, DOES_NOT_MATCH = 0x0000, 0xA700, 0xA900
 ELSEWHERE = "127.0.0.9"
@@ -340,8 +340,8 @@ def test_a_pdus_deadline_is_for_the_whole_of_it(place, monkeypatch):
 
 def test_a_message_that_drips_ends_its_association(place, monkeypatch):
     """Each PDU in time, and no end of them."""
-    monkeypatch.setattr(arrival, "MESSAGE_GRACE_S", 0.0)
-    monkeypatch.setattr(arrival, "MIN_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr(incoming_instance, "MESSAGE_GRACE_S", 0.0)
+    monkeypatch.setattr(incoming_instance, "MIN_BYTES_PER_S", 1 << 30)
     with Wire(place.port) as wire:
         wire.associate()
         for content in (pdv(3, command()), pdv(0, b"x")):
@@ -498,7 +498,7 @@ def test_requests_without_waiting_for_answers_are_bounded(place, monkeypatch):
     )
     with Wire(place.port) as wire:
         wire.associate()
-        for number in range(3 * arrival.MAX_OUTSTANDING):
+        for number in range(3 * incoming_instance.MAX_OUTSTANDING):
             with contextlib.suppress(ConnectionError):
                 wire.send(pdv(3, command(message_id=number + 1)) + pdv(2, b"x" * 100))
         wait_until(lambda: place.aborted("too-many-requests"), "the end")
@@ -552,7 +552,7 @@ def test_a_data_set_without_room_is_refused_while_it_streams(place, tmp_path, mo
     if bound == "spool":
         place.spool.limits = Limits(n_bytes=1_000_000, growth=4.0)
     else:
-        monkeypatch.setattr(arrival, "MAX_INSTANCE_BYTES", 1_000_000)
+        monkeypatch.setattr(incoming_instance, "MAX_INSTANCE_BYTES", 1_000_000)
     n_bytes = 40_000_000 if bound == "spool" else 1_800_000
     piece = bytes(200_000)
     with Wire(place.port) as wire:
@@ -608,7 +608,7 @@ def test_two_that_stream_in_share_the_room(place):
 
 def test_a_data_set_without_end_is_given_up(place, monkeypatch):
     """Refused long since, and read on for politeness only."""
-    monkeypatch.setattr(arrival, "MAX_INSTANCE_BYTES", 100_000)
+    monkeypatch.setattr(incoming_instance, "MAX_INSTANCE_BYTES", 100_000)
     with Wire(place.port) as wire:
         wire.associate()
         wire.send(pdv(3, command()))

@@ -9,7 +9,7 @@ import pytest
 from chromium import Page, needs_chromium
 from node_cases import PATIENCE_S, Running, wait_until
 
-from kspacesr_rt.services.node.page import page
+from kspacesr_rt.services.node.status_page import page
 
 SECTIONS = {
     "Series in the spool now": {"waiting to be sent": 3},

@@ -18,13 +18,13 @@ from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.metrics import Metrics
-from kspacesr_rt.services.node.answers import MAX_TRIES, Meaning, meaning_of
 from kspacesr_rt.services.node.forwarder import Forwarder
-from kspacesr_rt.services.node.part import State
 from kspacesr_rt.services.node.peers import parse_target
 from kspacesr_rt.services.node.requestor import Requestor
-from kspacesr_rt.services.node.sent import SentJournal
+from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import REFUSED, SENT, Spool
+from kspacesr_rt.services.node.spool_part import State
+from kspacesr_rt.services.node.store_responses import MAX_TRIES, Meaning, meaning_of
 from kspacesr_rt.services.node.target_queue import TargetQueue
 
 SUCCESS = 0x0000

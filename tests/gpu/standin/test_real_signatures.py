@@ -36,9 +36,9 @@ print(json.dumps(missing_names(tensorrt_bindings, TENSORRT_NAMES, OF_TENSORRT_10
 NVML = """
 import json
 from kspacesr_rt.system.energy import open_meter
-from kspacesr_rt.system.gpu_state import gpu_facts, gpu_moment
+from kspacesr_rt.system.gpu_state import gpu_facts, gpu_snapshot
 meter = open_meter(True)
-print(json.dumps([gpu_facts(), gpu_moment(), meter.joules(meter.counts(), meter.counts())]))
+print(json.dumps([gpu_facts(), gpu_snapshot(), meter.joules(meter.counts(), meter.counts())]))
 """
 
 

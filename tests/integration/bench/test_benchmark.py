@@ -24,6 +24,7 @@ from kspacesr_rt.bench.report.tables import (
     markdown,
 )
 from kspacesr_rt.bench.run import plans, scheduler
+from kspacesr_rt.bench.run.model_variants import VariantFailed, Variants
 from kspacesr_rt.bench.run.plans import (
     GPU_REFERENCE,
     LOWERINGS,
@@ -54,7 +55,6 @@ from kspacesr_rt.bench.run.scheduler import (
     speed_reference_of,
 )
 from kspacesr_rt.bench.run.scoring import MachineRates, Scoring
-from kspacesr_rt.bench.run.variants import VariantFailed, Variants
 from kspacesr_rt.bench.run.worker import GEMM, GEMM_CUDA, TRIAD
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import InputError

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from kspacesr_rt.bench.run.layer_shares import profiled
+from kspacesr_rt.bench.run.model_variants import Variants
 from kspacesr_rt.bench.run.plans import RowPlan
-from kspacesr_rt.bench.run.variants import Variants
 from kspacesr_rt.graph.layer_costs import (
     ACTIVATION,
     CONVOLUTION,

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from kspacesr_rt.bench.report.tables import scaling_text
 from kspacesr_rt.bench.run import scaling
+from kspacesr_rt.bench.run.model_variants import Variants
 from kspacesr_rt.bench.run.plans import REFERENCE, RowPlan
 from kspacesr_rt.bench.run.scaling import (
     Scaling,
@@ -17,7 +18,6 @@ from kspacesr_rt.bench.run.scaling import (
     measure_scaling,
     thread_counts,
 )
-from kspacesr_rt.bench.run.variants import Variants
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.model.file import load_model, shipped_models

@@ -17,7 +17,7 @@ from kspacesr_rt.bench.run.rows import FAILED, OK, SCHEMA, UNSTABLE, WRONG, Benc
 from kspacesr_rt.bench.run.scaling import Scaling, ScalingPoint
 from kspacesr_rt.model.spec import Lowering, Precision
 from kspacesr_rt.quality.metrics import CONVENTIONS, Quality
-from kspacesr_rt.system.load import conditions, moment
+from kspacesr_rt.system.machine_conditions import conditions, snapshot
 
 RESULTS = ROOT / "bench" / "results"
 DOCUMENT = json.loads((RESULTS / "schema.json").read_text())
@@ -72,7 +72,7 @@ def full_result():
             dataclasses.replace(full_row(), status=UNSTABLE, quality=None, fft_share=None),
         ),
         peaks={"fp32": 1.7e11},
-        environment={**environment(), **conditions(moment(), threads=1)},
+        environment={**environment(), **conditions(snapshot(), threads=1)},
         memory_bytes_per_s=1.2e10,
         stages={"wall_s": 2.0, "bottleneck": "run", "stages": [stage]},
         command="kspacesr-rt bench",

@@ -12,7 +12,7 @@ from kspacesr_rt.bench.run.benchmark import BenchOptions, _in_groups, _peaks, _s
 from kspacesr_rt.bench.run.plans import RowPlan
 from kspacesr_rt.bench.run.rows import BenchRow
 from kspacesr_rt.bench.run.scheduler import Measured
-from kspacesr_rt.bench.run.stages import stage_split
+from kspacesr_rt.bench.run.stage_times import stage_split
 from kspacesr_rt.bench.run.worker import GEMM, GEMM_CUDA, TRIAD, Worker, _answers
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.model.file import shipped_models

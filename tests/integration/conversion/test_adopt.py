@@ -397,8 +397,8 @@ def test_a_grid_that_no_blob_tells_of_is_assumed_and_said_to_be(tmp_path):
 
 def test_a_benchmark_measures_it_as_it_is_and_in_other_precisions(plain, tmp_path):
     """Where networks of ours are lowered anew from their weights, it is converted."""
+    from kspacesr_rt.bench.run.model_variants import VariantFailed, Variants
     from kspacesr_rt.bench.run.plans import RowPlan
-    from kspacesr_rt.bench.run.variants import VariantFailed, Variants
 
     variants = Variants(tmp_path)
 
@@ -459,7 +459,7 @@ def test_what_a_slice_costs_is_counted(tmp_path):
 
 def test_the_grid_of_a_padded_network_is_found_whatever_its_file_states(tmp_path):
     """Cropping follows the stated grid, so a padded blob would be on none."""
-    from kspacesr_rt.conversion.placement import find_placement
+    from kspacesr_rt.conversion.grid_check import find_placement
     from kspacesr_rt.conversion.proof import backend_runner
 
     nodes, weights = pooling_network()

@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 
 from kspacesr_rt.conversion import flat_file
-from kspacesr_rt.conversion.choice import GEMM_REASONS, choose_lowering
 from kspacesr_rt.conversion.flat_file import flatten_model
+from kspacesr_rt.conversion.lowering_choice import GEMM_REASONS, choose_lowering
 from kspacesr_rt.errors import InputError, ModelFileError, OutputError, ParityError
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import load_model

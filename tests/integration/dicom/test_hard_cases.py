@@ -10,7 +10,7 @@ import pytest
 from hard_cases import CASES, SECRETS, write_cases
 from pydicom import dcmread
 
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.pipeline import InferOptions, infer
 
 

@@ -8,7 +8,7 @@ import pytest
 from damages import DAMAGES
 from skim_cases import agrees, files
 
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 
 N_DAMAGED = int(os.environ.get("KSPACESR_RT_FUZZ", "1000"))
 

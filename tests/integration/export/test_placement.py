@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from kspacesr_rt.conversion.placement import find_placement, require_placed
+from kspacesr_rt.conversion.grid_check import find_placement, require_placed
 from kspacesr_rt.dicom import geometry
 from kspacesr_rt.errors import ParityError
 from kspacesr_rt.export.exporter import export_model, torch_runner

@@ -6,7 +6,7 @@ import pytest
 from kspacesr_rt.export import pytorch_peers
 from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.quality.metrics import psnr_between
-from kspacesr_rt.train.rebuild import generator_from_model
+from kspacesr_rt.train.generator_from_model import generator_from_model
 
 pytestmark = [
     # torch 2.13's exporter uses what its own pytree module calls deprecated.

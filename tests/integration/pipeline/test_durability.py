@@ -15,7 +15,7 @@ from kspacesr_rt.pipeline.group_commit import GroupCommit
 from kspacesr_rt.pipeline.journal_entries import valid_entry
 from kspacesr_rt.pipeline.output_folder import Journal
 from kspacesr_rt.pipeline.report import LEFT_TO_THE_SYSTEM
-from kspacesr_rt.pipeline.state import RunState
+from kspacesr_rt.pipeline.run_state import RunState
 
 STATES = 6
 """That are drawn for a power cut after each call, beside the two extremes."""

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 from kspacesr_rt.bench.quality.evaluation import QualityRow, as_text
 from kspacesr_rt.bench.run.benchmark import BenchOptions, prepare_slices
-from kspacesr_rt.bench.run.variants import Variants
+from kspacesr_rt.bench.run.model_variants import Variants
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import BackendUnavailableError, OutputError, TrainingDataError
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.file import shipped_models
 from kspacesr_rt.quality.metrics import Quality
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.train.file_failures import SHOWN, Reading
 from kspacesr_rt.train.pairs import describe, load_training_series
-from kspacesr_rt.train.reading import SHOWN, Reading
 from kspacesr_rt.train.volumes import read_volumes
 
 RESULTS = ROOT / "bench" / "results"

@@ -184,7 +184,7 @@ def test_reports_of_one_session_tell_nothing_of_each_other(tmp_path, monkeypatch
     """Seconds, notes and counts are of one run."""
     with Session(ZERO_FILL) as session:
         with monkeypatch.context() as patch:
-            patch.setattr("kspacesr_rt.pipeline.session.unusable_zone", lambda: "no such zone")
+            patch.setattr("kspacesr_rt.pipeline.session.unusable_time_zone", lambda: "no such zone")
             first = session.run(sample_folder(), tmp_path / "one")
         second = session.run(sample_folder(), tmp_path / "two")
     assert first.backend_notes == ("no such zone",)

@@ -13,8 +13,8 @@ from stuck_processes import BLOCKS, STUCK, start, system
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.pipeline import InferOptions
 from kspacesr_rt.pipeline.backend_pool import BackendPool
+from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.stalls import AFTER_S, VARIABLE, StallWatch, stall_seconds
-from kspacesr_rt.pipeline.state import RunState
 from kspacesr_rt.sample import sample_folder
 
 UNDER_WAY = ("of 4 slices are done, on zero-fill", "1 batch in 'infer' for")

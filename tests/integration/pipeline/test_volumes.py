@@ -27,7 +27,7 @@ from kspacesr_rt.errors import (
     StrictRefusalError,
 )
 from kspacesr_rt.kspace.resampling import zero_fill
-from kspacesr_rt.pipeline.state import RunState, StopRequestedError
+from kspacesr_rt.pipeline.run_state import RunState, StopRequestedError
 from kspacesr_rt.volumes import sidecar as sidecar_module
 
 ZERO_FILL = ks.InferOptions(backend="zero-fill", upscale=2)

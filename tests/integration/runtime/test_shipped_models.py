@@ -16,7 +16,7 @@ from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.quality.metrics import evaluate, psnr_between
 from kspacesr_rt.runtime.backends import BackendOptions, open_backend
 from kspacesr_rt.sample import sample_folder
-from kspacesr_rt.train.rebuild import generator_from_model
+from kspacesr_rt.train.generator_from_model import generator_from_model
 
 MODELS = sorted(shipped_models())
 ONE_THREAD = BackendOptions(threads=1)

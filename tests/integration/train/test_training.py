@@ -39,7 +39,7 @@ from kspacesr_rt.train.pairs import (
 from kspacesr_rt.train.recipe import RECIPES, find_recipe, read_recipe
 from kspacesr_rt.train.run import RunSettings, train_from_folders
 from kspacesr_rt.train.spectra import measure_spectrum
-from kspacesr_rt.train.untrusted import read_document
+from kspacesr_rt.train.untrusted_checkpoint import read_document
 from kspacesr_rt.train.validation import (
     ValidationQuality,
     pairs_of,

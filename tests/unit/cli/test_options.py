@@ -170,7 +170,7 @@ def test_second_names_still_work_and_stand_in_the_help_text(tmp_path):
 
 def test_closed_sets_are_those_of_the_library():
     """They are spelled twice, since help does not wait for NumPy; they cannot differ."""
-    from kspacesr_rt.conversion.choice import GEMM_REASONS
+    from kspacesr_rt.conversion.lowering_choice import GEMM_REASONS
     from kspacesr_rt.diagnosis import LOOKS_INSIDE
     from kspacesr_rt.dicom.compress import SYNTAXES
     from kspacesr_rt.dicom.scanner_interpolation import OnInterpolated

@@ -13,10 +13,10 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from kspacesr_rt.dicom import carried, derive, examine_file, read_slice
+from kspacesr_rt.dicom import derive, examine_file, raw_header, read_slice
 from kspacesr_rt.dicom.character_sets import VALUES_MAX
-from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.store import encode
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceFailed
 from kspacesr_rt.kspace.resampling import zero_fill
 
@@ -155,13 +155,13 @@ def test_a_value_longer_than_its_kind_may_be_is_not_taken_apart(
     path = tmp_path / "slice.dcm"
     path.write_bytes(raw_elements.insert(data, implicit(tag, value), before))
     converted = []
-    convert = carried.convert_raw_data_element
+    convert = raw_header.convert_raw_data_element
 
     def watched(raw, **options):
         converted.append(len(raw.value or b""))
         return convert(raw, **options)
 
-    monkeypatch.setattr(carried, "convert_raw_data_element", watched)
+    monkeypatch.setattr(raw_header, "convert_raw_data_element", watched)
     found = output(path, run)
     assert converted
     assert max(converted) < len(value)

@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from kspacesr_rt.dicom import derive, dropped_elements, output_path, read_slice, write_atomically
-from kspacesr_rt.dicom.source_only import drop_source_only
+from kspacesr_rt.dicom.source_only_attributes import drop_source_only
 from kspacesr_rt.errors import NonFiniteError, ShapeError, SliceFailed
 from kspacesr_rt.kspace import zero_fill_image
 

@@ -7,8 +7,8 @@ import pytest
 
 from kspacesr_rt.dicom.attributes import image_type
 from kspacesr_rt.dicom.image_types import shows_map, shows_phase
-from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.scan import LeftOut, examine_file
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 
 DERIVED, ORIGINAL = r"DERIVED\PRIMARY", r"ORIGINAL\PRIMARY"
 MAPS = [

@@ -29,7 +29,7 @@ from kspacesr_rt.dicom.pixels import (
     real_world_values,
     stored_range,
 )
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
 
 NATIVE = [

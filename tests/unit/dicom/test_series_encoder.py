@@ -15,10 +15,10 @@ from pydicom.sequence import Sequence
 from kspacesr_rt.dicom import provenance, read_slice, scan_folder
 from kspacesr_rt.dicom.derive import derive
 from kspacesr_rt.dicom.provenance import Derivation
-from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.series_encoder import SERIES_NAMES, SeriesEncoder, _Template
 from kspacesr_rt.dicom.source_digest import SourceDigest
 from kspacesr_rt.dicom.store import encode
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.sample import sample_folder
 
 DERIVATION = Derivation(
@@ -363,11 +363,11 @@ KEPT = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Moda
 def test_what_decides_holds_all_that_derive_asks_for(first, tmp_path, monkeypatch):
     """A new question to the source would make templates wrong: it has to be named here, too."""
     from kspacesr_rt.dicom import series_encoder
-    from kspacesr_rt.dicom.carried import Carried
+    from kspacesr_rt.dicom.raw_header import RawHeader
 
     decoded = as_slice(tmp_path / "in", another(first, 11), 11)
     asked = set()
-    real_get, real_item = Carried.get, Carried.__getitem__
+    real_get, real_item = RawHeader.get, RawHeader.__getitem__
 
     def get(self, key, default=None):
         if self is decoded.dataset:
@@ -379,8 +379,8 @@ def test_what_decides_holds_all_that_derive_asks_for(first, tmp_path, monkeypatc
             asked.add(key)
         return real_item(self, key)
 
-    monkeypatch.setattr(Carried, "get", get)
-    monkeypatch.setattr(Carried, "__getitem__", item)
+    monkeypatch.setattr(RawHeader, "get", get)
+    monkeypatch.setattr(RawHeader, "__getitem__", item)
     derive(decoded, sr_of(decoded), DERIVATION, moment=provenance.now_for(decoded.dataset))
     monkeypatch.undo()
     tags = {

@@ -26,8 +26,8 @@ from pydicom.uid import (
 from repeated_headers import as_plain, as_source, reads_alike
 
 from kspacesr_rt.dicom.pixels import load_slice
-from kspacesr_rt.dicom.quiet import quiet_pydicom
 from kspacesr_rt.dicom.series_reader import TEMPLATES_MAX, SeriesReader
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.sample import sample_folder
 
 

@@ -9,8 +9,8 @@ from kspacesr_rt.export import machine_peaks, pytorch_peers
 from kspacesr_rt.export.plain_layers import with_plain_layers
 from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.quality.metrics import psnr_between
+from kspacesr_rt.train.generator_from_model import generator_from_model
 from kspacesr_rt.train.layers import FFT2c, IFFT2c
-from kspacesr_rt.train.rebuild import generator_from_model
 
 pytestmark = [
     # torch 2.13's exporter uses what its own pytree module calls deprecated.

@@ -12,7 +12,7 @@ from kspacesr_rt.kspace import degrade
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.model.spec import TRUST_FEATURES, ModelSpec
-from kspacesr_rt.model.trust import TrustCalibration
+from kspacesr_rt.model.trust_calibration import TrustCalibration
 from kspacesr_rt.quality.trust_interval import RINGS, features, half_width
 
 SOME = TrustCalibration(

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kspacesr_rt.cli import app
-from kspacesr_rt.conversion.choice import choose_lowering
+from kspacesr_rt.conversion.lowering_choice import choose_lowering
 from kspacesr_rt.errors import EngineError, InputError
 from kspacesr_rt.model.file import load_model, resolve_model
 from kspacesr_rt.runtime.gpu_targets import ON_GPU, backends_of, describe_targets

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from kspacesr_rt.bench.run.environment import environment
-from kspacesr_rt.system import energy, gpu_driver, load
+from kspacesr_rt.system import energy, gpu_driver, machine_conditions
 from kspacesr_rt.system.cpu import available_cores
 from kspacesr_rt.system.energy import NoEnergy, NvmlMeter, RaplMeter, energy_source, open_meter
 from kspacesr_rt.system.gpu_state import GpuMonitor, GpuUnknown, open_gpu
@@ -169,7 +169,7 @@ def test_a_gpu_tells_its_limits_and_its_moment():
         "persistence": True,
         "mig": False,
     }
-    assert gpu.moment() == {
+    assert gpu.snapshot() == {
         "sm_mhz": 2040,
         "memory_mhz": 6251,
         "temperature_c": 48,
@@ -230,9 +230,9 @@ def test_a_missing_binding_or_driver_is_a_reason(monkeypatch):
     [("default", 0, True), ("default", 2, False), ("exclusive-process", 1, True)],
 )
 def test_a_shared_gpu_is_called_shared(mode, processes, exclusive):
-    found = load._is_exclusive({"compute_mode": mode}, {"processes": processes})
+    found = machine_conditions._is_exclusive({"compute_mode": mode}, {"processes": processes})
     assert found is exclusive
-    assert load._is_exclusive({"reason": "no GPU"}, {}) is None
+    assert machine_conditions._is_exclusive({"reason": "no GPU"}, {}) is None
 
 
 def test_a_benchmark_counts_the_cores_that_it_may_use(monkeypatch):
@@ -240,7 +240,7 @@ def test_a_benchmark_counts_the_cores_that_it_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3}, raising=False)
     monkeypatch.setattr("kspacesr_rt.bench.run.environment._commit", str)  # asks git
     assert environment()["cores"] == 1
-    assert load.conditions({"gpu": {}}, threads=0)["threads"]["count"] == 1
+    assert machine_conditions.conditions({"gpu": {}}, threads=0)["threads"]["count"] == 1
 
 
 def test_conditions_tell_threads_clocks_and_load(tmp_path, monkeypatch):
@@ -249,22 +249,22 @@ def test_conditions_tell_threads_clocks_and_load(tmp_path, monkeypatch):
     cpuinfo.write_text("model name: x\ncpu MHz\t\t: 2000.0\ncpu MHz\t\t: 3000.0\n")
     stat = tmp_path / "stat"
     stat.write_text("cpu  1 2 3 4 5 6 7 800 0 0\ncpu0 1\n")
-    monkeypatch.setattr(load, "CPUINFO", cpuinfo)
-    monkeypatch.setattr(load, "STOLEN", stat)
-    start = load.moment()
+    monkeypatch.setattr(machine_conditions, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(machine_conditions, "STOLEN", stat)
+    start = machine_conditions.snapshot()
     assert start["cpu_mhz"] == 2500.0
     assert start["stolen_s"] == 800 / os.sysconf("SC_CLK_TCK")
-    found = load.conditions(start, threads=3)
+    found = machine_conditions.conditions(start, threads=3)
     assert found["threads"]["count"] == 3
     assert "OMP_NUM_THREADS" in found["threads"]["set_by"]
     assert found["end"]["time_s"] >= found["start"]["time_s"]
     assert set(found["energy"]) == {"cpu", "gpu"}
     assert all(found["energy"].values())
-    assert load.conditions(start, threads=0)["threads"] == {
+    assert machine_conditions.conditions(start, threads=0)["threads"] == {
         "count": available_cores(),
         "set_by": [],
     }
-    monkeypatch.setattr(load, "CPUINFO", tmp_path / "none")
-    monkeypatch.setattr(load, "STOLEN", tmp_path / "none")
-    assert load.moment()["cpu_mhz"] is None
-    assert load.moment()["stolen_s"] is None
+    monkeypatch.setattr(machine_conditions, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(machine_conditions, "STOLEN", tmp_path / "none")
+    assert machine_conditions.snapshot()["cpu_mhz"] is None
+    assert machine_conditions.snapshot()["stolen_s"] is None

@@ -28,7 +28,7 @@ from kspacesr_rt.train.checkpoint import (
 )
 from kspacesr_rt.train.generators import SeedNetwork, build_generator
 from kspacesr_rt.train.options import TrainingOptions
-from kspacesr_rt.train.untrusted import read_document
+from kspacesr_rt.train.untrusted_checkpoint import read_document
 
 HINT = "a checkpoint must hold weights only: save generator.state_dict()"
 

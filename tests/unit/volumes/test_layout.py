@@ -98,9 +98,9 @@ def test_values_that_rounding_would_change_are_refused(dtype, value):
 
 def test_a_volume_that_must_be_held_is_bounded(monkeypatch):
     """One whose slices lie one after the other is not."""
-    from kspacesr_rt.dicom import limits
+    from kspacesr_rt.dicom import file_limits
 
-    monkeypatch.setattr(limits, "_current", limits.Limits(volume=100))
+    monkeypatch.setattr(file_limits, "_current", file_limits.Limits(volume=100))
     assert layout(block=(20, 20, 20)).streams
     with pytest.raises(SliceError) as caught:
         layout(block=(20, 20, 20), slice_at=1)

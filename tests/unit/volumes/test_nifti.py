@@ -322,11 +322,11 @@ def test_a_damaged_gzip_stream_is_found(tmp_path, change, reason):
 
 def test_a_stream_that_goes_on_for_long_is_not_unpacked(tmp_path, monkeypatch):
     """What a bomb unfolds into is bounded by the limits, not by the disk or the memory."""
-    from kspacesr_rt.dicom import limits
+    from kspacesr_rt.dicom import file_limits
 
     path, packed = packed_volume(tmp_path)
     path.write_bytes(gzip.compress(gzip.decompress(packed) + bytes(1 << 22)))
-    monkeypatch.setattr(limits, "_current", limits.Limits(extra=1 << 20))
+    monkeypatch.setattr(file_limits, "_current", file_limits.Limits(extra=1 << 20))
     with pytest.raises(SliceError) as caught:
         read_to_the_end(path)
     assert caught.value.reason == "too-large"

@@ -18,11 +18,11 @@ from step_cases import put as put_files
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.metrics import Metrics
 from kspacesr_rt.services.node import corrections
-from kspacesr_rt.services.node.part import State
 from kspacesr_rt.services.node.peers import ANY_ON_THIS_MACHINE
 from kspacesr_rt.services.node.receiver import Receiver
-from kspacesr_rt.services.node.sent import SentJournal
+from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import SENT, Spool
+from kspacesr_rt.services.node.spool_part import State
 
 SERIES = ("1.2.3", "1.2.3.4")
 

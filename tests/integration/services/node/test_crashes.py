@@ -11,9 +11,9 @@ import pytest
 from power_cut import Disk
 from spool_cases import Clock, CrashError, Crashing
 
-from kspacesr_rt.services.node.part import State
-from kspacesr_rt.services.node.sent import SentJournal
+from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import SENT, Spool
+from kspacesr_rt.services.node.spool_part import State
 from kspacesr_rt.system.files import replace_file
 
 SERIES = ("1.2.3", "1.2.3.4")

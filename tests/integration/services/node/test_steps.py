@@ -44,13 +44,13 @@ from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.services import durable_files
 from kspacesr_rt.services.log import Log
 from kspacesr_rt.services.metrics import Metrics
-from kspacesr_rt.services.node.network import load_pynetdicom
-from kspacesr_rt.services.node.part import State
 from kspacesr_rt.services.node.peers import ANY_ON_THIS_MACHINE, Peer, parse_target
 from kspacesr_rt.services.node.processing import Keep, Processor
+from kspacesr_rt.services.node.pynetdicom_setup import load_pynetdicom
 from kspacesr_rt.services.node.receiver import Receiver
 from kspacesr_rt.services.node.service import Node, NodeOptions
 from kspacesr_rt.services.node.spool import MAX_ATTEMPTS, Spool
+from kspacesr_rt.services.node.spool_part import State
 
 CANNOT_UNDERSTAND = 0xC000
 

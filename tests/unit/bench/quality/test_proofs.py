@@ -21,7 +21,7 @@ from kspacesr_rt.bench.quality.proofs.measure import (
 from kspacesr_rt.bench.quality.proofs.noise_ceiling import ceiling_case, missed_noise
 from kspacesr_rt.bench.quality.proofs.ring_correlation import ring_correlation
 from kspacesr_rt.bench.quality.proofs.segmentation import classes, mean_dice
-from kspacesr_rt.bench.quality.stored_results import stamp_stored
+from kspacesr_rt.bench.quality.stamp_results import stamp_stored
 from kspacesr_rt.errors import TrainingDataError
 from kspacesr_rt.kspace import degrade
 from kspacesr_rt.kspace.phantoms import brain_phantom

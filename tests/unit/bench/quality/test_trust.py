@@ -10,12 +10,12 @@ import pytest
 import kspacesr_rt as ks
 from kspacesr_rt.bench.quality import trust
 from kspacesr_rt.bench.quality.cards import card, write_card
-from kspacesr_rt.bench.quality.stored_results import merged, stamp_stored
+from kspacesr_rt.bench.quality.stamp_results import merged, stamp_stored
 from kspacesr_rt.bench.quality.trust import Coverage, as_text, calibrate, coverage_of, means_of
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.file import load_model, shipped_models
-from kspacesr_rt.model.trust import TrustCalibration
+from kspacesr_rt.model.trust_calibration import TrustCalibration
 
 
 def save_heads(folder, *, patients, noise, seed=0, n=3):

@@ -19,11 +19,11 @@ from kspacesr_rt.bench.report.html_charts import Axis, Chart, Point, axis_over
 from kspacesr_rt.bench.report.html_report import as_html
 from kspacesr_rt.bench.report.markdown_report import as_markdown
 from kspacesr_rt.bench.run.benchmark import BenchOptions, BenchResult
+from kspacesr_rt.bench.run.model_variants import SEED_SHAPE
 from kspacesr_rt.bench.run.pictures import Picture, picture_slices, pictures_of
 from kspacesr_rt.bench.run.scheduler import Measured
 from kspacesr_rt.bench.run.scored_slices import ScoredSlices
-from kspacesr_rt.bench.run.stored import read_result, rows_of
-from kspacesr_rt.bench.run.variants import SEED_SHAPE
+from kspacesr_rt.bench.run.stored_result import read_result, rows_of
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.quality.metrics import Quality

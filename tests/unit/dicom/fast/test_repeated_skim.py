@@ -14,7 +14,7 @@ from kspacesr_rt.dicom import scan_folder
 from kspacesr_rt.dicom.fast import repeated_skim
 from kspacesr_rt.dicom.fast.repeated_skim import RepeatedSkim
 from kspacesr_rt.dicom.fast.skim import Skim, SkimmedHeader, skim_content, skim_header
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceError
 from kspacesr_rt.sample import sample_folder
 

@@ -21,7 +21,7 @@ from kspacesr_rt.dicom import scan_folder
 from kspacesr_rt.dicom.fast import skim
 from kspacesr_rt.dicom.fast.skim import SkimmedHeader, skim_header
 from kspacesr_rt.dicom.header import read_header
-from kspacesr_rt.dicom.quiet import quiet_pydicom
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.sample import sample_folder
 
 

@@ -13,15 +13,15 @@ from spool_cases import Clock, CrashError, contents, put
 
 from kspacesr_rt.errors import InputError, OutputError
 from kspacesr_rt.services.metrics import Metrics
-from kspacesr_rt.services.node.part import Limits, SpoolFullError, State
 from kspacesr_rt.services.node.peers import (
     ANY_ON_THIS_MACHINE,
     bind_address,
     parse_peer,
     parse_target,
 )
-from kspacesr_rt.services.node.sent import SentJournal
+from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import Spool
+from kspacesr_rt.services.node.spool_part import Limits, SpoolFullError, State
 from kspacesr_rt.services.node.target_queue import Backoff
 
 SERIES = ("1.2.3", "1.2.3.4")
