@@ -18,6 +18,8 @@ CPU_FEATURES = {
     "bf16": "bf16 on ARM",
 }
 """Flags of the CPU, as Linux names them, and what they speed up."""
+BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Those that compute in bf16; without one of them libraries emulate it."""
 
 
 def available_cores() -> int:
@@ -36,6 +38,12 @@ def cpu_features() -> tuple[str, ...]:
     """Return those of `CPU_FEATURES` it has; none where the system does not say."""
     flags = {flag for line in (*_lines("flags"), *_lines("Features")) for flag in line.split()}
     return tuple(name for name in CPU_FEATURES if name in flags)
+
+
+def lacks_bf16() -> bool:
+    """Tell whether this CPU is known to have no bf16 arithmetic; what is not known is not told."""
+    found = cpu_features()
+    return bool(found) and BF16_FEATURES.isdisjoint(found)
 
 
 def cpu_identity() -> str:

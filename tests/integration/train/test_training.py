@@ -23,6 +23,7 @@ from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.quality.metrics import Quality, evaluate
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.system import cpu
 from kspacesr_rt.train import loop
 from kspacesr_rt.train.balance import Balance
 from kspacesr_rt.train.checkpoint import load_checkpoint, save_checkpoint
@@ -37,7 +38,7 @@ from kspacesr_rt.train.pairs import (
     prepared_versions,
 )
 from kspacesr_rt.train.recipe import RECIPES, find_recipe, read_recipe
-from kspacesr_rt.train.run import RunSettings, train_from_folders
+from kspacesr_rt.train.run import EMULATED, RunSettings, train_from_folders
 from kspacesr_rt.train.spectra import measure_spectrum
 from kspacesr_rt.train.untrusted_checkpoint import read_document
 from kspacesr_rt.train.validation import (
@@ -477,6 +478,31 @@ def test_bfloat16_training_keeps_float32_weights(series, tmp_path):
     """bf16 is for the CNN's speed; what is stored and exported is fp32."""
     train(dataclasses.replace(TINY, precision="bf16"), series, tmp_path / "run.pt")
     assert {value.dtype for value in weights_of(tmp_path / "run.pt").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("features", "precision", "said"),
+    [
+        (("avx2", "fma"), "bf16", True),
+        (("avx2", "fma"), "fp32", False),
+        (("avx2", "avx512f", "avx512_bf16"), "bf16", False),
+        (("avx2", "amx_bf16"), "bf16", False),
+        (("asimd", "bf16"), "bf16", False),
+        ((), "bf16", False),  # not Linux: nothing is known
+    ],
+)
+def test_a_cpu_without_bf16_is_said_before_hours_are_spent(
+    tmp_path, monkeypatch, features, precision, said
+):
+    """A recipe made on a newer CPU trains, many times slower, and nothing else would tell why."""
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "phantom.npy", phantoms(1))
+    monkeypatch.setattr(cpu, "cpu_features", lambda: features)
+    options = dataclasses.replace(TINY, steps=1, precision=precision)
+    notes: list[str] = []
+    train_from_folders([tmp_path / "data"], tmp_path / "run.pt", options, on_note=notes.append)
+    assert (EMULATED in notes) is said
+    assert any(note.startswith("1 steps of 1 x 2 on cpu") for note in notes)
 
 
 def test_a_seed_network_gets_the_spectra_of_its_data(series, tmp_path):
