@@ -166,3 +166,24 @@ def test_kept_measurements_hold_an_image_on_the_grid_of_kspace():
 def test_every_degradation_has_its_grid():
     """A new way to make LR must say where a network that learns from it answers."""
     assert GRID_OF.keys() == DEGRADATIONS.keys()
+
+
+@pytest.mark.parametrize(("n_echoes", "refused"), [(0, True), (10, False)])
+def test_off_every_grid(make_spec, n_echoes, refused):
+    """A sharp blob elsewhere is a network's fault; a distorted one is as of untrained weights."""
+
+    def moved(lr):
+        sr = np.roll(zero_fill(lr, 2), 2, axis=1)
+        return sr + sum(0.04 * np.roll(sr, 3 * step, axis=0) for step in range(n_echoes))
+
+    found = find_placement(make_spec("seed-image", 2, output_grid="kspace"), moved)
+    assert found.fitting is None
+    assert found.likeness > 0.9
+    assert found.conclusive is refused
+    if refused:
+        with pytest.raises(ParityError, match="from its place"):
+            require_placed(found)
+    else:
+        require_placed(found)
+        assert "not proved: a blob comes back blurred" in found.as_text()
+        assert "+2.01 SR samples off" in found.as_text()
