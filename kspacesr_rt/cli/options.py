@@ -287,6 +287,14 @@ FormatName = Annotated[
 Preview = Annotated[
     bool, typer.Option(rich_help_panel=OUTPUT, help="Write a PNG contact sheet a series.")
 ]
+TrustMap = Annotated[
+    bool,
+    typer.Option(
+        rich_help_panel=OUTPUT,
+        help="Write a DICOM map a series of how far each sample may be off, by what the model's "
+        "file states.",
+    ),
+]
 ReportFile = Annotated[
     Path | None,
     typer.Option(rich_help_panel=OUTPUT, help="Where the report goes; default OUT/report.json."),
@@ -336,6 +344,7 @@ class RunOptions:
     limit: LimitTexts = None
     keep_private: KeepPrivate = False
     compress: Compress = "none"
+    trust_map: TrustMap = False
     durability: SyncPolicy = "batch"
     batch: Batch = 1
     threads: Threads = 0
@@ -355,6 +364,7 @@ class RunOptions:
             limits=parsed_limits(self.limit or ()),
             keep_private=self.keep_private,
             compress=self.compress,
+            trust_map=self.trust_map,
             durability=self.durability,
             model=self.model,
             backend=self.backend,

@@ -20,6 +20,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.sequence import Sequence
+from pydicom.uid import ParametricMapStorage
 
 from kspacesr_rt.dicom.appended_text import decoded_text
 from kspacesr_rt.dicom.header import PARSE_ERRORS, PIXEL_DATA
@@ -31,6 +32,8 @@ from kspacesr_rt.errors import SliceFailed
 _SOP_INSTANCE_UID: Final = 0x00080018
 SET_AT_CREATION: Final = frozenset({_SOP_INSTANCE_UID, 0x00080012, 0x00080013, PIXEL_DATA})
 """Its own UID, Instance Creation Date and Time; pixels have a digest of their own."""
+_CONTENT_MOMENT: Final = frozenset({0x00080023, 0x00080033})
+"""Content Date and Time."""
 EQUIPMENT: Final = "ContributingEquipmentSequence"
 _WHEN: Final = 0x0018A002
 """Contribution DateTime."""
@@ -60,7 +63,8 @@ def output_header_digest(output: Dataset) -> str:
 
 def undated(output: Dataset) -> Dataset:
     """Return an output without what it only has since it was made; elements are shared."""
-    timeless = _without(output, SET_AT_CREATION)
+    is_map = output.get("SOPClassUID") == ParametricMapStorage  # whose content is made by us
+    timeless = _without(output, SET_AT_CREATION | (_CONTENT_MOMENT if is_map else frozenset()))
     with quiet_pydicom():
         if equipment := output.get(EQUIPMENT):
             *earlier, ours = equipment

@@ -39,6 +39,8 @@ TEXT_MAX: Final = 32
 FOLDER_MAX, FILE_MAX = 100, 80
 """Characters; with a path before them, Windows takes 260 in all."""
 MISSING: Final = "none"
+TRUST: Final = "trust"
+"""In the names of trust maps."""
 
 _NUMBERS: Final = frozenset({"SeriesNumber", "InstanceNumber"})
 _TEXTS: Final = frozenset({"SeriesDescription", "ProtocolName", "SequenceName"})
@@ -64,7 +66,7 @@ _FIELD: Final = re.compile(r"\{(?P<name>[A-Za-z_]*)(?::(?P<digits>[1-9]))?\}")
 _LITERAL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _FOLDER: Final = re.compile(r"(?:[A-Za-z0-9_-]*[_-])?[0-9a-f]{6}(?:[0-9a-f]{6}|[0-9a-f]{26})?")
 _NUMBERS_AND_UIDS: Final = re.compile(
-    r"(?:(?:(?:neg)?[0-9]{4,12}|none)(?:_x[0-9]+)?)?(?:_?[0-9a-f]{6,32})?(?:\.dcm)?"
+    r"(?:(?:(?:neg)?[0-9]{4,12}|none)(?:_x[0-9]+)?)?(?:_?trust)?(?:_?[0-9a-f]{6,32})?(?:\.dcm)?"
 )
 _FILE: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{FILE_MAX}}}\.dcm")
 
@@ -247,6 +249,29 @@ def plain(text: str) -> str:
     """Return a text as part of a name: letters and digits of ASCII, a dash for all else."""
     letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9]+", "-", letters).strip("-")[:TEXT_MAX].strip("-")
+
+
+def trust_map_folder(sr_folder: str, series_uid: str) -> str:
+    """Return the name of the folder for the trust maps of a derived series: beside its own.
+
+    Parameters
+    ----------
+    sr_folder
+        That of the derived series.
+    series_uid
+        Series Instance UID of the maps.
+    """
+    if OUR_UID.fullmatch(sr_folder):
+        return series_uid
+    before = sr_folder.rstrip("0123456789abcdef") if _FOLDER.fullmatch(sr_folder) else sr_folder
+    return f"{before}{TRUST}_{short_uid(series_uid)}"
+
+
+def trust_map_files(sr_folder: str, uid: str) -> tuple[str, ...]:
+    """Return the names of a trust map's file, best first; parameters as for the folder."""
+    if OUR_UID.fullmatch(sr_folder):
+        return (f"{uid}.dcm",)
+    return tuple(f"{TRUST}_{short_uid(uid, n)}.dcm" for n in SHORT)
 
 
 def is_output_folder(name: str) -> bool:

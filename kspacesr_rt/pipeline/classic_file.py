@@ -162,4 +162,9 @@ def shown_again(run: RunState, task: FileTask, record: SliceRecord) -> tuple[str
             sr = read_slice(replace(task.source, path=path))
     except SliceFailed:
         return preview_of(record.output), []
-    return preview_of(record.output), [Shown.of(task.number, lr, sr.values)]
+    known = run.journal.series(task.source.series_instance_uid) if run.journal else []
+    filled = any(
+        one.outside_handled == "zero-filled" and one.matrix == task.source.matrix for one in known
+    )
+    calibration = None if filled else run.shown_intervals(run.backends.spec)
+    return preview_of(record.output), [Shown.of(task.number, lr, sr.values, calibration)]

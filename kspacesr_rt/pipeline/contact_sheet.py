@@ -1,5 +1,7 @@
 """A contact sheet a series: source, zero-fill, SR and what the model added, in one window.
 
+With a trust map, also how far samples may be off.
+
 Each slice has two rows: all of it, and the part, framed above, where the model added most. Below
 them stands what black, white and each colour mean, in the image's own values.
 """
@@ -41,6 +43,9 @@ GAP = 4
 LEGEND_HEIGHT = BAR_HEIGHT + LABEL_HEIGHT + GAP
 """Pixels below the panels of a row that has legends."""
 BACKGROUND, INK = 48, 255
+HEAT = ((0, 0, 0), (120, 30, 150), (240, 120, 60), (255, 255, 140))
+"""Half-widths from 0 to the widest: brighter is less certain, also for colour-blind eyes."""
+HEAT_SHARES = (0.0, 0.4, 0.75, 1.0)
 ADDED, TAKEN = (255, 160, 30), (70, 150, 255)
 """Orange and blue, which colour-blind eyes tell apart; equal is black."""
 
@@ -92,6 +97,10 @@ class PreviewSlice:
     """Series Number of the source."""
     grid: SampleGrid = "kspace"
     """Where SR samples lie; the other panels are sampled there too."""
+    half_width: FloatArray | None = None
+    """Of the interval around each SR sample, real-world values; None: no panel shows it."""
+    coverage: float = 0.0
+    """Share of the samples that it is to hold."""
 
     @property
     def title(self) -> str:
@@ -117,11 +126,20 @@ def to_colours(difference: FloatArray, limit: float) -> Pixels:
     return colours
 
 
+def to_heat(width: FloatArray, limit: float) -> Pixels:
+    """Map ``0..limit`` to black, violet and yellow, clipped; shape ``(y, x, 3)``."""
+    share = np.clip(width / limit, 0.0, 1.0)
+    colours = [np.interp(share, HEAT_SHARES, one) for one in zip(*HEAT, strict=True)]
+    heat: Pixels = (np.stack(colours, axis=-1) + 0.5).astype(np.uint8)
+    return heat
+
+
 def panels(one: PreviewSlice) -> list[list[Panel]]:
-    """Return two rows of four panels: the whole slice, and where the model added most.
+    """Return two rows of four or five panels: the whole slice, and where the model added most.
 
     Each source pixel is shown as a block, around the place where it lies. Difference panels are
     black where nothing was added, orange where SR is brighter than zero-fill, blue where darker.
+    A fifth panel shows half-widths, if there are any.
     """
     upscale = one.sr.shape[0] // one.lr.shape[0]
     interpolated = zero_fill(one.lr, upscale, one.grid)
@@ -152,6 +170,18 @@ def panels(one: PreviewSlice) -> list[list[Panel]]:
     ]
     near = magnified(to_colours(part.of(added), limit))
     zoomed.append(Panel(f"SR - zero-fill, framed part x{ZOOM}", near, colours))
+    if one.half_width is not None:
+        width = one.half_width
+        widest = round_up(max(float(np.percentile(width, WINDOW_PERCENTILE)), top / LARGEST_GAIN))
+        heat = Legend(
+            to_heat(np.linspace(0.0, widest, 256, dtype=np.float32)[None], widest),
+            ("0", f"±{widest / 2:.3g}", f"±{widest:.3g}"),
+        )
+        name = f"{one.coverage:.0%} interval"
+        label = f"{name}, ±{100 * widest / top:.2g} % of white"
+        whole.append(Panel(label, framed(to_heat(width, widest), part)))
+        near = magnified(to_heat(part.of(width), widest))
+        zoomed.append(Panel(f"{name}, framed part x{ZOOM}", near, heat))
     return [whole, zoomed]
 
 
@@ -163,6 +193,11 @@ def window_top(one: PreviewSlice) -> float:
 def difference_limit(added: FloatArray, top: float) -> float:
     """Return the end of the difference's range, a number that is easy to read."""
     wanted = max(float(np.percentile(np.abs(added), DIFFERENCE_PERCENTILE)), top / LARGEST_GAIN)
+    return round_up(wanted)
+
+
+def round_up(wanted: float) -> float:
+    """Return the least of 1, 2 and 5 times 10**n that is not below a positive number."""
     power = 10.0 ** np.floor(np.log10(wanted))
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= wanted * 0.999))
 
@@ -276,9 +311,14 @@ def _fitted(pixels: Pixels, largest: int) -> Image.Image:
 
 def contact_sheet(slices: list[PreviewSlice]) -> bytes:
     """Return a PNG with two rows of panels a slice."""
+    intervals = (
+        "Last panel: how far that share of the samples is off at most; brighter is less certain. "
+        if any(one.half_width is not None for one in slices)
+        else ""
+    )
     note = (
         "Each slice has its own grey window. Orange: SR is brighter than zero-fill; blue: darker. "
-        "Research use only: added detail is predicted, not measured."
+        f"{intervals}Research use only: added detail is predicted, not measured."
     )
     buffer = io.BytesIO()
     rows = [row for one in slices for row in panels(one)]

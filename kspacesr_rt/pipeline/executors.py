@@ -10,6 +10,7 @@ from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.scheduler import Scheduler
 from kspacesr_rt.pipeline.stage_timer import auto_workers
+from kspacesr_rt.pipeline.trust_maps import write_trust_maps
 from kspacesr_rt.runtime.backends import backend_info
 
 
@@ -54,6 +55,7 @@ class LocalExecutor:
         with Scheduler(run, workers=self.side_by_side(run)[0]) as scheduler:
             scheduler.process(scan.series)
         write_series_as_nifti(run, scan.series)
+        write_trust_maps(run, scan.series, workers=self.side_by_side(run)[0])
 
     def side_by_side(self, run: RunState) -> tuple[int, int]:
         """Return the threads that read and write, and the backend's streams."""

@@ -151,7 +151,8 @@ class FileInProgress(ABC):
         """Keep a slice for the contact sheet, if that has a place for it; `number` from 0."""
         previews = self.series.previews
         if previews is not None and previews.wants(number):
-            self.shown.append(Shown.of(number, decoded, sr))
+            calibration = self.run.shown_intervals(self.computation.spec)
+            self.shown.append(Shown.of(number, decoded, sr, calibration))
 
     def _journal_entry(
         self,

@@ -16,7 +16,7 @@ import re
 import stat
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +189,55 @@ class JournalEntry:
             source_digest=digest,
             durable=entry.get("durable") is not False,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MapEntry:
+    """A finished trust map."""
+
+    series: str
+    """Series Instance UID of the source."""
+    matrix: tuple[int, int]
+    """Stored rows and columns of the slices that it is about."""
+    sources: str
+    """Digest of what these slices said, see `digest_of_sources`."""
+    calibration: str
+    """Digest of the coefficients that it follows from."""
+    output: str
+    """Path relative to the output folder."""
+    n_bytes: int
+    """Of the output."""
+    output_sha256: str
+    """Of the output."""
+    durable: bool = True
+    """As of a slice."""
+
+    def as_line(self) -> bytes:
+        """Return the line that notes it."""
+        return checked_line({"trust_map": dataclasses.asdict(self)})
+
+    @classmethod
+    def of_entry(cls, entry: dict[str, Any]) -> Self:
+        """Return what a sound line tells; LookupError or TypeError if it is of another kind."""
+        values = _with_tuples(entry["trust_map"])
+        found = cls(**values)
+        texts = (found.series, found.sources, found.calibration, found.output, found.output_sha256)
+        if not (
+            all(isinstance(text, str) and "\0" not in text for text in texts)
+            and isinstance(found.matrix, tuple)
+            and [*map(type, found.matrix)] == [int, int]
+        ):
+            raise TypeError("a line of a journal holds values of other kinds")
+        return found
+
+
+def digest_of_sources(noted: Iterable[JournalEntry]) -> str:
+    """Return the SHA-256 of what the sources of some outputs said, whatever their order.
+
+    What reached the output counts, where that was noted: else the file's content.
+    """
+    said = sorted((one.source, one.source_digest or one.state.sha256) for one in noted)
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def series_of(records: list[dict[str, Any]]) -> list[SeriesRecord]:

@@ -43,6 +43,7 @@ _OR_ELSE: Final[dict[str, tuple[object, ...]]] = {"upscale": (None,), "batch": (
 """What may stand for a number."""
 _SWITCHES: Final = (
     "preview",
+    "trust_map",
     "include_derived",
     "random_uids",
     "keep_private",
@@ -90,6 +91,9 @@ class InferOptions:
     """Threads that read, decode, check and write beside the backend; 0: see `auto_workers`."""
     preview: bool = False
     """Write a PNG contact sheet a series."""
+    trust_map: bool = False
+    """Write, beside each derived series, a DICOM Parametric Map that says how far its samples may
+    be off; needs a model whose file has a trust calibration."""
     include_derived: bool = False
     """Process parametric maps and other derived images too."""
     random_uids: bool = False

@@ -49,6 +49,7 @@ from kspacesr_rt.pipeline.journal_entries import (
     LINE_MAX,
     FileState,
     JournalEntry,
+    MapEntry,
     checked_line,
     open_journal,
     places_of_lines,
@@ -193,6 +194,7 @@ class Journal:
         self._path = self._folder / f"journal{writer and '-'}{writer}.jsonl"
         self._places: dict[int, list[_Place]] = {}  # of lines, by source
         self._series: dict[str, list[dict[str, Any]]] = {}
+        self._maps: dict[str, list[MapEntry]] = {}  # by source series, the latest last
         self._outputs: set[int] = set()
         self._verified: set[str] = set()
         self._source_digests: dict[tuple[str, Any], str] = {}  # by content and matrix
@@ -212,6 +214,8 @@ class Journal:
                         continue
                     if "durability" in entry:
                         self.may_lose = True
+                    elif "trust_map" in entry:
+                        self._take_map(MapEntry.of_entry(entry))
                     elif "series" in entry:
                         self._series[entry["series"]] = entry["records"]
                     else:
@@ -227,6 +231,11 @@ class Journal:
             if entry is None or (entry.source, entry.state.sha256, entry.record.output) == said:
                 places.remove(earlier)
         places.append(place)
+
+    def _take_map(self, noted: MapEntry) -> None:
+        self._outputs.add(_key(noted.output))
+        others = [one for one in self._maps.get(noted.series, ()) if one.output != noted.output]
+        self._maps[noted.series] = [*others, noted]
 
     def _entry_at(self, place: _Place) -> JournalEntry | None:
         path, offset = place
@@ -265,6 +274,18 @@ class Journal:
                     entry = self._entry_at(place)
                 if entry is not None:
                     yield entry
+
+    def trust_maps(self, series_uid: str) -> list[MapEntry]:
+        """Return what was noted of the trust maps of a source series; latest last."""
+        return list(self._maps.get(series_uid, ()))
+
+    def all_trust_maps(self) -> Iterator[MapEntry]:
+        """Yield everything that was noted of any trust map."""
+        yield from [one for every in self._maps.values() for one in every]
+
+    def stands(self, noted: MapEntry) -> bool:
+        """Return whether a trust map stands as it was noted."""
+        return self._stands_as(noted.output, noted.n_bytes, noted.output_sha256, noted.durable)
 
     def match(self, source: SourceSlice) -> JournalEntry | None:
         """Return what was noted of a source with what its file says now.
@@ -325,16 +346,20 @@ class Journal:
         return dataclasses.replace(noted.record, outcome="present")
 
     def _is_intact(self, noted: JournalEntry) -> bool:
-        path = self._root / noted.record.output
+        output = noted.record.output
+        return self._stands_as(output, noted.n_bytes, noted.output_sha256, noted.durable)
+
+    def _stands_as(self, output: str, n_bytes: int, sha256: str, durable: bool) -> bool:
+        path = self._root / output
         try:
             status = path.lstat()
-            if not stat.S_ISREG(status.st_mode) or status.st_size != noted.n_bytes:
+            if not stat.S_ISREG(status.st_mode) or status.st_size != n_bytes:
                 return False
-            believed = noted.durable and not self._verify
-            if not believed and noted.record.output not in self._verified:
-                if FileState.read(path).sha256 != noted.output_sha256:
+            believed = durable and not self._verify
+            if not believed and output not in self._verified:
+                if FileState.read(path).sha256 != sha256:
                     return False
-                self._verified.add(noted.record.output)
+                self._verified.add(output)
         except FileNotFoundError:
             return self._collected
         except OSError:
@@ -412,6 +437,15 @@ class Journal:
         line = checked_line({"series": uid, "records": self._series[uid]})
         with self._lock:
             self._append([line])
+
+    def note_trust_map(self, noted: MapEntry) -> None:
+        """Note a trust map that stands; raises as `note` does."""
+        noted = dataclasses.replace(noted, durable=self._durable)
+        with self._lock:
+            self._append([noted.as_line()])
+            self._take_map(noted)
+        if self._durable:
+            self.sync()
 
     def note_durability(self) -> None:
         """Note, before an output is written, that what follows is left to the system, if it is."""

@@ -11,6 +11,8 @@ from kspacesr_rt.dicom import DecodedSlice
 from kspacesr_rt.dicom.attributes import numbers
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.kspace import FloatArray, SampleGrid
+from kspacesr_rt.model.trust_calibration import TrustCalibration
+from kspacesr_rt.quality.trust_interval import half_width
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.volumes.output_names import is_volume_output, stem_of
 
@@ -41,12 +43,26 @@ class Shown(NamedTuple):
     sr: FloatArray
     series_number: int | None
     """Series Number of the source."""
+    half_width: FloatArray | None = None
+    """Of the interval around each sample, if that is shown."""
+    coverage: float = 0.0
+    """Share of the samples that it is to hold."""
 
     @classmethod
-    def of(cls, number: int, source: DecodedSlice, sr: FloatArray) -> Shown:
-        """Return a slice by its source and its result."""
+    def of(
+        cls,
+        number: int,
+        source: DecodedSlice,
+        sr: FloatArray,
+        calibration: TrustCalibration | None = None,
+    ) -> Shown:
+        """Return a slice by its source and its result, with intervals if these are calibrated."""
         series_numbers = [one for one in numbers(source.dataset, "SeriesNumber") if isfinite(one)]
-        return cls(number, source.values, sr, int(series_numbers[0]) if series_numbers else None)
+        series_number = int(series_numbers[0]) if series_numbers else None
+        if calibration is None:
+            return cls(number, source.values, sr, series_number)
+        width = half_width(source.values, sr, calibration)
+        return cls(number, source.values, sr, series_number, width, calibration.coverage)
 
 
 class Previews:
@@ -92,6 +108,8 @@ class Previews:
                         number=one.number + 1,
                         series_number=one.series_number,
                         grid=self._grid,
+                        half_width=one.half_width,
+                        coverage=one.coverage,
                     )
                     for one in self._kept
                 ]

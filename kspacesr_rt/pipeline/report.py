@@ -136,6 +136,13 @@ class SeriesRecord:
     empty if there is none."""
     nifti_problem: str = ""
     """Why there is none, though it was asked for."""
+    trust_map: str = ""
+    """Path of the trust map of these slices relative to the output folder; empty if there is
+    none."""
+    trust_map_outcome: Literal["", "written", "present"] = ""
+    """``present``: it stood already, and says what this run would write."""
+    trust_map_problem: str = ""
+    """Why there is none, though it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,7 +298,8 @@ class RunReport:
     def exit_code(self) -> int:
         """0, or 5 if a result was unusable, 8 if slices failed otherwise, 10 if outputs are stale.
 
-        8, too, if a series could not be written as NIfTI though that was asked for.
+        8, too, if a series could not be written as NIfTI, or has no trust map, though that was
+        asked for; slices that were zero-filled instead, as asked for, have none.
 
         Or `ended_with`. Stale outputs that were to be kept, or are removed, count for nothing.
         """
@@ -300,7 +308,10 @@ class RunReport:
         failed = [record for record in self.slices if record.outcome == "failed"]
         if any(record.reason in RESULT_REASONS for record in failed):
             return 5
-        if failed or any(one.nifti_problem for one in self.series_records):
+        if failed or any(
+            one.nifti_problem or (one.trust_map_problem and one.outside_handled != "zero-filled")
+            for one in self.series_records
+        ):
             return 8
         refused = any(one.handled == "refused" for one in self.stale)
         return StaleOutputError.exit_code if refused else 0
@@ -381,6 +392,28 @@ class RunReport:
             for problem, numbers in sorted(problems.items())
         ]
 
+    @property
+    def trust_maps(self) -> int:
+        """How many trust maps stand for the series of this run."""
+        return len({one.trust_map for one in self.series_records if one.trust_map})
+
+    def _trust_map_lines(self) -> list[str]:
+        """Say how many trust maps there are, and which series have none."""
+        problems: dict[str, list[int]] = {}
+        uids = list(dict.fromkeys(one.series_instance_uid for one in self.series_records))
+        for one in self.series_records:
+            if one.trust_map_problem:
+                number = uids.index(one.series_instance_uid) + 1
+                problems.setdefault(one.trust_map_problem, []).append(number)
+        fresh = {one.trust_map for one in self.series_records if one.trust_map_outcome == "written"}
+        lines = [f"{counted(len(fresh), 'trust map')} written"] if fresh else []
+        if present := self.trust_maps - len(fresh):
+            lines.append(f"{counted(present, 'trust map')} already there")
+        return lines + [
+            f"no trust map of series {series_numbers(sorted(set(numbers)))}: {problem}"
+            for problem, numbers in sorted(problems.items())
+        ]
+
     def _failure_lines(self, *, verbose: bool) -> list[str]:
         """Name the files that failed, each with what is wrong with it; all of them if `verbose`."""
         failed = [record for record in self.slices if record.outcome == "failed"]
@@ -429,6 +462,7 @@ class RunReport:
             for (handled, reason), n in sorted(stale.items())
         ]
         lines += self._nifti_lines()
+        lines += self._trust_map_lines()
         lines += self._check_lines()
         if (choosing := self.seconds.get("choose", 0.0)) >= CHOOSING_SHOWN:
             lines.append(f"settling what computes took {choosing:.1f} s of that")
@@ -465,6 +499,7 @@ class RunReport:
             "skipped": self.count("skipped"),
             "failed": self.count("failed"),
             "flagged": len(self.flagged),
+            "trust_maps": self.trust_maps,
             "exit_code": self.exit_code,
             "reasons": [
                 {"outcome": outcome, "reason": reason, "count": n}

@@ -45,7 +45,10 @@ def reported(
 
     def settle(*, finished: bool) -> None:
         records = [*run.records.values(), *map(run.left_out, scan.left_out)]
-        run.stale = stale.settle_stale(records, run.options.stale, finished=finished)
+        maps = {one.trust_map for own in run.series_records.values() for one in own}
+        run.stale = stale.settle_stale(
+            records, run.options.stale, finished=finished, maps=maps - {""}
+        )
 
     def report(*, ended_with: int | None = None) -> RunReport:
         wall_s = time.perf_counter() - started

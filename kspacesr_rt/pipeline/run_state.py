@@ -20,6 +20,7 @@ from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.contracts import contract_note, contracts_of
 from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, ModelSpec
+from kspacesr_rt.model.trust_calibration import TrustCalibration
 from kspacesr_rt.pipeline.backend_pool import BackendPool
 from kspacesr_rt.pipeline.batch_choice import BatchChoice
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
@@ -199,6 +200,13 @@ class RunState:
         )
         baseline = baseline_spec(ZERO_FILL, spec.upscale, (0, 0))
         return Computation(spec=baseline, derivation=derivation, zero_filled=True)
+
+    def shown_intervals(self, spec: ModelSpec) -> TrustCalibration | None:
+        """Return by what a contact sheet shows intervals around what `spec` says made a slice.
+
+        None if that is not asked for, or none are calibrated.
+        """
+        return TrustCalibration.of(spec) if self.options.trust_map and spec.trust else None
 
     def survey(self, series: Series) -> Survey:
         """Return what is known of a series, measured once; may run in a worker."""

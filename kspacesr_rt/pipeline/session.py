@@ -36,6 +36,7 @@ from kspacesr_rt.pipeline.run_folder import RunFolder
 from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.stale_outputs import StaleOutputs
 from kspacesr_rt.pipeline.stalls import Opening, StallWatch
+from kspacesr_rt.pipeline.trust_maps import require_intervals
 from kspacesr_rt.quality.array_contracts import with_contracts
 from kspacesr_rt.runtime.baselines import INTERPOLATIONS
 from kspacesr_rt.runtime.selection import BackendChoice
@@ -376,6 +377,7 @@ class Session:
         collected: bool = False,
     ) -> RunFolder:
         require_images(self.spec)
+        require_intervals(options, self.spec)
         return RunFolder(
             Path(source),
             Path(output),

@@ -19,10 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from kspacesr_rt.dicom import Scan, SourceSlice
+from kspacesr_rt.dicom import Scan, Series, SourceSlice
 from kspacesr_rt.dicom.output_source import source_uid_of
 from kspacesr_rt.dicom.store import UNUSABLE
 from kspacesr_rt.errors import StaleOutputError, failing_the_output
+from kspacesr_rt.pipeline.journal_entries import digest_of_sources
 from kspacesr_rt.pipeline.output_folder import Journal
 from kspacesr_rt.pipeline.previews import preview_of
 from kspacesr_rt.pipeline.report import SliceRecord, StaleRecord
@@ -79,6 +80,7 @@ class StaleOutputs:
                 noted_now = journal.match(source)
                 if noted_now is not None:
                     unclaimed.discard(noted_now.record.output)
+        self._look_at_maps(journal, scan, unclaimed)
         found: dict[str, tuple[str, str]] = {}
         for noted in journal.all_entries():
             name = noted.record.output
@@ -96,6 +98,24 @@ class StaleOutputs:
                     sop_instance_uid=uid,
                     reason=reason,
                 )
+
+    def _look_at_maps(self, journal: Journal, scan: Scan, unclaimed: set[str]) -> None:
+        """Take trust maps that say what the input does off the unclaimed; know the others.
+
+        A map is about all slices of its series: one slice that comes, goes or changes makes it
+        stale, though the outputs of the others are not.
+        """
+        in_scan = {series.uid: series for series in scan.series}
+        for noted in journal.all_trust_maps():
+            name = noted.output
+            if name not in unclaimed:
+                continue
+            unclaimed.discard(name)
+            series = in_scan.get(noted.series)
+            if series is None:
+                self._elsewhere.add(name)
+            elif noted.sources != sources_now(journal, series, noted.matrix):
+                self._known[name] = StaleRecord(output=name, reason=CHANGED)
 
     def _reason(self, name: str, source_uid: str) -> str | None:
         """Return why an output that no source gives is stale; None if it is of another input."""
@@ -123,7 +143,12 @@ class StaleOutputs:
         return [self._known[name].handled_as("refused") for name in sorted(self._known)]
 
     def settle_stale(
-        self, records: Collection[SliceRecord], handling: str, *, finished: bool
+        self,
+        records: Collection[SliceRecord],
+        handling: str,
+        *,
+        finished: bool,
+        maps: Collection[str] = (),
     ) -> list[StaleRecord]:
         """Do what the user wants about what is stale after a run, and return all of it.
 
@@ -135,6 +160,8 @@ class StaleOutputs:
             ``refuse``, ``keep`` or ``replace``.
         finished
             Whether the run came to every file. Otherwise nothing is removed.
+        maps
+            Trust maps that say what the input does, relative to the output folder.
 
         Returns
         -------
@@ -146,7 +173,7 @@ class StaleOutputs:
         OutputError
             If one cannot be removed.
         """
-        current = {one.output for one in records if one.output}
+        current = {one.output for one in records if one.output}.union(maps)
         failed = {about for one in records if one.outcome == "failed" for about in _about(one)}
         stale = {name: one for name, one in self._known.items() if name not in current}
         foreign: set[str] = set()
@@ -183,6 +210,16 @@ class StaleOutputs:
             if reason is not None:
                 found[name] = StaleRecord(output=name, sop_instance_uid=uid, reason=reason)
         return found, foreign
+
+
+def sources_now(journal: Journal, series: Series, matrix: tuple[int, int]) -> str:
+    """Return the digest of what the slices of one matrix of a series say now.
+
+    Empty if one has no output yet that is noted.
+    """
+    noted = [journal.match(one) for one in series.slices if one.matrix == matrix]
+    known = [one for one in noted if one is not None]
+    return digest_of_sources(known) if known and len(known) == len(noted) else ""
 
 
 def _about(record: SliceRecord | StaleRecord) -> set[str]:

@@ -29,6 +29,7 @@ from kspacesr_rt.pipeline import InferOptions, infer
 from kspacesr_rt.pipeline.report import RunReport
 from kspacesr_rt.system.durability import sync_folder
 from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.plurals import counted
 
 IN_DIR, OUT_DIR = "MERCURE_IN_DIR", "MERCURE_OUT_DIR"
 TASK, RESULT = "task.json", "result.json"
@@ -49,6 +50,7 @@ SETTINGS: Final[Mapping[str, type | UnionType]] = {
     "keep_private": bool,
     "limits": list,
     "compress": str,
+    "trust_map": bool,
     "durability": str,
     "on_interpolated": str,
     "on_outside": str,
@@ -160,13 +162,15 @@ def run_task(task: MercureTask) -> int:
 
 def _deliver(report: RunReport, work: Path, output: Path) -> None:
     """Hand over what this run vouches for; what else an earlier one left is not sent."""
-    for name in sorted({one.output for one in report.slices if one.output}):
+    maps = {one.trust_map for one in report.series_records if one.trust_map}
+    for name in sorted({one.output for one in report.slices if one.output} | maps):
         path = work / name
         path.replace(output / f"{path.parent.name}#{path.name}")
 
 
 def _summary_text(report: RunReport) -> str:
     lines = [f"{report.count_slices('written')} slices x{report.upscale} by {report.model}"]
+    lines += [f"{counted(report.trust_maps, 'trust map')}"] if report.trust_maps else []
     # ``task.json`` and the ``.tags`` files are no concern of the reader.
     lines += [
         f"{n} {outcome}: {reason}"

@@ -1,4 +1,4 @@
-"""Write an Enhanced MR file frame by frame, whole or not at all.
+"""Write a multi-frame file frame by frame, whole or not at all: Enhanced MR, or a Parametric Map.
 
 All that is known of a file while it grows is in one `EnhancedWriter`: no frame waits in memory, and
 frames may come in any order.
@@ -10,13 +10,15 @@ import copy
 import hashlib
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
+import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ParametricMapStorage
 
 from kspacesr_rt.dicom import provenance
 from kspacesr_rt.dicom.compress import packed_frames
@@ -24,7 +26,6 @@ from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.header import read_header
 from kspacesr_rt.dicom.output_identity import output_header_digest
 from kspacesr_rt.dicom.output_places import OutputPlace
-from kspacesr_rt.dicom.pixels import IntArray
 from kspacesr_rt.dicom.provenance import Derivation
 from kspacesr_rt.dicom.raw_header import selected_elements
 from kspacesr_rt.dicom.store import (
@@ -45,6 +46,9 @@ VALUE_MAX: Final = 2**32 - 2
 
 _STAND_IN: Final = "2.25." + "9" * (UID_LENGTH - len("2.25."))
 """No UUID is that large, so nothing else in a header reads like it."""
+LATE_LENGTH: Final = 16
+"""Bytes of a decimal string that is put in place when all pixels are known (PS3.5 6.2)."""
+_FLOAT_PIXEL_DATA: Final = 0x7FE00008
 
 
 class EnhancedWriter:
@@ -72,7 +76,7 @@ class EnhancedWriter:
         root_out
             Output folder.
         derived
-            From `derive_enhanced`; not changed.
+            From `derive_enhanced`, or `kspacesr_rt.dicom.parametric_map`; not changed.
         derivation
             What made it; its identity enters the SOP Instance UID.
         syntax
@@ -106,10 +110,11 @@ class EnhancedWriter:
             self.header_digest = output_header_digest(derived)  # beside the pixels
         self._syntax = syntax
         self.made_again = False  # whether a damaged file stood under its name
+        self._late: Mapping[str, str] = {}
         self._temporary: Path | None = None
         self._file: BinaryIO | None = None
 
-    def write(self, number: int, stored: IntArray) -> None:
+    def write(self, number: int, stored: npt.NDArray[Any]) -> None:
         """Put a frame in its place.
 
         Parameters
@@ -117,7 +122,7 @@ class EnhancedWriter:
         number
             From 1.
         stored
-            Stored integers as the header describes them, ``(rows, columns)``.
+            Stored integers, or float32, as the header describes them, ``(rows, columns)``.
 
         Raises
         ------
@@ -139,7 +144,9 @@ class EnhancedWriter:
         self._temporary = temporary
         return self._file
 
-    def finish(self, *, trusted: bool = True, durable: bool = True) -> tuple[Path, bool]:
+    def finish(
+        self, *, trusted: bool = True, durable: bool = True, late: Mapping[str, str] | None = None
+    ) -> tuple[Path, bool]:
         """Complete the file, read it back, and give it its name.
 
         Parameters
@@ -148,6 +155,9 @@ class EnhancedWriter:
             Whether a file of that name that does not end early is believed.
         durable
             Whether it is on the disk before it gets its name; the name is not yet.
+        late
+            Decimal strings that follow from the pixels, by what stands for each in the header: it
+            has `LATE_LENGTH` characters, and stands there once.
 
         Returns
         -------
@@ -159,6 +169,7 @@ class EnhancedWriter:
             If it cannot be written or reads back differently, or something else stands under its
             name.
         """
+        self._late = late or {}
         digests = [digest for digest in self._digests if digest is not None]
         file, temporary = self._file, self._temporary
         if file is None or temporary is None or len(digests) != len(self._digests):
@@ -234,7 +245,14 @@ class EnhancedWriter:
         """Return what stands before the pixels, the UID in its place."""
         # A UID of 43 characters is padded to an even length with a NUL (PS3.5 9.1).
         value = uid.encode("ascii").ljust(UID_LENGTH, b"\0")
-        return self._head.replace(_STAND_IN.encode("ascii"), value)
+        head = self._head.replace(_STAND_IN.encode("ascii"), value)
+        for stand_in, text in self._late.items():
+            if head.count(stand_in.encode("ascii")) != 1:
+                raise SliceFailed("unreadable", "the header holds a number that stands for another")
+            head = head.replace(
+                stand_in.encode("ascii"), text.encode("ascii").ljust(LATE_LENGTH, b" ")
+            )
+        return head
 
     def __enter__(self) -> Self:
         return self
@@ -256,6 +274,9 @@ def _before_pixels(derived: Dataset, n_pixel_bytes: int) -> bytes:
         header = selected_elements(derived)
         header.file_meta, header.preamble = copy.deepcopy(derived.file_meta), derived.preamble
         header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = UID(_STAND_IN)
-        header.add_new(0x7FE00010, "OW" if header.BitsAllocated == 16 else "OB", b"")
+        if header.SOPClassUID == ParametricMapStorage:
+            header.add_new(_FLOAT_PIXEL_DATA, "OF", b"")
+        else:
+            header.add_new(0x7FE00010, "OW" if header.BitsAllocated == 16 else "OB", b"")
     length = n_pixel_bytes.to_bytes(4, "little")
     return encode(header)[: -len(length)] + length

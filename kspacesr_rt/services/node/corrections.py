@@ -60,14 +60,19 @@ def superseded_inputs(part: Part) -> set[str]:
 
 
 def results_of(part: Part, names: set[str]) -> set[Path]:
-    """Return the results that were made from some inputs."""
+    """Return the results that were made from some inputs; trust maps are of all of a part."""
     if not names:
         return set()
     report = json.loads((part.outputs / REPORT).read_bytes())
-    return {
+    slices = {
         part.outputs / one["output"]
         for one in report["slices"]
         if one["output"] and one["file"] in names
+    }
+    if not slices:
+        return set()
+    return slices | {
+        part.outputs / one["trust_map"] for one in report["series_records"] if one.get("trust_map")
     }
 
 

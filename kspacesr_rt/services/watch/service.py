@@ -142,6 +142,12 @@ def watch(
             "--durability none a power cut may have lost it",
             hint="--durability batch",
         )
+    if options.trust_map:
+        raise InputError(
+            "a watch writes no trust maps: slices may come after the map of their series",
+            hint="kspacesr-rt infer --trust-map over the same folders adds them afterwards, and "
+            "computes no slice again",
+        )
     if not source.is_dir():
         raise InputError("no such folder to watch")
     require_library(options)
@@ -404,6 +410,11 @@ class _Watcher:
         for problem in {one.nifti_problem for own in run.series_records.values() for one in own}:
             if problem:
                 self._log.write("no-nifti", why=problem)
+        for problem in {
+            one.trust_map_problem for own in run.series_records.values() for one in own
+        }:
+            if problem:
+                self._log.write("no-trust-map", why=problem)
         if counts["written"]:
             self._retry_policy.slice_written()
         if not counts:
