@@ -84,16 +84,50 @@ def exported_graph(module: nn.Module, example: Tensor, axes: dict[int, Any]) -> 
     ExportError
         If it cannot be traced, or an axis that should be open is not.
     """
-    with quiet(), torch.no_grad(), open_arithmetic(module), short_division(), _OpenLengths():
-        try:
-            program = torch.export.export(
-                module, (example,), dynamic_shapes=(axes,), strict=False
-            ).run_decompositions({})
-        except Exception as exc:
-            raise trace_error(exc) from exc
-        made = program.module(check_guards=False)
+    try:
+        made = _traced(module, example, axes, weights_written=False)
+    except _WritesWeightsError:
+        # What it computes of its weights it has computed once it has run.
+        with torch.no_grad():
+            module(example)
+        made = _traced(module, example, axes, weights_written=True)
     without_checks(made)
     return made
+
+
+def _traced(
+    module: nn.Module, example: Tensor, axes: dict[int, Any], *, weights_written: bool
+) -> fx.GraphModule:
+    lengths = _OpenLengths(weights_written=weights_written)
+    with quiet(), torch.no_grad(), open_arithmetic(module), short_division(), lengths:
+        try:
+            program = torch.export.export(
+                _Held(module).eval(), (example,), dynamic_shapes=(axes,), strict=False
+            ).run_decompositions({})
+        except _WritesWeightsError:
+            raise
+        except Exception as exc:
+            raise trace_error(exc) from exc
+        return program.module(check_guards=False)
+
+
+class _WritesWeightsError(Exception):
+    """A network sets weights while it runs, as some do that join several layers to one."""
+
+
+class _Held(nn.Module):
+    """A network one level down, where its weights may have any name.
+
+    What torch.export makes of a network is a module with attributes of its own, such as ``code``
+    and ``graph``, which no weight of the outermost module may be called.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Any:
+        return self.net(image)
 
 
 class _OpenLengths(TorchFunctionMode):
@@ -101,14 +135,28 @@ class _OpenLengths(TorchFunctionMode):
 
     What follows from Python numbers alone, as ``torch.tensor([0, 1]).sum() != 0``, is computed
     beside the trace too, so that a network may decide by it.
+
+    Parameters
+    ----------
+    weights_written
+        The network has run, and has set the weights that it sets (``weight.data = ...``): they stay
+        as they are. Without, the first that is set ends the trace. What is set from an image, the
+        gate finds, which has several.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, weights_written: bool = False) -> None:
         super().__init__()
+        self._weights_written = weights_written
         self._known = WeakTensorKeyDictionary()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func == _SET_DATA:  # another object each time
+            if not self._weights_written:
+                raise _WritesWeightsError
+            return None
+        if func == _GET_DATA:  # what torch.export cannot follow: it takes it for a constant
+            return args[0].detach()
         if func is torch.tensor and args and _plain_numbers(args[0]):
             made = func(*args, **kwargs)
             with _disable_current_modes():
@@ -126,6 +174,10 @@ class _OpenLengths(TorchFunctionMode):
         made = func(*args)
         self._known[made] = real
         return made
+
+
+_GET_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]  # a descriptor, not a tensor
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]  # a descriptor, not a tensor
 
 
 def _holds_length(values: Any) -> bool:

@@ -49,7 +49,7 @@ class RealProgram(nn.Module):
                 continue
             if not isinstance(value, Tensor):
                 continue
-            name = f"{prefix}{node.target}".replace(".", "__")
+            name = self._unused(f"{prefix}{node.target}".replace(".", "__"))
             self._names[id(program), str(node.target)] = name
             value = value.detach().resolve_conj().resolve_neg()
             if value.is_complex():
@@ -57,6 +57,14 @@ class RealProgram(nn.Module):
                 self.register_buffer(f"{name}__imag", value.imag.clone())
             else:
                 self.register_buffer(name, value)
+
+    def _unused(self, name: str) -> str:
+        """Return a name that no attribute has: ``a.b`` and ``a__b`` may both be there."""
+        number, free = 1, name
+        while hasattr(self, free) or hasattr(self, f"{free}__real"):
+            number += 1
+            free = f"{name}_{number}"
+        return free
 
     def forward(self, image: Tensor) -> Any:
         """Run the program: as the network, with pairs inside."""

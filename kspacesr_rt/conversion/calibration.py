@@ -22,6 +22,7 @@ from kspacesr_rt.kspace import FloatArray, Matrix, degrade, divisible_crop, upsc
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME, ModelFile
+from kspacesr_rt.model.slice_arrays import network_input
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.system.interruption import deferred_signals
 from kspacesr_rt.train.volumes import read_volumes
@@ -145,8 +146,9 @@ def observe(
         matrix = (lr.shape[0], lr.shape[1])
         if matrix not in sessions:
             sessions[matrix] = _open_session(model, matrix, inside)
-        results = sessions[matrix].run(inside, {INPUT_NAME: lr[None, None]})
-        found = {INPUT_NAME: lr, **dict(zip(inside, results, strict=True))}
+        batch = network_input(lr, model.spec)
+        results = sessions[matrix].run(inside, {INPUT_NAME: batch})
+        found = {INPUT_NAME: batch, **dict(zip(inside, results, strict=True))}
         for name in wanted:
             magnitudes = np.abs(found[name]).ravel()
             # An odd step walks through all columns of a row, and all channels.

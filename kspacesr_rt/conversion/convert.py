@@ -253,27 +253,11 @@ def _require_change(
             f"{source.name} is in {source.spec.precision} already; files are converted from fp32",
             hint="convert the fp32 file that it was made from",
         )
-    require_image_input(source)
     unchanged = (precision, lowering) == (source.spec.precision, source.spec.lowering)
     if unchanged and name in (None, source.spec.name):
         raise InputError(
             f"{source.name} is in {precision} with its FFT layers as '{lowering}' already",
             hint="say what to change: --precision, --fft or --name",
-        )
-
-
-def require_image_input(model: ModelFile) -> None:
-    """Refuse a network that takes k-space: the gate's slices, and its limits, are of images.
-
-    Raises
-    ------
-    InputError
-        If it takes k-space.
-    """
-    if model.spec.input == "kspace":
-        raise InputError(
-            f"{model.name} takes k-space, and precisions are proved on images",
-            hint="it runs in fp32",
         )
 
 

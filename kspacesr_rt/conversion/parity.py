@@ -11,6 +11,7 @@ against the HR reference). One number outside its tolerance fails the model.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -211,9 +212,18 @@ class ParityReport:
             f"{'dPSNR dB':>9} {'dSSIM':>9} {'dMAE':>9}",
         ]
         lines += [
-            f"{one.case:<28} {one.psnr_between_db:>9.1f} dB {one.centre_error:>9.1e} "
-            f"{one.rim_error:>9.1e} {one.delta_psnr_db:>+9.5f} {one.delta_ssim:>+9.1e} "
-            f"{one.delta_mae_share:>+9.1e}"
+            (
+                f"{one.case:<28} {one.psnr_between_db:>9.1f} dB {one.centre_error:>9.1e} "
+                + " ".join(
+                    f"{value:{form}}" if math.isfinite(value) else f"{'-':>9}"
+                    for value, form in (
+                        (one.rim_error, ">9.1e"),
+                        (one.delta_psnr_db, ">+9.5f"),
+                        (one.delta_ssim, ">+9.1e"),
+                        (one.delta_mae_share, ">+9.1e"),
+                    )
+                )
+            )
             for one in self.agreements
         ]
         return "\n".join([*lines, *self.failures])

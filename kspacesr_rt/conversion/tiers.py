@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kspacesr_rt.conversion.convert import converted, require_image_input
+from kspacesr_rt.conversion.convert import converted
 from kspacesr_rt.conversion.matrix_gate import gate_on
 from kspacesr_rt.conversion.mixed_precision import ROUNDED_RESULTS
 from kspacesr_rt.conversion.row_speed import seconds_per_slice
@@ -441,7 +441,12 @@ def require_wide(model: ModelFile) -> None:
     InputError
         If it is not in fp32, or takes k-space.
     """
-    require_image_input(model)
+    if model.spec.input == "kspace":
+        raise InputError(
+            f"a tier is chosen on slices of images, and {model.name} takes k-space",
+            hint="leave the tier out, or convert the file: kspacesr-rt convert MODEL -o OUT "
+            "--precision bf16",
+        )
     if model.spec.precision != "fp32":
         raise InputError(
             f"a tier chooses the precision of an fp32 file, and {model.name} is in "

@@ -175,8 +175,12 @@ class Findings:
 
     @property
     def diverges(self) -> bool:
-        """Whether anything differs by more than the tolerance."""
-        return bool(self.exceeds(self.output) or self.first or self.culprit)
+        """Whether the result, or a node by itself, differs by more than the tolerance.
+
+        A value inside may do so alone: what is left of large numbers that cancel, such as the
+        imaginary part of a real image, is as large as their rounding.
+        """
+        return bool(self.exceeds(self.output) or self.culprit)
 
     @property
     def hidden(self) -> bool:
@@ -194,7 +198,14 @@ class Findings:
                     f"AGREE, but both are not finite from node '{bad.place.node}' "
                     f"({bad.place.op_type}, {bad.place.kind}) on"
                 )
-            return f"AGREE: {result}, tolerance {self.tolerance:.0e}"
+            agreed = f"AGREE: {result}, tolerance {self.tolerance:.0e}"
+            if self.first is None:
+                return agreed
+            place = self.first.place
+            return (
+                f"{agreed}. No node is wrong by itself; what '{place.node}' ({place.op_type}, "
+                f"{place.kind}) gives differs by more, as what is left of values that cancel does"
+            )
         parts = [f"DIVERGE: {result}, tolerance {self.tolerance:.0e}."]
         culprit, first = self.culprit, self.first
         if culprit is not None and culprit.own is not None:

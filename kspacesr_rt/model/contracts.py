@@ -40,6 +40,7 @@ def taken_text(spec: ModelSpec) -> str:
     """Say what a network takes, in a line."""
     if spec.input == "kspace":
         kind = f"k-space of {spec.coils} coils" if spec.coils else "k-space"
+        kind += ", gives k-space" if spec.output == "kspace" else ", gives images"
     else:
         channels = f"{spec.image_channels} channel{'s' * (spec.image_channels > 1)}"
         limits = " to ".join(f"{limit:g}" for limit in spec.input_range)

@@ -150,7 +150,7 @@ class ModelFile:
             f"licence      {origin.licence or 'not recorded'}",
             f"attribution  {origin.attribution or 'not recorded'}",
             f"weights      sha256:{origin.weights_sha256}",
-            f"checkpoint   sha256:{origin.checkpoint_sha256}",
+            *([f"checkpoint   sha256:{origin.checkpoint_sha256}"] * bool(origin.checkpoint_sha256)),
             f"exported     {origin.created}, "
             + ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items())),
         ]

@@ -64,6 +64,18 @@ class Grey(nn.Module):
         return self.net(torch.cat([lr, lr, lr], 1)).mean(1, keepdim=True)
 
 
+class ToOne(nn.Module):
+    """A network of images from 0 to 1: a slice is divided by its maximum, and multiplied again."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, lr: Tensor) -> Tensor:
+        top = lr.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-20)
+        return self.net(lr / top) * top
+
+
 class OnInterpolated(nn.Module):
     """A network that keeps the matrix, on the bilinear image; it adds what is missing."""
 
@@ -185,6 +197,8 @@ SPANDREL: dict[str, tuple[str, dict[str, object]]] = {
 }
 """Class to package below `spandrel.architectures`, and arguments that make it small and x2."""
 OTHER_UPSCALES = {"AuraSR": 4, "MMRealSR": 4}
+TO_ONE = {"SPAN"}
+"""What loses digits in scanner units: it subtracts a mean of colours from 0 to 1."""
 FIXED = {"IPT": (48, 48), "UNETR": (64, 64)}
 """The only LR matrices of networks whose position codes have one length."""
 
@@ -213,7 +227,8 @@ def _of_spandrel(name: str) -> nn.Module:
     package, settings = SPANDREL[name]
     with _without_torchvision():
         home = importlib.import_module(f"spandrel.architectures.{package}")
-    return Grey(getattr(home, name)(**settings))
+    net = Grey(getattr(home, name)(**settings))
+    return ToOne(net) if name in TO_ONE else net
 
 
 # MONAI and fastMRI ------------------------------------------------------------------------------

@@ -8,18 +8,24 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
+import kspacesr_rt as ks
 from kspacesr_rt.cli import app
 from kspacesr_rt.conversion import mixed_precision, proof
-from kspacesr_rt.conversion.convert import convert_model, require_image_input
+from kspacesr_rt.conversion.convert import convert_model
 from kspacesr_rt.conversion.parity import TIER_OF
-from kspacesr_rt.errors import BackendUnavailableError, InputError
+from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.export.exporter import export_model
+from kspacesr_rt.kspace import fft2c, upscaled
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.binding import bind
-from kspacesr_rt.model.file import load_model, parse_model
+from kspacesr_rt.model.file import KnownAnswer, load_model, parse_model
+from kspacesr_rt.model.slice_arrays import network_input
+from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.runtime.backends import BACKENDS
 from kspacesr_rt.runtime.self_test import verify_model
 
@@ -208,12 +214,74 @@ def test_what_cannot_be_converted_ends_in_a_sentence_and_no_file(
     assert {name: (tmp_path / f"{name}.onnx").read_bytes() for name in places} == places
 
 
-def test_a_network_that_takes_kspace_is_refused(model):
-    """Its inputs are none that the gate's slices could be."""
-    spec = dataclasses.replace(model.spec)
-    object.__setattr__(spec, "input", "kspace")
-    with pytest.raises(InputError, match="takes k-space, and precisions are proved on images"):
-        require_image_input(dataclasses.replace(model, spec=spec))
+KSPACE_MATRIX = (40, 36)
+
+
+def kspace_file(path):
+    """Write a network of k-space: zero-filling, and a little of what convolutions make of it."""
+    rng = np.random.default_rng(0)
+    (rows, columns), shapes = KSPACE_MATRIX, ((8, 2), (8, 8), (2, 8))
+    pads = [0, 0, rows // 2, columns // 2, 0, 0, rows - rows // 2, columns - columns // 2]
+    stored = {
+        "two": np.float32(2),
+        "pads": np.array(pads, np.int64),
+        **{
+            f"w{at}": rng.normal(0, 0.03, (*shape, 3, 3)).astype(np.float32)
+            for at, shape in enumerate(shapes)
+        },
+    }
+    same = {"pads": [1] * 4}
+    nodes = [
+        helper.make_node("Mul", ["lr", "two"], ["scaled"]),
+        helper.make_node("Pad", ["scaled", "pads"], ["filled"]),
+        helper.make_node("Conv", ["filled", "w0"], ["a"], name="first", **same),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w1"], ["c"], name="second", **same),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Conv", ["d", "w2"], ["e"], name="third", **same),
+        helper.make_node("Add", ["filled", "e"], ["sr"]),
+    ]
+    axes = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2, *matrix])
+        for name, matrix in (("lr", KSPACE_MATRIX), ("sr", upscaled(KSPACE_MATRIX, 2)))
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in stored.items()]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "kspace", axes[:1], axes[1:], weights),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    spec = ModelSpec(
+        **{"name": "k", "architecture": "custom", "upscale": 2, "opset": 20},
+        **{"input": "kspace", "output": "kspace", "lowering": "none", "normaliser": "none"},
+        **{"matrix": KSPACE_MATRIX, "fixed_matrix": KSPACE_MATRIX},
+    )
+    lr = network_input(brain_phantom(KSPACE_MATRIX).astype(np.float32), spec)
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    answer = KnownAnswer(lr=lr[0], sr=session.run(None, {"lr": lr})[0][0])
+    path.write_bytes(proof.finished(proto, spec, answer))
+    return path
+
+
+@pytest.mark.parametrize(("precision", "mark"), [("fp16", "Cast"), ("int8", "QuantizeLinear")])
+def test_a_network_of_kspace_is_converted_too(tmp_path, precision, mark):
+    """It is proved on the k-space of the slices that others are proved on."""
+    source = load_model(kspace_file(tmp_path / "k.onnx"))
+    made = convert_model(tmp_path / "k.onnx", tmp_path / "n.onnx", precision=precision)
+    assert made.spec.input == made.spec.output == "kspace"
+    assert made.report.tier == TIER_OF[precision]
+    narrow = load_model(made.path)
+    assert mark in {node.op_type for node in narrow.proto.graph.node}
+    assert verify_model(narrow, "ort-cpu").passed
+    kspace = fft2c(brain_phantom(KSPACE_MATRIX).astype(np.complex64) * np.exp(0.3j))
+    with (
+        ks.load(made.path, backend="ort-cpu") as ours,
+        ks.load(tmp_path / source.name, backend="ort-cpu") as wide,
+    ):
+        found, expected = ours(kspace), wide(kspace)
+    assert 0 < np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_a_name_that_changes_alone_is_a_change(model_file, tmp_path):

@@ -13,16 +13,19 @@ import zipfile
 import numpy as np
 import onnx
 import pytest
+from foreign_networks import model as foreign_model
+from foreign_networks import op, saved, shuffle_network, weight
 from onnx import helper, numpy_helper
 from phase_cases import spoil_phases
 from typer.testing import CliRunner
 
 from kspacesr_rt.cli import app
+from kspacesr_rt.conversion.adoption import adopt_model
 from kspacesr_rt.diagnosis import Difference, Side, diagnose, open_runner, write_repro
 from kspacesr_rt.graph.phase_transforms import MARK
 from kspacesr_rt.graph.precision import narrowed
 from kspacesr_rt.model.binding import bind
-from kspacesr_rt.model.file import OUTPUT_NAME
+from kspacesr_rt.model.file import OUTPUT_NAME, load_model
 from kspacesr_rt.runtime.backends import BACKENDS, BackendOptions
 
 OPTIONS = BackendOptions(threads=1)
@@ -95,6 +98,28 @@ def test_a_wrong_constant_is_found_at_its_convolution(model):
     assert [row.place.node for row in found.rows if found.exceeds(row.own)] == [wrong.name]
     assert sum(found.exceeds(row.accumulated) for row in found.rows) > 5
     assert f"First wrong: node '{wrong.name}' (Conv" in found.verdict()
+
+
+def test_what_is_left_of_values_that_cancel_is_no_divergence(tmp_path):
+    """Its size is that of rounding, and so is what two runtimes differ by."""
+    nodes, weights = shuffle_network()
+    nodes[-1].input[0] = "five"
+    nodes[-1:-1] = [
+        op("Mul", "four third", "part"),
+        op("Mul", "part thrice", "whole"),
+        op("Sub", "whole four", "left"),
+        op("Add", "four left", "five"),
+    ]
+    constants = [weight("third", np.float32(1 / 3)), weight("thrice", np.float32(3))]
+    source = saved(tmp_path / "theirs.onnx", foreign_model(nodes, [*weights, *constants]))
+    adopted = load_model(adopt_model(source, tmp_path / "m.onnx", upscale=2).path)
+    lr = adopted.known_answer().lr
+    found = compare(side(adopted), side(adopted, "reference"), lr).findings
+    assert found.first.place.op_type == "Sub"
+    assert found.first.accumulated.worst > 0.1
+    assert not found.diverges
+    assert found.verdict().startswith("AGREE: the result differs by")
+    assert "values that cancel" in found.verdict()
 
 
 def test_a_nan_in_the_middle_is_found_where_it_is_made(model):

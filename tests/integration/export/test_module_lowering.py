@@ -110,3 +110,56 @@ def test_a_graph_holds_no_place_of_the_users_machine(consistent):
     _, proto = consistent
     assert __file__.encode() not in proto.SerializeToString()
     assert b"test_module_lowering" not in proto.SerializeToString()
+
+
+class OddlyNamed(nn.Module):
+    """Weights named as what torch makes of modules has attributes, and as others with a dot."""
+
+    def __init__(self):
+        super().__init__()
+        for number, name in enumerate(("code", "graph", "weight", "spec", "net", "part__code")):
+            setattr(self, name, nn.Parameter(torch.full((1, 1, 1, 1), 0.1 * (number + 1))))
+        self.part = nn.Module()
+        self.part.code = nn.Parameter(torch.full((1, 1, 1, 1), 3.0))
+
+    def forward(self, lr):
+        image = functional.interpolate(lr, scale_factor=2, mode="nearest")
+        image = (image * self.code + self.graph) * self.weight + self.spec
+        return (image * self.net + self.part__code) * self.part.code
+
+
+def test_weights_may_have_any_name():
+    """``code`` and ``graph`` are attributes of what torch.export makes of a network."""
+    network = OddlyNamed().eval()
+    proto = lower_module(network, spec=spec_of((24, 20)))
+    batch = np.random.default_rng(0).random((2, 1, 24, 20), np.float32)
+    with torch.inference_mode():
+        reference = network(torch.from_numpy(batch)).numpy()
+    assert agreement_db(run(proto, batch, 2), reference) > 120
+
+
+class Joined(nn.Module):
+    """Two convolutions that become one each time the network runs, as SPAN's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(4, 4, 3, bias=False)
+        self.joined = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+
+    def forward(self, lr):
+        first, second = self.first.weight.data, self.second.weight.data
+        self.joined.weight.data = torch.einsum("ocyx,cizw->oiyx", second, first).contiguous()
+        return functional.pixel_shuffle(self.joined(lr), 2)
+
+
+def test_weights_may_be_set_while_the_network_runs():
+    """What follows from weights alone is computed once; `.data` is followed like any tensor."""
+    torch.manual_seed(0)
+    network = Joined().eval()
+    untouched = network.joined.weight.detach().clone()
+    proto = lower_module(network, spec=spec_of((24, 20)))
+    batch = np.random.default_rng(0).random((3, 1, 24, 20), np.float32)
+    with torch.inference_mode():
+        reference = network(torch.from_numpy(batch)).numpy()
+    assert not torch.equal(untouched, network.joined.weight)
+    assert agreement_db(run(proto, batch, 2), reference) > 120
