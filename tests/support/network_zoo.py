@@ -23,6 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SCALE = 2
+INSTALLED = {
+    "spandrel": "spandrel einops",
+    "monai": "monai",
+    "fastmri": "fastmri runstats pandas python-dateutil six pytz tqdm",
+}
+"""Family to what pip is asked for. With their dependencies, torchvision and others come, which
+bring builds of torch of their own; none of it is needed here."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Network:
         """Say which package is missing; None if none is."""
         if self.family == "own" or importlib.util.find_spec(self.family) is not None:
             return None
-        return f"the package '{self.family}' is not installed"
+        return f"'{self.family}' is not installed: pip install --no-deps {INSTALLED[self.family]}"
 
     def __call__(self) -> nn.Module:
         torch.manual_seed(0)

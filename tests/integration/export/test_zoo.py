@@ -25,6 +25,7 @@ TRIED = (
     "own: fast Fourier convolution",
     "monai: SegResNet",
     "spandrel: MoSR",
+    "spandrel: SPAN",
 )
 
 
