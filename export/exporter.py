@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import onnx
 import torch
 
-from kspacesr_rt._version import __version__
 from kspacesr_rt.conversion.parity import ParityReport, Run
-from kspacesr_rt.conversion.proof import Reference, prove, require_free
+from kspacesr_rt.conversion.proof import Reference, prove, require_free, stamped
 from kspacesr_rt.export.lowering import lower
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.file import ModelFile, parse_model
 from kspacesr_rt.model.spec import DataConsistency, Lowering, ModelSpec, Precision
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.train.checkpoint import Checkpoint, SpecOverrides, load_checkpoint
 
 
@@ -151,17 +147,7 @@ def export_model(
 
 
 def _stamped(loaded: Checkpoint, lowering: Lowering) -> ModelSpec:
-    versions = {
-        **loaded.spec.provenance.versions,
-        "kspacesr-rt": __version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "python": platform.python_version(),
-    }
     provenance = dataclasses.replace(
-        loaded.spec.provenance,
-        checkpoint_sha256=loaded.sha256,
-        created=output_time().isoformat(timespec="seconds"),
-        versions=versions,
+        stamped(loaded.spec.provenance, torch=torch.__version__), checkpoint_sha256=loaded.sha256
     )
     return dataclasses.replace(loaded.spec, lowering=lowering, provenance=provenance)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ import onnx
 import torch
 from torch import nn
 
-from kspacesr_rt._version import __version__
 from kspacesr_rt.conversion.contract_gate import require_checkable, require_contracts
 from kspacesr_rt.conversion.grid_check import find_placement, require_placed
 from kspacesr_rt.conversion.parity import ParityReport, require_parity
-from kspacesr_rt.conversion.proof import finished, require_free
+from kspacesr_rt.conversion.proof import finished, require_free, stamped
 from kspacesr_rt.errors import (
     ExporterError,
     ExportError,
@@ -54,7 +52,6 @@ from kspacesr_rt.model.spec import (
 from kspacesr_rt.quality.array_contracts import with_contracts
 from kspacesr_rt.runtime.backends import BACKENDS, open_backend
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.progress_messages import report_step
 
 HR_NOMINAL = 256
@@ -199,7 +196,7 @@ def export_module(
         output_range=output_range or (),
         lowering=lowering,
         description=description,
-        provenance=_stamped(provenance or Provenance()),
+        provenance=stamped(provenance or Provenance(), torch=torch.__version__),
     )
     require_checkable(spec)
     maker: Maker = (lambda: module) if isinstance(module, nn.Module) else module
@@ -235,18 +232,6 @@ def _layout(upscale: int, given: Input, coils: int, kspace_output: bool) -> Layo
 def _nominal(upscale: int, multiple: int) -> Matrix:
     length = max(HR_NOMINAL // upscale // multiple, 1) * multiple
     return length, length
-
-
-def _stamped(provenance: Provenance) -> Provenance:
-    versions = {
-        **provenance.versions,
-        "kspacesr-rt": __version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "python": platform.python_version(),
-    }
-    created = output_time().isoformat(timespec="seconds")
-    return dataclasses.replace(provenance, created=created, versions=versions)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -112,11 +112,6 @@ def _pad(target: Any, value: Any, pad: Any, *rest: Any, **kwargs: Any) -> Pair:
     return Pair(*(torch.nn.functional.pad(part, list(pad), value=fill) for part, fill in parts))
 
 
-def _real_dtype(kwargs: dict[str, Any], default: Any) -> Any:
-    wanted = kwargs.get("dtype")
-    return default if wanted is None else wanted
-
-
 def _create(target: Any, *args: Any, **kwargs: Any) -> Any:
     """Make a constant tensor, complex if its type or value is."""
     source = args[0] if args and isinstance(args[0], Pair) else None

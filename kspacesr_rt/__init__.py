@@ -13,12 +13,14 @@ Examples
 (3, 64, 48)
 """
 
-import importlib
-from importlib.util import find_spec
-from typing import Any
+from __future__ import annotations
 
-from kspacesr_rt._version import __version__
+from kspacesr_rt._version import __version__ as __version__
 from kspacesr_rt.system import telemetry
+
+TYPE_CHECKING = False  # `typing` alone would take ten times as long as this package
+if TYPE_CHECKING:
+    from typing import Any
 
 telemetry.silence()  # before anything imports a runtime
 
@@ -39,7 +41,7 @@ _HOMES = {
 _NEED_TORCH = frozenset({"export_model", "export_module", "layers"})
 """Left out of ``__all__`` where there is no PyTorch, so that ``import *`` works there too."""
 _MODULES = frozenset({"bench", "errors", "export", "layers", "train"})
-__all__ = [
+_PUBLIC = [
     "InferOptions",
     "Model",
     "RunReport",
@@ -58,16 +60,24 @@ __all__ = [
     "train",
     "verify",
 ]
-if find_spec("torch") is None:
-    __all__ = [name for name in __all__ if name not in _NEED_TORCH]
+
+
+def _all() -> list[str]:
+    from importlib.util import find_spec
+
+    return [name for name in _PUBLIC if name not in _NEED_TORCH or find_spec("torch")]
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for."""
+    if name == "__all__":
+        return _all()
+    from importlib import import_module
+
     if name not in _MODULES and name not in _HOMES:
         raise AttributeError(f"module 'kspacesr_rt' has no attribute '{name}'")
     try:
-        home = importlib.import_module(f"kspacesr_rt.{_HOMES.get(name, name)}")
+        home = import_module(f"kspacesr_rt.{_HOMES.get(name, name)}")
     except ModuleNotFoundError as exc:
         if exc.name != "torch":
             raise
@@ -81,4 +91,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+    return sorted({*_all(), *(name for name in globals() if name.startswith("__"))})

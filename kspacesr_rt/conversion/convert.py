@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -21,6 +20,7 @@ from kspacesr_rt.conversion.proof import (
     backend_runner,
     prove,
     require_free,
+    stamped,
 )
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.graph.relowering import has_transforms, relowered
@@ -29,7 +29,6 @@ from kspacesr_rt.model.spec import Lowering, ModelSpec, Precision
 from kspacesr_rt.runtime.backends import BACKENDS, require_available
 from kspacesr_rt.runtime.self_test import require_verified, verify_model
 from kspacesr_rt.system.files import replace_file
-from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.progress_messages import report_step
 
 REFERENCE_BACKEND = "ort-cpu"
@@ -263,13 +262,4 @@ def _require_change(
 
 def _stamped(spec: ModelSpec) -> ModelSpec:
     """Return a specification with the versions and the time of this conversion."""
-    versions = {
-        **spec.provenance.versions,
-        "kspacesr-rt": __version__,
-        "onnx": onnx.__version__,
-        "python": platform.python_version(),
-    }
-    provenance = dataclasses.replace(
-        spec.provenance, created=output_time().isoformat(timespec="seconds"), versions=versions
-    )
-    return dataclasses.replace(spec, provenance=provenance)
+    return dataclasses.replace(spec, provenance=stamped(spec.provenance))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from kspacesr_rt._version import __version__
 from kspacesr_rt.conversion.grid_check import find_placement, require_placed
 from kspacesr_rt.conversion.mixed_precision import quantise_model
 from kspacesr_rt.conversion.parity import (
@@ -40,11 +42,12 @@ from kspacesr_rt.model.file import (
     weights_digest,
 )
 from kspacesr_rt.model.slice_arrays import network_input, result_image
-from kspacesr_rt.model.spec import METADATA_KEY, ModelSpec, Precision
+from kspacesr_rt.model.spec import METADATA_KEY, ModelSpec, Precision, Provenance
 from kspacesr_rt.runtime.backends import open_backend
 from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF, precision_notes, require_suited
 from kspacesr_rt.runtime.tensorrt.requirements import precision_notes as engine_notes
 from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.progress_messages import report_step
 
 KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
@@ -194,6 +197,25 @@ def prove(
     return ProvedModel(
         content=content, spec=spec, report=report, remarks=(*remarks, placement.as_text())
     )
+
+
+def stamped(provenance: Provenance, **versions: str) -> Provenance:
+    """Return a provenance with the time, and with the versions that a model file is made with now.
+
+    Parameters
+    ----------
+    versions
+        Of packages that only some ways of making one need.
+    """
+    now = {
+        **provenance.versions,
+        "kspacesr-rt": __version__,
+        **versions,
+        "onnx": onnx.__version__,
+        "python": platform.python_version(),
+    }
+    created = output_time().isoformat(timespec="seconds")
+    return dataclasses.replace(provenance, created=created, versions=now)
 
 
 def known_answer(reference: Run, spec: ModelSpec) -> KnownAnswer:

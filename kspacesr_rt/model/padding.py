@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from kspacesr_rt.kspace import FloatArray, Matrix, SampleGrid, sample_origin
+from kspacesr_rt.kspace import FloatArray, SampleGrid, sample_origin
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.model.spec import OP_DOMAIN, ModelSpec
 
@@ -186,15 +186,3 @@ def measured_matrices(n: int, upscale: int, grid: SampleGrid) -> tuple[FloatArra
     find = interpolation(upscale * n, upscale * (np.arange(n) - origin), band=n)
     fill = interpolation(n, origin + np.arange(upscale * n) / upscale)
     return find, fill
-
-
-def padded_note(spec: ModelSpec, matrix: Matrix) -> str:
-    """Say in a sentence what binding does to a matrix; empty if it does nothing."""
-    rows, columns = spec.network_matrix(matrix)
-    if (rows, columns) == matrix:
-        return ""
-    how = "by reflection" if spec.padding == "reflect" else "in k-space"
-    return (
-        f"a matrix of {matrix[0]} x {matrix[1]} is padded {how} to {rows} x {columns}, "
-        "and the result is cropped"
-    )

@@ -73,7 +73,8 @@ class Metrics:
 
 def _line(name: str, labels: Labels, value: float) -> str:
     pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels)
-    return f"{PREFIX}{name}{{{pairs}}} {value:.15g}" if pairs else f"{PREFIX}{name} {value:.15g}"
+    number = repr(float(value)).removesuffix(".0")  # every digit, as bytes of a large spool need
+    return f"{PREFIX}{name}{{{pairs}}} {number}" if pairs else f"{PREFIX}{name} {number}"
 
 
 def _escaped(text: str) -> str:

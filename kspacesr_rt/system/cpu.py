@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Final
 
+CPUINFO: Final = Path("/proc/cpuinfo")
 CPU_FEATURES = {
     "avx2": "fp32 kernels of every runtime",
     "avx512f": "wider fp32 kernels",
@@ -31,12 +33,12 @@ def available_cores() -> int:
 
 def cpu_model() -> str:
     """Return what the CPU is called."""
-    return next(iter(_lines("model name")), platform.processor())
+    return next(iter(cpuinfo("model name")), platform.processor())
 
 
 def cpu_features() -> tuple[str, ...]:
     """Return those of `CPU_FEATURES` it has; none where the system does not say."""
-    flags = {flag for line in (*_lines("flags"), *_lines("Features")) for flag in line.split()}
+    flags = {flag for line in (*cpuinfo("flags"), *cpuinfo("Features")) for flag in line.split()}
     return tuple(name for name in CPU_FEATURES if name in flags)
 
 
@@ -51,9 +53,10 @@ def cpu_identity() -> str:
     return f"{cpu_model()} ({' '.join(cpu_features())})"
 
 
-def _lines(field: str) -> list[str]:
+def cpuinfo(field: str, file: Path = CPUINFO) -> list[str]:
+    """Return what Linux says of every processor under a field's name; nothing elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = file.read_text().splitlines()
     except OSError:
         return []
     return [line.split(":", 1)[1].strip() for line in lines if line.startswith(field)]

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from kspacesr_rt.system.cpu import available_cores
+from kspacesr_rt.system.cpu import CPUINFO, available_cores, cpuinfo
 from kspacesr_rt.system.energy import energy_source
 from kspacesr_rt.system.gpu_state import gpu_facts, gpu_snapshot
 
-CPUINFO = Path("/proc/cpuinfo")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 STOLEN = Path("/proc/stat")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -85,9 +84,8 @@ def _is_exclusive(gpu: dict[str, Any], start: dict[str, Any]) -> bool | None:
 
 def _cpu_mhz(file: Path) -> float | None:
     try:
-        lines = file.read_text().splitlines()
-        clocks = [float(line.split(":", 1)[1]) for line in lines if line.startswith("cpu MHz")]
-    except (OSError, ValueError):
+        clocks = [float(text) for text in cpuinfo("cpu MHz", file)]
+    except ValueError:
         return None
     return float(np.median(clocks)) if clocks else None
 

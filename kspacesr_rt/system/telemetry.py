@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Final, cast
+
+TYPE_CHECKING = False  # every import of the package comes by here, and `typing` is slow to load
+if TYPE_CHECKING:
+    from typing import Final
 
 VARIABLE: Final = "KSPACESR_RT_TELEMETRY"
 """Environment variable; ``1`` leaves it to the runtimes what they report."""
@@ -31,4 +34,4 @@ def silence() -> None:
     if is_wanted():
         return
     os.environ.update(SWITCHES)
-    cast(dict[str, Any], sys.modules).setdefault(REPORTER, None)  # importing it says: not installed
+    vars(sys)["modules"].setdefault(REPORTER, None)  # importing it says: not installed

@@ -6,6 +6,9 @@ import sys
 from repository import ROOT
 from source_tree import HEAVY, MODULES, is_runtime
 
+OF_OS = {"os", "stat", "_stat", "posixpath", "ntpath", "genericpath", "abc", "_abc"}
+OF_OS |= {"_collections_abc", "os.path", "nt"}
+
 
 def run_fresh(code):
     return subprocess.run(
@@ -34,6 +37,19 @@ def test_the_runtime_works_where_torch_cannot_be_imported(tmp_path):
         "print(report.count('written'))"
     )
     assert run_fresh(code).strip() == "1"
+
+
+def test_the_package_itself_loads_next_to_nothing():
+    """Without what an environment's own start-up files load: every process of ours pays for it."""
+    code = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nbefore = set(sys.modules)\n"
+        "import kspacesr_rt\n"
+        "print(*(name for name in set(sys.modules) - before if 'kspacesr_rt' not in name))"
+    )
+    run = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    brought = set(run.stdout.split())
+    assert brought <= {"__future__", "openvino_telemetry", *OF_OS}, brought
 
 
 def test_help_loads_neither_arrays_nor_dicom():
