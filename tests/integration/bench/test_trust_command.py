@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import onnx
 import pytest
+from phantom_patients import save_heads
 from typer.testing import CliRunner
 
 from kspacesr_rt.cli import app
-from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.model.spec import METADATA_KEY
-
-
-def save_heads(folder, *, patients, noise, seed=0, n=3):
-    """Write phantoms of several patients, each of its own contrast and noise."""
-    folder.mkdir()
-    rng = np.random.default_rng(seed)
-    for patient in range(patients):
-        heads = np.stack(
-            [brain_phantom((128, 112), seed=100 * seed + 10 * patient + k) for k in range(n)]
-        )
-        level = noise * rng.uniform(0.5, 2.0)
-        noisy = heads + level * (
-            rng.standard_normal(heads.shape) + 1j * rng.standard_normal(heads.shape)
-        )
-        np.save(folder / f"patient{seed}{patient:02d}_T2.npy", np.abs(noisy).astype(np.float32))
-    return folder
 
 
 def test_the_command_calibrates_stores_and_judges(tmp_path):

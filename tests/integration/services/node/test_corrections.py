@@ -11,15 +11,11 @@ import pytest
 from node_cases import TargetServer, make_series, send, wait_until
 from power_cut import tree, watched
 from pydicom import dcmread
-from spool_cases import Clock, CrashError, Crashing, contents, put
+from spool_cases import CrashError, Crashing, contents, put
 from step_cases import Bench, step
 from step_cases import put as put_files
 
-from kspacesr_rt.services.log import Log
-from kspacesr_rt.services.metrics import Metrics
 from kspacesr_rt.services.node import corrections
-from kspacesr_rt.services.node.peers import ANY_ON_THIS_MACHINE
-from kspacesr_rt.services.node.receiver import Receiver
 from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import SENT, Spool
 from kspacesr_rt.services.node.spool_part import State
@@ -28,30 +24,8 @@ SERIES = ("1.2.3", "1.2.3.4")
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def spool(tmp_path, clock):
-    opened = Spool(tmp_path / "spool", clock=clock)
-    yield opened
-    opened.close_all()
-
-
-@pytest.fixture
 def paths(tmp_path):
     return make_series(tmp_path / "source", 1)
-
-
-@pytest.fixture
-def receiver(tmp_path):
-    """Run a receiver without what follows it; yields its port, spool and metrics."""
-    spool, metrics = Spool(tmp_path / "received"), Metrics()
-    one = Receiver("KSPACESR", [ANY_ON_THIS_MACHINE], spool, metrics, Log(quiet=True))
-    yield one.start("127.0.0.1", 0), spool, metrics
-    one.stop(timeout_s=5)
-    spool.close_all()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from power_cut import Disk
-from spool_cases import Clock, CrashError, Crashing
+from spool_cases import CrashError, Crashing
 
 from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import SENT, Spool
@@ -24,18 +24,6 @@ OTHER = ("1.2.3", "1.2.3.5")
 
 LEFT_OUT = b"start of left out"
 """Content of an instance that the processing of these tests finds nothing in."""
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def spool(tmp_path, clock):
-    opened = Spool(tmp_path / "spool", clock=clock)
-    yield opened
-    opened.close_all()
 
 
 def reasons_of(part):

@@ -43,13 +43,11 @@ from kspacesr_rt.pipeline import InferOptions, Session, backend_pool
 from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.services import durable_files
 from kspacesr_rt.services.log import Log
-from kspacesr_rt.services.metrics import Metrics
-from kspacesr_rt.services.node.peers import ANY_ON_THIS_MACHINE, Peer, parse_target
+from kspacesr_rt.services.node.peers import Peer, parse_target
 from kspacesr_rt.services.node.processing import Keep, Processor
 from kspacesr_rt.services.node.pynetdicom_setup import load_pynetdicom
-from kspacesr_rt.services.node.receiver import Receiver
 from kspacesr_rt.services.node.service import Node, NodeOptions
-from kspacesr_rt.services.node.spool import MAX_ATTEMPTS, Spool
+from kspacesr_rt.services.node.spool import MAX_ATTEMPTS
 from kspacesr_rt.services.node.spool_part import State
 
 CANNOT_UNDERSTAND = 0xC000
@@ -71,16 +69,6 @@ def make_bench(tmp_path, paths):
     yield make
     for one in made:
         one.spool.close_all()
-
-
-@pytest.fixture
-def receiver(tmp_path):
-    """Run a receiver without what follows it; yields its port, spool and metrics."""
-    spool, metrics = Spool(tmp_path / "received"), Metrics()
-    one = Receiver("KSPACESR", [ANY_ON_THIS_MACHINE], spool, metrics, Log(quiet=True))
-    yield one.start("127.0.0.1", 0), spool, metrics
-    one.stop(timeout_s=5)
-    spool.close_all()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from spool_cases import Clock, CrashError, contents, put
+from spool_cases import CrashError, contents, put
 
 from kspacesr_rt.errors import InputError, OutputError
 from kspacesr_rt.services.metrics import Metrics
@@ -26,18 +26,6 @@ from kspacesr_rt.services.node.target_queue import Backoff
 
 SERIES = ("1.2.3", "1.2.3.4")
 OTHER = ("1.2.3", "1.2.3.5")
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def spool(tmp_path, clock):
-    opened = Spool(tmp_path / "spool", clock=clock)
-    yield opened
-    opened.close_all()
 
 
 # What arrives ------------------------------------------------------------------------------------

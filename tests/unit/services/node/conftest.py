@@ -1,0 +1,3 @@
+"""A clock and a spool."""
+
+from node_fixtures import clock, spool
