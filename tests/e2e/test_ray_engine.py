@@ -156,16 +156,21 @@ def told(report):
 
 @pytest.mark.parametrize("backend", ["zero-fill", "ort-cpu"])
 def test_the_same_bytes_and_the_same_report_come_out(cluster, backend, tmp_path):
-    """Two matrices, a multi-frame file and a broken one; contact sheets too."""
+    """Two matrices, a multi-frame file and a broken one; contact sheets and trust maps too."""
     source = tmp_path / "in"
     n_files = fault_cases.make_mixed(source, n_slices=22, n_others=21)
     broken = next(source.glob("one/*/000.dcm"))
     broken.write_bytes(broken.read_bytes()[:-500])
-    options = InferOptions(backend=backend, threads=1, preview=True, random_uids=False)
+    has_intervals = backend == "ort-cpu"
+    options = InferOptions(
+        backend=backend, threads=1, preview=True, random_uids=False, trust_map=has_intervals
+    )
     one = infer(source, tmp_path / "one", options)
     two = infer(source, tmp_path / "two", options, executor=RayExecutor(actors=2))
     assert losses(contents(tmp_path / "one"), tmp_path / "two") == NOTHING_LOST
     assert told(one) == told(two)
+    assert one.trust_maps == two.trust_maps
+    assert bool(two.trust_maps) is has_intervals
     assert (two.count("written"), two.count("failed")) == (n_files - 1, 1)
     sheets = [
         {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.png")}

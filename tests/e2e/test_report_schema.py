@@ -97,11 +97,13 @@ def test_errors_follow_the_schema(words, tmp_path):
 
 def test_reports_of_a_model_follow_the_schema(study, tmp_path):
     """With figures, bounds, a backend that was chosen, and stages."""
-    words = ["infer", str(study), str(tmp_path / "out"), "--backend", "ort-cpu"]
+    words = ["infer", str(study), str(tmp_path / "out"), "--backend", "ort-cpu", "--trust-map"]
     assert CliRunner().invoke(app, words).exit_code == 8
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     validate(report)
     assert report["bounds"]
+    assert report["trust_maps"] == 1
+    assert [one["trust_map_outcome"] for one in report["series_records"]] == ["written"]
     assert report["stages"]
 
 

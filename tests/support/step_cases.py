@@ -31,14 +31,14 @@ def session_of(options):
 class Bench:
     """A spool with one closed part of three slices, and what works on it."""
 
-    def __init__(self, folder, paths, keep=Keep.all) -> None:
+    def __init__(self, folder, paths, keep=Keep.all, options=ZERO_FILL) -> None:
         self.spool = Spool(folder / "spool")
         put(self.spool, paths)
         self.spool.close(timeout_s=0)
         self.metrics, self.log = Metrics(), Log(quiet=True)
         self.stop = lambda: False
         self.processor = Processor(
-            self.spool, session_of(ZERO_FILL), keep, self.metrics, self.log, lambda: self.stop()
+            self.spool, session_of(options), keep, self.metrics, self.log, lambda: self.stop()
         )
 
     def forwarder(self, *targets):

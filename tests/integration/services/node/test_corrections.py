@@ -11,11 +11,14 @@ import pytest
 from node_cases import TargetServer, make_series, send, wait_until
 from power_cut import tree, watched
 from pydicom import dcmread
+from pydicom.uid import ParametricMapStorage
 from spool_cases import CrashError, Crashing, contents, put
 from step_cases import Bench, step
 from step_cases import put as put_files
 
+from kspacesr_rt.pipeline import InferOptions
 from kspacesr_rt.services.node import corrections
+from kspacesr_rt.services.node.processing import node_options
 from kspacesr_rt.services.node.sent_journal import SentJournal
 from kspacesr_rt.services.node.spool import SENT, Spool
 from kspacesr_rt.services.node.spool_part import State
@@ -155,7 +158,8 @@ def process(spool, part):
         result.write_bytes(path.read_bytes())
         output = str(result.relative_to(part.outputs))
         told.append(f'{{"file": "{path.name}", "output": "{output}"}}')
-    (part.outputs / "report.json").write_text(f'{{"slices": [{", ".join(told)}]}}')
+    report = f'{{"slices": [{", ".join(told)}], "series_records": []}}'
+    (part.outputs / "report.json").write_text(report)
     spool.finish_processing(part)
 
 
@@ -295,3 +299,41 @@ def test_a_repetition_in_another_syntax_is_delivered_once(bench, paths):
         wait_until(lambda: step(forwarder) or not bench.states(), "the end")
     assert len(target.received) == 3
     assert set(Counter(target.received).values()) == {1}
+
+
+# With trust maps ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapping(tmp_path, paths):
+    options = InferOptions(model="x2-fast", backend="ort-cpu", threads=1, trust_map=True)
+    one = Bench(tmp_path, paths, options=node_options(options))
+    yield one
+    one.spool.close_all()
+
+
+def test_a_trust_map_is_sent_with_its_series(mapping):
+    mapping.processor.process(mapping.only(State.closed))
+    with TargetServer() as target:
+        target.classes.append(str(ParametricMapStorage))
+        target.stop()
+        target.start()
+        forwarder = mapping.forwarder(target)
+        wait_until(lambda: step(forwarder) or not mapping.states(), "the end")
+    assert len(target.received) == 4
+    assert sum(b"FSE PD" in one and b"[TRUST MAP]" in one for one in target.datasets.values()) == 1
+
+
+def test_a_map_of_what_was_corrected_is_not_sent_any_more(mapping, paths):
+    """It shows the old content, and names the old patient."""
+    mapping.processor.process(mapping.only(State.closed))
+    next_part(mapping, corrected(paths[:1], PatientName="NEW^NAME"))
+    with TargetServer() as target:
+        target.classes.append(str(ParametricMapStorage))
+        target.stop()
+        target.start()
+        forwarder = mapping.forwarder(target)
+        wait_until(lambda: step(forwarder) or not mapping.states(), "the end")
+    maps = [one for one in target.datasets.values() if b"[TRUST MAP]" in one]
+    assert len(maps) == 1
+    assert b"NEW^NAME" in maps[0]
