@@ -34,7 +34,7 @@ from kspacesr_rt.export.exporter import Exported
 from kspacesr_rt.export.isolated_process import TIME_LIMIT_S, TimeLimitError, in_own_process
 from kspacesr_rt.export.module_gate import GateInput, agreement_at, gate_inputs, report_of
 from kspacesr_rt.export.module_lowering import lower_module
-from kspacesr_rt.export.network_probe import Layout, Probed, probed, require_usable
+from kspacesr_rt.export.network_probe import Layout, Probed, probed, require_usable, unwrapped
 from kspacesr_rt.export.scripted_networks import without_scripts
 from kspacesr_rt.graph.precision import opset_of
 from kspacesr_rt.kspace import FloatArray, Matrix
@@ -199,7 +199,11 @@ def export_module(
         provenance=stamped(provenance or Provenance(), torch=torch.__version__),
     )
     require_checkable(spec)
-    maker: Maker = (lambda: module) if isinstance(module, nn.Module) else module
+
+    def maker() -> nn.Module:
+        made: nn.Module = unwrapped(module if isinstance(module, nn.Module) else module())
+        return made
+
     report_step("running the network on several matrices")
     nominal = _nominal(upscale, multiple or 1)
     facts = in_own_process(

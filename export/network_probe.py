@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kspacesr_rt.errors import ExportError
 from kspacesr_rt.export.module_graph import quiet
-from kspacesr_rt.export.source_locations import first_line, place_of_error
+from kspacesr_rt.export.source_locations import first_line, place_of_call, place_of_error
 from kspacesr_rt.kspace import Matrix
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -26,6 +28,7 @@ SINGLE = (128, 64, 256, 96, 160, 320, 192, 32, 16, 80, 224)
 
 _WINDOW_NAMES = ("window_size", "split_size")
 """Attributes in which window transformers keep the samples per axis of their windows."""
+_NARROW = (torch.float16, torch.bfloat16)
 BATCH_AGREEMENT = 1e-3
 """Largest difference, as a share of the largest sample, between a slice alone and in a batch: other
 sums of the same numbers, never another slice's."""
@@ -67,13 +70,21 @@ class Probed:
     """Whether it takes several slices at once, and makes of each what it makes of it alone."""
 
 
+def unwrapped(module: Any) -> Any:
+    """Return the network inside of what spreads batches over GPUs; anything else as it is."""
+    while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        module = module.module
+    return module
+
+
 def require_usable(module: Any) -> None:
     """Refuse what is no network in evaluation mode.
 
     Raises
     ------
     ExportError
-        If it is no module, in training mode, or in another type than float32.
+        If it is no module, in training mode, in another type than float32, or has weights that are
+        not there yet.
     """
     if not isinstance(module, nn.Module):
         raise ExportError(
@@ -87,7 +98,12 @@ def require_usable(module: Any) -> None:
                 f"{where} is in training mode", hint="call module.eval() before exporting it"
             )
     for name, value in (*module.named_parameters(), *module.named_buffers()):
-        if value.dtype in (torch.float16, torch.bfloat16, torch.float64):
+        if is_lazy(value):
+            raise ExportError(
+                f"weight '{name}' is of a lazy layer and has no shape yet",
+                hint="run the network once on an image, and load its weights, before exporting it",
+            )
+        if value.dtype in (*_NARROW, torch.float64):
             raise ExportError(
                 f"weight '{name}' is {str(value.dtype).removeprefix('torch.')}, expected float32",
                 hint="call module.float() first; narrower precisions come with `convert`",
@@ -144,6 +160,7 @@ def probed(
         except ExportError as exc:
             first = first or exc
             continue
+        _require_repeatable(module, layout, matrix)
         return Probed(
             multiple=found,
             fixed=fixed,
@@ -156,6 +173,7 @@ def probed(
                 _run(module, layout, example(layout, 1, matrix))
             except ExportError:
                 continue
+            _require_repeatable(module, layout, matrix)
             return Probed(
                 multiple=1,
                 fixed=matrix,
@@ -168,6 +186,55 @@ def probed(
     if multiple is not None or fixed is not None:
         first.hint = first.hint or "leave the multiple and the fixed matrix out to have them found"
     raise first
+
+
+class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
+    """Notes the places of the first operator that draws numbers, and of one in 16 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
+        self.random_at = self.narrow_at = ""
+        self.narrow = ""
+        """The type of the latter."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.random_at and torch.Tag.nondeterministic_seeded in func.tags:
+            self.random_at = place_of_call()
+        made = func(*args, **(kwargs or {}))
+        if not self.narrow and isinstance(made, Tensor) and made.dtype in _NARROW:
+            self.narrow, self.narrow_at = str(made.dtype).removeprefix("torch."), place_of_call()
+        return made
+
+
+def _require_repeatable(module: nn.Module, layout: Layout, matrix: Matrix) -> None:
+    """Refuse a network that makes something else of an image each time, or computes in 16 bits.
+
+    Raises
+    ------
+    ExportError
+        With the place where that is, if it can be told.
+    """
+    given = example(layout, 1, matrix)
+    with _Calls() as calls:
+        first = _run(module, layout, given)
+    if calls.narrow:
+        raise ExportError(
+            f"{_at(calls.narrow_at)}the network computes in {calls.narrow} there, expected float32",
+            hint="leave torch.autocast, .half() and .bfloat16() out of forward; `convert` makes "
+            "narrower precisions of the exported file, and proves them",
+        )
+    second = _run(module, layout, given)
+    if (second - first).abs().max() <= BATCH_AGREEMENT * first.abs().max():
+        return
+    raise ExportError(
+        f"{_at(calls.random_at)}the network's output on the same image differs from call to call",
+        hint="leave random numbers, and what it keeps between calls, out of forward; of dropout: "
+        "F.dropout(x, p, training=self.training)",
+    )
+
+
+def _at(place: str) -> str:
+    return f"{place}: " if place else ""
 
 
 def _windows(module: nn.Module) -> int:
@@ -212,7 +279,9 @@ def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
             raise ExportError(
                 f"the network fails on an input of {_by(given.shape)}: {type(exc).__name__}: "
                 f"{first_line(exc)}{f' ({where})' if where else ''}",
-                hint="it must take an image (n, 1, y, x) of one channel and give (n, 1, s*y, s*x)",
+                hint="make tensors where its input is, as in torch.zeros(3, device=x.device)"
+                if "CUDA" in str(exc)
+                else "it must take an image (n, 1, y, x) of one channel and give (n, 1, s*y, s*x)",
             ) from exc
     if not isinstance(made, Tensor):
         raise ExportError(
@@ -226,6 +295,16 @@ def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
         raise ExportError(
             "the network's output is complex",
             hint="end it with .abs(), .real or torch.view_as_real: what is written is real",
+        )
+    if made.dtype not in (torch.float32, torch.float64):
+        raise ExportError(
+            f"the network's output is {str(made.dtype).removeprefix('torch.')}, expected float32",
+            hint="end it with .float(), if these are the samples of an image",
+        )
+    if not made.any():
+        raise ExportError(
+            "the network's output is zero everywhere on values from 0 to 1",
+            hint="are its weights loaded? of zeros nothing can be proved",
         )
     if not torch.isfinite(made).all():
         raise ExportError(

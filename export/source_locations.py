@@ -59,3 +59,12 @@ def place_of_error(exc: BaseException) -> str:
                 found = f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {text}".strip()
         error = error.__cause__ if not found else None
     return found
+
+
+def place_of_call() -> str:
+    """Return the place of the innermost running frame outside torch and us, or nothing."""
+    own = [frame for frame in traceback.extract_stack() if not _is_foreign(frame.filename)]
+    if not own:
+        return ""
+    frame = own[-1]
+    return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {(frame.line or '').strip()[:80]}"

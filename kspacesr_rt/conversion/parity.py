@@ -314,7 +314,7 @@ def compare(
         spectrum - centre_fill(centre, (spectrum.shape[0], spectrum.shape[1]))
         for spectrum, centre in zip(spectra, centres, strict=True)
     ]
-    top = float(np.abs(reference).max())
+    top = float(np.abs(reference).max()) or 1.0  # zeros have no scale
     scale = float(case.hr.max())
     ours, theirs = (
         evaluate(image[None] / scale, case.hr[None] / scale, "slice-range1")

@@ -51,8 +51,8 @@ BATCHES = (10007, 10009)
 one by chance."""
 
 _FAULTS = (
-    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError),
-    *(onnx.shape_inference.InferenceError, onnx.defs.SchemaError),
+    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError),
+    *(onnx.shape_inference.InferenceError, onnx.defs.SchemaError, onnx.checker.ValidationError),
 )
 
 

@@ -93,6 +93,52 @@ class Brighter(nn.Module):
         return UP(lr) + 0.1
 
 
+class InBfloat16(nn.Module):
+    def forward(self, lr):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return UP(torch.einsum("nchw,wv->nchv", lr, torch.eye(lr.shape[-1])).float())
+
+
+class Dropout(nn.Module):
+    """Its author forgot ``training=self.training``."""
+
+    def forward(self, lr):
+        return UP(torch.nn.functional.dropout(lr, 0.1))
+
+
+class Counts(nn.Module):
+    """Keeps something between calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, lr):
+        self.calls += 1
+        return UP(lr) * self.calls
+
+
+class Labels(nn.Module):
+    def forward(self, lr):
+        return (UP(lr) > 0.5).long()
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.LazyConv2d(1, 3, padding=1)
+
+    def forward(self, lr):
+        return UP(self.cnn(lr))
+
+
+class OnAGpu(nn.Module):
+    def forward(self, lr):
+        if not torch.cuda.is_available():
+            raise RuntimeError("Found no NVIDIA driver on your system: CUDA")
+        return UP(lr)
+
+
 class NotFinite(nn.Module):
     def forward(self, lr):
         return UP(lr) / 0.0
@@ -140,6 +186,12 @@ def test_the_file_names_no_place_of_its_maker(exported):
         (nn.Flatten().eval(), ExportError, "expected 1 x 1"),
         (OnOurLayers().double().eval(), ExportError, "is float64, expected float32"),
         (Dies().eval(), ExporterError, "died (SIGSEGV)"),
+        (InBfloat16().eval(), ExportError, r"test_module_export.py:\d+ .*computes in bfloat16"),
+        (Dropout().eval(), ExportError, r"test_module_export.py:\d+ .*dropout.*differs from call"),
+        (Counts().eval(), ExportError, "the network's output on the same image differs"),
+        (Labels().eval(), ExportError, "output is int64, expected float32"),
+        (Lazy().eval(), ExportError, "weight 'cnn.weight' is of a lazy layer"),
+        (nn.Sequential(UP, nn.Threshold(9.0, 0.0)).eval(), ExportError, "is zero everywhere"),
         (Branches().eval(), ExportError, r"test_module_export.py:\d+ .*depends on the values"),
         (SingularValues().eval(), ExportError, r"test_module_export.py:\d+ .*svdvals.*complex"),
     ],
@@ -153,6 +205,22 @@ def test_what_cannot_be_exported_is_one_sentence_and_no_file(tmp_path, network, 
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == (4 if error is ExporterError else 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_spreads_batches_over_gpus_is_exported_as_what_it_holds(tmp_path):
+    """Weights are often saved, and networks handed over, inside of it."""
+    network = nn.DataParallel(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), UP)).eval()
+    made = ks.export_module(network, tmp_path / "net.onnx", upscale=2, name="net")
+    assert made.spec.fixed_matrix == (0, 0)
+
+
+def test_a_network_that_wants_a_gpu_is_told_what_to_write(tmp_path):
+    """Where there is one, the network is exported; the sentence is of machines without."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ExportError) as raised:
+        ks.export_module(OnAGpu().eval(), tmp_path / "net.onnx", upscale=2, name="net")
+    assert "device=x.device" in raised.value.hint
 
 
 def test_what_does_not_end_is_ended(tmp_path):
