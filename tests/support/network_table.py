@@ -5,7 +5,7 @@ and its file run, in a process of its own. The parity stated is the worst of all
 batches, measured here against PyTorch in fp32, not taken from the export. Rows that stand in
 ROWS.jsonl are not measured again. With words, only networks are tried whose name holds one of them,
 or whose package is one; without, the table of `docs/reference/networks.md` is written.
-``ROWS.jsonl --write`` writes it of the rows that are there.
+``ROWS.jsonl --write`` writes it of the rows that are there; others stay as the page has them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,9 @@ def measured(network):
     row = {"id": network.id, "exported": False, "parity": {}, "matrices": 0, "why": ""}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
-        export_module(network, path, upscale=network.upscale, name="zoo")
+        export_module(
+            network, path, upscale=network.upscale, name="zoo", fixed_matrix=network.fixed
+        )
         row["exported"] = True
         model = load_model(path)
         spec = model.spec
@@ -133,7 +136,8 @@ def tried(network):
             command, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ}
         )
     except subprocess.TimeoutExpired:
-        return {"id": network.id, "exported": False, "why": f"not done after {PATIENCE_S} s"}
+        why = f"not done after {PATIENCE_S} s at a load of {os.getloadavg()[1]:.0f}"
+        return {"id": network.id, "exported": False, "why": f"{why} on {os.cpu_count()} cores"}
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -148,7 +152,11 @@ def passed(row):
 
 def _short(why):
     text = why.replace("|", "/")
-    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
+    return (
+        text
+        if text.endswith(" ...") or len(text) <= LONGEST_REASON
+        else f"{text[:LONGEST_REASON]} ..."
+    )
 
 
 def line(row):
@@ -167,6 +175,35 @@ def line(row):
         which = "any" if row["multiple"] == 1 else f"any, padded to multiples of {row['multiple']}"
     remark = "slice by slice" if row["single"] else ""
     return f"| {family} | {name} | yes | {figures[0]} | {figures[1]} | {which} | {remark} |"
+
+
+def row_of(line):
+    """Return a row as `line` has written it; its figures are whole dB."""
+    family, name, exported, *figures, which, remark = (
+        cell.strip() for cell in line.strip().strip("|").split(" | ")
+    )
+    row = {"id": f"{family}: {name}", "exported": exported == "yes", "why": remark}
+    if exported == "not tried":
+        return {**row, "tried": False}
+    numbers = [int(one) for one in re.findall(r"\d+", which)]
+    return {
+        **row,
+        "parity": {
+            one: float(figure)
+            for one, figure in zip(BACKENDS, figures, strict=True)
+            if figure.lstrip("-").isdigit()
+        },
+        "fixed": numbers if which.endswith(" only") else None,
+        "multiple": numbers[0] if which.startswith("any, padded") else 1,
+        "single": remark == "slice by slice",
+    }
+
+
+def page_rows():
+    """Return the rows that the page has, by their network."""
+    text = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    lines = [one for one in text.splitlines() if one.startswith("| ")][2:]
+    return {row["id"]: row for row in map(row_of, lines)}
 
 
 def page_of(rows):
@@ -202,6 +239,7 @@ def main(words):
         if not words or any(_concerns(word.lower(), network) for word in words)
     ]
     only_write = words == ["--write"]
+    rows = page_rows() | rows if only_write else rows
     for network in network_zoo.networks() if only_write else ():
         rows.setdefault(
             network.id, {"id": network.id, "exported": False, "tried": False, "why": ""}

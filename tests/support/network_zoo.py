@@ -68,7 +68,9 @@ class Grey(nn.Module):
         self.net = net
 
     def forward(self, lr: Tensor) -> Tensor:
-        return self.net(torch.cat([lr, lr, lr], 1)).mean(1, keepdim=True)
+        made = self.net(torch.cat([lr, lr, lr], 1))
+        sr = made[0] if isinstance(made, tuple) else made  # MMRealSR gives degradations too
+        return sr.mean(1, keepdim=True)
 
 
 class ToOne(nn.Module):

@@ -64,6 +64,16 @@ def test_the_images_they_are_tried_on_differ():
     assert all(np.abs(batch[a] - batch[b]).max() > 0.05 for a, b in ((0, 1), (1, 2), (0, 2)))
 
 
+def test_a_row_of_the_page_is_read_as_it_was_written():
+    """What is not measured again must stay, with its figures and its reason."""
+    rows = network_table.page_rows()
+    assert rows.keys() == NETWORKS.keys()
+    written = network_table.PAGE.read_text()
+    for row in rows.values():
+        assert network_table.line(row) in written
+    assert f"{network_table.page_of([rows[one] for one in NETWORKS])}" in written
+
+
 def test_parity_is_that_of_the_definition():
     """Root mean square over the largest sample of the reference, in dB."""
     expected = np.array([0.0, 2.0, -4.0, 4.0], np.float32)
