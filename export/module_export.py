@@ -37,6 +37,7 @@ from kspacesr_rt.export.module_lowering import lower_module
 from kspacesr_rt.export.network_probe import Layout, Probed, probed, require_usable, unwrapped
 from kspacesr_rt.export.scripted_networks import without_scripts
 from kspacesr_rt.graph.precision import opset_of
+from kspacesr_rt.graph.relowering import has_transforms
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import KnownAnswer, ModelFile, parse_model
@@ -134,7 +135,7 @@ def export_module(
         What is declared of the network: measured now, and then checked on every slice. A grid that
         is not stated is measured with a blob.
     lowering
-        What stands in the bodies of the FFT layers.
+        What stands in the bodies of the FFT layers; the file says ``none`` if there are no such.
     description, provenance
         For the model's card: text of one's own, training, licence, whom to credit.
     backend
@@ -311,7 +312,11 @@ class _Export:
             "exporting the network",
             self.time_limit_s,
         )
-        spec = dataclasses.replace(spec, opset=opset_of(lowered.proto))
+        spec = dataclasses.replace(
+            spec,
+            opset=opset_of(lowered.proto),
+            lowering=spec.lowering if has_transforms(lowered.proto) else "none",
+        )
         candidate = ModelFile(name=self.output.name, proto=lowered.proto, spec=spec, size_bytes=0)
         report_step(f"proving {spec.name} on {self.backend}")
         pairs = list(zip(inputs, lowered.results, strict=True))

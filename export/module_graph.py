@@ -16,10 +16,17 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
-from kspacesr_rt.export import array_functions, order_statistics, real_operators, recurrences
+from kspacesr_rt.export import (
+    array_functions,
+    order_statistics,
+    real_operators,
+    recurrences,
+    small_matrices,
+    special_functions,
+)
 from kspacesr_rt.export.dynamic_lengths import open_arithmetic, short_division
 from kspacesr_rt.export.masked_samples import without_checks
-from kspacesr_rt.export.source_locations import first_line, place_of_error
+from kspacesr_rt.export.source_locations import first_line, place_of_error, whole_places
 
 LONGEST_LIST = 64
 """Numbers of Python that are followed through a trace."""
@@ -30,6 +37,8 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **array_functions.FUNCTIONS,
     **order_statistics.FUNCTIONS,
     **recurrences.FUNCTIONS,
+    **small_matrices.FUNCTIONS,
+    **special_functions.FUNCTIONS,
 }
 """Functions of PyTorch, and what stands for them while a network is traced."""
 
@@ -99,7 +108,14 @@ def _traced(
     module: nn.Module, example: Tensor, axes: dict[int, Any], *, weights_written: bool
 ) -> fx.GraphModule:
     lengths = _OpenLengths(weights_written=weights_written)
-    with quiet(), torch.no_grad(), open_arithmetic(module), short_division(), lengths:
+    with (
+        quiet(),
+        torch.no_grad(),
+        whole_places(),
+        open_arithmetic(module),
+        short_division(),
+        lengths,
+    ):
         try:
             program = torch.export.export(
                 _Held(module).eval(), (example,), dynamic_shapes=(axes,), strict=False

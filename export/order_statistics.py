@@ -36,8 +36,48 @@ def median(value: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 
 
 def _at(value: Tensor, position: Any, dim: int, keepdim: bool) -> Ordered:
-    found = (one.narrow(dim, position, 1) for one in torch.sort(value, dim=dim))
+    place = torch.full((1,), position, dtype=torch.int64)
+    found = (one.index_select(dim, place) for one in torch.sort(value, dim=dim))
     return Ordered(*(one if keepdim else one.squeeze(dim) for one in found))
+
+
+def median_of_numbers(value: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    """As `torch.nanmedian`: of what is a number, the lower of the two in the middle."""
+    if dim is None:
+        return median_of_numbers(value.reshape(-1), 0).values
+    missing = torch.isnan(value)
+    # Behind all others, and counted out.
+    ordered = torch.sort(torch.where(missing, math.inf, value), dim=dim)
+    count = torch.logical_not(missing).sum(dim, keepdim=True)
+    place = torch.clamp(count - 1, min=0) // 2
+    middle, where = (one.gather(dim, place) for one in ordered)
+    middle = torch.where(count > 0, middle, math.nan)
+    found = (middle, where)
+    return Ordered(*(one if keepdim else one.squeeze(dim) for one in found))
+
+
+LONGEST_COMPARED = 64
+"""Samples along an axis whose equals are counted, each with each; a patch of 7 x 7 has 49."""
+
+
+def mode(value: Tensor, dim: int = -1, keepdim: bool = False) -> Ordered:
+    """As `torch.mode`: the most frequent value, of equally frequent ones the smallest."""
+    length = value.shape[dim]
+    if not isinstance(length, int) or length > LONGEST_COMPARED:
+        raise NotImplementedError(
+            f"torch.mode over more than {LONGEST_COMPARED} samples: write torch.median, or compare "
+            "with the values there can be and count: (x.unsqueeze(-1) == values).sum(dim)"
+        )
+    moved = torch.sort(value, dim=dim).values.movedim(dim, -1)
+    counts = (moved.unsqueeze(-1) == moved.unsqueeze(-2)).sum(-1)
+    most = moved.gather(-1, counts.argmax(-1, keepdim=True))
+    equal = value.movedim(dim, -1) == most
+    # PyTorch names the last of them.
+    line = torch.arange(length, dtype=torch.int64)
+    places = torch.where(equal, line, -1).amax(-1, keepdim=True)
+    return Ordered(
+        *(one.movedim(-1, dim) if keepdim else one.squeeze(-1) for one in (most, places))
+    )
 
 
 def quantile(
@@ -134,6 +174,8 @@ running_minimum = _running_extreme(torch.lt)
 _NAMES: dict[str, Callable[..., Any]] = {
     "kthvalue": kth_value,
     "median": median,
+    "nanmedian": median_of_numbers,
+    "mode": mode,
     "quantile": quantile,
     "cummax": running_maximum,
     "cummin": running_minimum,

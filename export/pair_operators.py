@@ -429,6 +429,7 @@ _LINEAR = frozenset(
             "broadcast_to",
             "squeeze_copy",
             "index_put",
+            "masked_scatter",
             "atleast_1d",
         ),
         *("scatter", "scatter_add", "index_add", "diagonal_scatter", "cross", "diag_embed"),

@@ -212,6 +212,24 @@ def index_put(value: Tensor, indices: Any, source: Tensor, accumulate: bool = Fa
     return torch.where(mask, value + number if accumulate else number, value)
 
 
+def masked_scatter(value: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """As `torch.masked_scatter`: the first samples of `source`, in turn, where a mask is true."""
+    chosen = mask.expand(value.shape).reshape(-1)
+    place = torch.clamp(torch.cumsum(chosen.to(torch.int64), dim=0) - 1, min=0)
+    taken = source.reshape(-1).index_select(0, place).reshape(value.shape)
+    return torch.where(mask, taken, value)
+
+
+def _over_all(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a largest or smallest value be that of all axes where none is named."""
+
+    def reduced(value: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+        axes = list(dim) if isinstance(dim, list | tuple) else [dim]
+        return reduce(value, dim=axes or list(range(value.dim())), keepdim=keepdim)
+
+    return reduced
+
+
 def hypot(left: Tensor, right: Tensor) -> Tensor:
     """As `torch.hypot`."""
     return torch.sqrt(left * left + right * right)
@@ -242,10 +260,13 @@ def fill(value: Tensor, number: Any) -> Tensor:
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     **resizing.OPERATORS,
+    "aten::amax": _over_all(torch.amax),
+    "aten::amin": _over_all(torch.amin),
     "aten::fill": fill,
     "aten::pad": pad,
     "aten::hypot": hypot,
     "aten::index_put": index_put,
+    "aten::masked_scatter": masked_scatter,
     "aten::view": view,
     "aten::_unsafe_view": view,
     "aten::scaled_dot_product_attention": attention,

@@ -6,12 +6,16 @@ import os
 import re
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import sympy
 import torch
 from torch import fx
+from torch.fx.proxy import TracerBase
 
 from kspacesr_rt import errors
 
@@ -29,6 +33,28 @@ def _is_foreign(path: str) -> bool:
     return path.startswith((*_LIBRARIES, "<")) or (
         path.startswith(_PYTHON) and "site-packages" not in path
     )
+
+
+@contextmanager
+def whole_places() -> Iterator[None]:
+    """Let a trace keep the lines of functions that a layer calls.
+
+    `torch.export` keeps those of methods named ``forward``: of a helper function, the line that
+    calls it, not the one in it that has no lowering.
+    """
+    tracer: Any = TracerBase
+    filtered = tracer._filter_traceback_frames
+
+    def kept(self: Any, frames: traceback.StackSummary) -> traceback.StackSummary:
+        first = next((at for at, one in enumerate(frames) if one.name == "forward"), len(frames))
+        own = [one for one in frames[first:] if not _is_foreign(one.filename)]
+        return traceback.StackSummary.from_list(own) if own else filtered(self, frames)
+
+    tracer._filter_traceback_frames = kept
+    try:
+        yield
+    finally:
+        tracer._filter_traceback_frames = filtered
 
 
 def first_line(exc: BaseException) -> str:

@@ -282,7 +282,10 @@ def export(
     if as_json:
         echo_json({"path": str(exported.path), "parity": exported.spec.parity, **repository})
     elif not quiet:
-        print_text(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
+        if exported.spec.lowering == "none":
+            print_text("no FFT layers")
+        else:
+            print_text(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
         for remark in exported.remarks:
             print_text(remark)
         print_text(exported.report.as_text())

@@ -91,6 +91,8 @@ FUNCTIONS = {
     "assignment of pixels": assigned_pixels,
     "assignment of complex samples": assigned_samples,
     "masked_scatter of the same": scattered,
+    "masked_scatter of others": lambda x: x.masked_scatter(x > 0.5, x.flip(-1)),
+    "amax of all": lambda x: x / x.amax() - x.amin(),
     "statistics of chosen samples": lambda x: (
         x[x > 0.4].mean()
         + x[x > 0.4].amax()
@@ -118,7 +120,7 @@ def test_a_function_of_open_lengths_computes_what_pytorch_does(name):
 
 
 REFUSED = {
-    "other samples": (lambda x: x.masked_scatter(x > 0, x), r"masked_scatter.*NonZero"),
+    "places of samples": (lambda x: x + torch.nonzero(x > 0).sum(), r"nonzero.*NonZero"),
     "samples in a row": (lambda x: x + x[x > 0].sort()[0].mean(), r"aten::sort of samples chosen"),
     "samples of another mask": (
         lambda x: torch.where(x > 9, x, x.masked_scatter(x > 1, x[x > -1])),
