@@ -302,6 +302,9 @@ def test_the_command_line_imports_what_it_names_and_loads_its_weights(tmp_path, 
     result = CliRunner().invoke(app, ["export", *arguments])
     assert result.exit_code == 0, result.output
     assert load_model(output).spec.name == "net"
+    assert load_model(output).spec.lowering == "none"  # it has no transform
+    assert "no FFT layers\n" in result.output
+    assert "lowered as" not in result.output
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path, source):

@@ -90,7 +90,12 @@ class OfCoils(nn.Module):
         image = white.abs().sum((-1, -2)) + weight
         image = image.unsqueeze(1) * torch.kaiser_window(lr.shape[-1], False, 3.0)
         largest = lr.amax((1, 2, 3), keepdim=True)
-        image = image + torch.i0(lr) + torch.erfinv(0.9 * lr / largest) + F.rrelu(lr - 0.3)
+        image = (
+            image
+            + torch.i0(6 * lr / largest)
+            + torch.erfinv(0.9 * lr / largest)
+            + F.rrelu(lr - 0.3)
+        )
         middle = torch.nanmedian(lr, -1, keepdim=True).values
         patches = F.unfold(lr.mul(3).round(), 3, padding=1).mode(1).values.reshape(lr.shape)
         return F.interpolate(image + middle + patches, scale_factor=2.0)
