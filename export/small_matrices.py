@@ -86,8 +86,8 @@ def _solved(matrix: Tensor, beside: Tensor, what: str) -> Tensor:
     shape = torch.broadcast_shapes(  # type: ignore[no-untyped-call]  # untyped in torch's stubs
         matrix.shape[:-2], beside.shape[:-2]
     )
-    spread = [one.expand(*shape, *one.shape[-2:]) for one in (matrix, beside)]
-    return _Elimination(*spread, what).left
+    matrix, beside = (one.expand(*shape, *one.shape[-2:]) for one in (matrix, beside))
+    return _Elimination(matrix, beside, what).left
 
 
 def inverse(value: Tensor) -> Tensor:
