@@ -31,6 +31,7 @@ from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.spec import Precision
 from kspacesr_rt.runtime.backends import NOT_LOADED, BackendOptions, require_batch
+from kspacesr_rt.system.cpu import saturates_int8
 from kspacesr_rt.system.interruption import deferred_signals
 
 DEVICE = "CPU"
@@ -66,7 +67,10 @@ class OpenVinoBackend:
         compiled = compile_network(flat, options)
         self.executed = executed_types(compiled)
         require_fp32_products(self.executed)
-        self.notes = type_notes(model.spec.precision, self.executed)
+        self.notes = (
+            *type_notes(model.spec.precision, self.executed),
+            *saturation_notes(model.spec.precision),
+        )
         requests = [compiled.create_infer_request() for _ in range(max(1, options.streams))]
         _use_first(requests)
         self._free: deque[Any] = deque(requests)
@@ -169,6 +173,16 @@ def type_notes(precision: Precision, executed: dict[str, dict[str, int]]) -> tup
         return ()
     found = ", ".join(convolutions) or "no convolution"
     return (f"OpenVINO runs this {precision} model's convolutions in {found} on this CPU",)
+
+
+def saturation_notes(precision: Precision) -> tuple[str, ...]:
+    """Say where int8 sums may saturate; ONNX Runtime is asked not to, OpenVINO cannot be."""
+    if precision != "int8" or not saturates_int8():
+        return ()
+    return (
+        "OpenVINO's int8 sums can saturate on this CPU, which has no VNNI: results may be further "
+        "from fp32 than the model's file says; backend ort-cpu keeps to it",
+    )
 
 
 def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:

@@ -22,6 +22,8 @@ CPU_FEATURES = {
 """Flags of the CPU, as Linux names them, and what they speed up."""
 BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Those that compute in bf16; without one of them libraries emulate it."""
+INT8_FEATURES = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Those of x86 that sum int8 products in 32 bits."""
 
 
 def available_cores() -> int:
@@ -38,14 +40,28 @@ def cpu_model() -> str:
 
 def cpu_features() -> tuple[str, ...]:
     """Return those of `CPU_FEATURES` it has; none where the system does not say."""
-    flags = {flag for line in (*cpuinfo("flags"), *cpuinfo("Features")) for flag in line.split()}
+    flags = _flags()
     return tuple(name for name in CPU_FEATURES if name in flags)
+
+
+def _flags() -> set[str]:
+    return {flag for line in (*cpuinfo("flags"), *cpuinfo("Features")) for flag in line.split()}
 
 
 def lacks_bf16() -> bool:
     """Tell whether this CPU is known to have no bf16 arithmetic; what is not known is not told."""
     found = cpu_features()
     return bool(found) and BF16_FEATURES.isdisjoint(found)
+
+
+def saturates_int8() -> bool:
+    """Tell whether this CPU is known to sum pairs of int8 products in 16 bits.
+
+    AVX2's ``vpmaddubsw`` is the fastest way of an x86 CPU without VNNI, and ends at 32,767, which
+    two products of an unsigned and a signed byte can exceed.
+    """
+    flags = _flags()
+    return "avx2" in flags and INT8_FEATURES.isdisjoint(flags)
 
 
 def cpu_identity() -> str:

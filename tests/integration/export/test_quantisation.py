@@ -40,6 +40,7 @@ from kspacesr_rt.quality.metrics import relative_error
 from kspacesr_rt.runtime.backends import BACKENDS, BackendOptions, open_backend
 from kspacesr_rt.runtime.self_test import verify_model
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.system.cpu import saturates_int8
 from kspacesr_rt.train.checkpoint import save_checkpoint
 
 ARCHITECTURES = ("seed-kspace", "seed-image", "dc-residual")
@@ -220,12 +221,16 @@ def test_backends_compute_what_the_graph_says(make_generator, make_model, backen
         exact = opened.run(lr)
     with open_backend(backend, bind(eight, MATRIX), BackendOptions(threads=1)) as opened:
         result = opened.run(lr)
-        louder = opened.run(1000.0 * lr)
+        louder, notes = opened.run(1000.0 * lr), opened.notes
     rounding = relative_error(expected, exact)
     assert 1e-3 < rounding < 0.1
-    # A value half-way between two steps may go either way. OpenVINO rounds fp8 in its own way,
-    # which is as near to fp32 as the reference's, but not the same.
-    same = (backend, precision) != ("openvino", "fp8")
+    no_vnni = precision == "int8" and saturates_int8()
+    if no_vnni and backend == "openvino":
+        assert any("saturate" in note for note in notes)
+        pytest.skip("OpenVINO's int8 sums saturate on this CPU, which has no VNNI; a note says so")
+    # A value half-way between two steps may go either way. OpenVINO rounds fp8, and ONNX Runtime
+    # int8 on a CPU without VNNI, in a way of its own, as near to fp32 as the reference's.
+    same = (backend, precision) != ("openvino", "fp8") and not no_vnni
     assert relative_error(result, expected) < (0.25 if same else 1.25) * rounding
     assert relative_error(result, exact) < 1.25 * rounding
     assert relative_error(louder, 1000.0 * result) < rounding

@@ -13,6 +13,7 @@ from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.quality.result_checks import measure_slice
 from kspacesr_rt.runtime.backends import BACKENDS, BackendOptions, open_backend
+from kspacesr_rt.system import cpu
 
 MATRIX = (42, 32)
 KEPT = 1e-5
@@ -117,6 +118,25 @@ def test_a_narrow_model_that_gains_nothing_is_told():
     assert notes == ("OpenVINO runs this bf16 model's convolutions in f32 on this CPU",)
     assert openvino_cpu.type_notes("fp32", {"Convolution": {"f32": 3}}) == ()
     assert openvino_cpu.type_notes("int8", {"Convolution": {"i8": 1, "f32": 2}}) == ()
+
+
+@pytest.mark.parametrize(
+    ("flags", "saturates"),
+    [
+        (["fpu avx2 fma"], True),
+        (["fpu avx2 avx512f avx512bw"], True),
+        (["fpu avx2 avx512f avx512_vnni"], False),
+        (["fpu avx2 avx_vnni"], False),
+        (["fp asimd bf16"], False),
+        ([], False),
+    ],
+)
+def test_sums_that_saturate_are_told(monkeypatch, flags, saturates):
+    """Only where it is known: AVX2 adds pairs of products in 16 bits, VNNI in 32."""
+    monkeypatch.setattr(cpu, "cpuinfo", lambda field: flags if field == "flags" else [])
+    assert cpu.saturates_int8() is saturates
+    assert bool(openvino_cpu.saturation_notes("int8")) is saturates
+    assert openvino_cpu.saturation_notes("fp32") == ()
 
 
 def test_a_quantised_convolution_runs_in_8_bits():
