@@ -122,6 +122,14 @@ def linspace(
     return line * ((end - start) / (steps - 1)) + start
 
 
+def window_line(window_length: Any, periodic: bool, dtype: Any, device: Any) -> Tensor:
+    """Return where each sample of a window lies between its ends, 0 and 1; of one sample: 0.5."""
+    line = torch.arange(window_length, device=device).to(dtype or torch.get_default_dtype())
+    if isinstance(window_length, int) and window_length == 1:
+        return line + 0.5
+    return line / (window_length if periodic else window_length - 1)
+
+
 def _cosine_window(first: float, second: float, third: float) -> Callable[..., Tensor]:
     """Make a window ``first - second cos(t) + third cos(2 t)``, of a length that may be open."""
 
@@ -133,10 +141,7 @@ def _cosine_window(first: float, second: float, third: float) -> Callable[..., T
         device: Any = None,
         **_: Any,
     ) -> Tensor:
-        line = torch.arange(window_length, device=device).to(dtype or torch.get_default_dtype())
-        if isinstance(window_length, int) and window_length == 1:
-            return line + 1.0
-        turn = line * (2.0 * math.pi) / (window_length if periodic else window_length - 1)
+        turn = window_line(window_length, periodic, dtype, device) * (2.0 * math.pi)
         made = first - second * torch.cos(turn)
         return made + third * torch.cos(2.0 * turn) if third else made
 

@@ -81,8 +81,7 @@ def place_of_error(exc: BaseException) -> str:
     while error is not None:
         for frame in traceback.extract_tb(error.__traceback__):
             if not _is_foreign(frame.filename):
-                text = (frame.line or "").strip()[:80]
-                found = f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {text}".strip()
+                found = _described(frame)
         error = error.__cause__ if not found else None
     return found
 
@@ -90,7 +89,9 @@ def place_of_error(exc: BaseException) -> str:
 def place_of_call() -> str:
     """Return the place of the innermost running frame outside torch and us, or nothing."""
     own = [frame for frame in traceback.extract_stack() if not _is_foreign(frame.filename)]
-    if not own:
-        return ""
-    frame = own[-1]
-    return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {(frame.line or '').strip()[:80]}"
+    return _described(own[-1]) if own else ""
+
+
+def _described(frame: traceback.FrameSummary) -> str:
+    text = (frame.line or "").strip()[:80]
+    return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {text}".strip()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kspacesr_rt.export.real_operators import window_line
+
 _I0_NEAR = (1.0, 3.5156229, 3.0899424, 1.2067492, 0.2659732, 0.0360768, 0.0045813)
 _I0_FAR = (
     *(0.39894228, 0.01328592, 0.00225319, -0.00157565, 0.00916281),
@@ -98,10 +100,7 @@ def kaiser_window(
     **_: Any,
 ) -> Tensor:
     """As `torch.kaiser_window`, of a length that may follow from the matrix."""
-    line = torch.arange(window_length, device=device).to(dtype or torch.get_default_dtype())
-    if isinstance(window_length, int) and window_length == 1:
-        return line + 1.0
-    place = line * 2.0 / (window_length if periodic else window_length - 1) - 1.0
+    place = 2.0 * window_line(window_length, periodic, dtype, device) - 1.0
     root = torch.sqrt(torch.clamp(1.0 - place * place, min=0.0)) * beta
     # Scaled by exp(-beta) above and below, which keeps large betas in range.
     return bessel_i0e(root) * torch.exp(root - beta) / bessel_i0e(torch.full((), float(beta)))

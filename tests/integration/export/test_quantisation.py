@@ -228,10 +228,11 @@ def test_backends_compute_what_the_graph_says(make_generator, make_model, backen
     if no_vnni and backend == "openvino":
         assert any("saturate" in note for note in notes)
         pytest.skip("OpenVINO's int8 sums saturate on this CPU, which has no VNNI; a note says so")
-    # A value half-way between two steps may go either way. OpenVINO rounds fp8, and ONNX Runtime
-    # int8 on a CPU without VNNI, in a way of its own, as near to fp32 as the reference's.
-    same = (backend, precision) != ("openvino", "fp8") and not no_vnni
-    assert relative_error(result, expected) < (0.25 if same else 1.25) * rounding
+    # A value half-way between two steps may go either way. OpenVINO rounds fp8 in its own way,
+    # which is as near to fp32 as the reference's, but not the same; so does ONNX Runtime int8 on a
+    # CPU without VNNI (0.6 of the rounding, measured; saturating sums would be 4).
+    allowed = {("openvino", "fp8"): 1.25}.get((backend, precision), 0.75 if no_vnni else 0.25)
+    assert relative_error(result, expected) < allowed * rounding
     assert relative_error(result, exact) < 1.25 * rounding
     assert relative_error(louder, 1000.0 * result) < rounding
 

@@ -312,14 +312,20 @@ def mapping(tmp_path, paths):
     one.spool.close_all()
 
 
-def test_a_trust_map_is_sent_with_its_series(mapping):
-    mapping.processor.process(mapping.only(State.closed))
+def sent_with_maps(mapping):
+    """Send all that waits to a target that takes maps too; return it, for what it has received."""
     with TargetServer() as target:
         target.classes.append(str(ParametricMapStorage))
         target.stop()
         target.start()
         forwarder = mapping.forwarder(target)
         wait_until(lambda: step(forwarder) or not mapping.states(), "the end")
+    return target
+
+
+def test_a_trust_map_is_sent_with_its_series(mapping):
+    mapping.processor.process(mapping.only(State.closed))
+    target = sent_with_maps(mapping)
     assert len(target.received) == 4
     assert sum(b"FSE PD" in one and b"[TRUST MAP]" in one for one in target.datasets.values()) == 1
 
@@ -328,12 +334,7 @@ def test_a_map_of_what_was_corrected_is_not_sent_any_more(mapping, paths):
     """It shows the old content, and names the old patient."""
     mapping.processor.process(mapping.only(State.closed))
     next_part(mapping, corrected(paths[:1], PatientName="NEW^NAME"))
-    with TargetServer() as target:
-        target.classes.append(str(ParametricMapStorage))
-        target.stop()
-        target.start()
-        forwarder = mapping.forwarder(target)
-        wait_until(lambda: step(forwarder) or not mapping.states(), "the end")
+    target = sent_with_maps(mapping)
     maps = [one for one in target.datasets.values() if b"[TRUST MAP]" in one]
     assert len(maps) == 1
     assert b"NEW^NAME" in maps[0]
