@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -61,7 +61,7 @@ class OutputPlaces:
         model: str,
         known: Callable[[str], bool] = lambda name: False,
     ) -> None:
-        self._root, self._template = root, template
+        self._root, self.template = root, template
         self._upscale, self._model, self._known = upscale, model, known
         self._lock = threading.Lock()
         self._folders: list[str] | None = None
@@ -94,10 +94,14 @@ class OutputPlaces:
         """Note that an output has its name, or will not get it."""
         self._claims.pop(path, None)
 
+    def fields_of(self, source: Dataset) -> dict[str, str]:
+        """Return what names say of an output, but for its UIDs, by the header of its source."""
+        return fields_of(source, self.template, upscale=self._upscale, model=self._model)
+
     def of(
         self,
         series_uid: str,
-        source: Dataset,
+        fields: Mapping[str, str],
         *,
         repeated: bool = False,
         earlier: Iterable[str] = (),
@@ -109,8 +113,8 @@ class OutputPlaces:
         ----------
         series_uid
             Of the output.
-        source
-            Header of what it is made from.
+        fields
+            From `fields_of`.
         repeated
             Whether another slice of the series has the same instance number.
         earlier
@@ -125,7 +129,6 @@ class OutputPlaces:
         """
         with self._lock:
             template = self._template_of(series_uid)
-            fields = fields_of(source, template, upscale=self._upscale, model=self._model)
             unrecorded = self._unrecorded[series_uid]
             key = (template, series_uid, template.of_folder(fields))
             if key not in self._named:  # the slices of a series ask for the same
@@ -151,7 +154,7 @@ class OutputPlaces:
             if series_uid in self._folders and _outputs_in(self._root / series_uid):
                 self._begun_by_uid.add(series_uid)
             self._unrecorded[series_uid] = dict(self._unknown_of(series_uid, self._folders))
-        return _BY_UID if series_uid in self._begun_by_uid else self._template
+        return _BY_UID if series_uid in self._begun_by_uid else self.template
 
     def _folder(self, names: tuple[str, ...], series_uid: str) -> str:
         """Return the first folder that no other series has."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Final
-
-from pydicom.dataset import Dataset
 
 from kspacesr_rt.dicom import DecodedSlice, SourceSlice
 from kspacesr_rt.dicom.clipping import Clipping
@@ -28,6 +26,7 @@ from kspacesr_rt.pipeline.journal_entries import FileState, JournalEntry
 from kspacesr_rt.pipeline.previews import Shown
 from kspacesr_rt.pipeline.report import SliceRecord
 from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.slice_work import replaced
 from kspacesr_rt.quality.result_checks import SliceFigures
 
 MADE_AGAIN: Final = "its output was damaged, and was made again"
@@ -136,12 +135,12 @@ class FileInProgress(ABC):
         """Whether what has its name is on the disk."""
         return self.run.options.durability != "none"
 
-    def _place(self, series_uid: str, source: Dataset) -> OutputPlace:
-        """Return the place of the output, given its Series Instance UID."""
+    def _place(self, series_uid: str, fields: Mapping[str, str]) -> OutputPlace:
+        """Return the place of the output, given its Series Instance UID and what names say."""
         task = self.task
         return self.run.places.of(
             series_uid,
-            source,
+            fields,
             repeated=task.repeated,
             earlier=task.earlier,
             noted=task.noted,
@@ -214,11 +213,6 @@ class FileInProgress(ABC):
                 warnings=warnings,
             ),
         )
-
-
-def replaced() -> SliceFailed:
-    """Return the error for a file that is not what was scanned any more."""
-    return SliceFailed("changed", "the file was replaced while it waited to be read")
 
 
 def status(source: SourceSlice) -> os.stat_result:

@@ -21,10 +21,11 @@ from kspacesr_rt.dicom import (
 from kspacesr_rt.dicom.clipping import Clipping, measure_clipping
 from kspacesr_rt.dicom.source_digest import SourceDigest
 from kspacesr_rt.kspace import FloatArray
-from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, replaced, status
+from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, status
 from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.slice_work import replaced
 from kspacesr_rt.quality.result_checks import SliceFigures, check_result
 
 
@@ -86,8 +87,9 @@ class MultiFrameFile(FileInProgress):
                 raise replaced()
         with run.timer.busy("encode"):
             derived = derive_enhanced(header, self.computation.derivation)
+            fields = run.places.fields_of(header)
             with writing_outputs():
-                place = self._place(str(derived.SeriesInstanceUID), header)
+                place = self._place(str(derived.SeriesInstanceUID), fields)
             self._writer = EnhancedWriter(
                 run.output,
                 derived,

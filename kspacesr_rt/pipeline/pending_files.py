@@ -27,6 +27,7 @@ from kspacesr_rt.pipeline.outside_limits import (
 from kspacesr_rt.pipeline.previews import Previews
 from kspacesr_rt.pipeline.report import SeriesRecord
 from kspacesr_rt.pipeline.run_state import FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.slice_work import SliceSettings, SliceWork
 from kspacesr_rt.pipeline.survey import Survey
 from kspacesr_rt.pipeline.volume_file import VolumeFile
 from kspacesr_rt.volumes import SourceVolume
@@ -124,6 +125,15 @@ def _planned(
         encoder = SeriesEncoder(computation.derivation, run.header_counts, earlier=run.last_encoder)
         run.last_encoder = encoder
         warnings = _warnings(band, outside, outside_handled)
+        settings = SliceSettings(
+            derivation=computation.derivation,
+            spec=computation.spec,
+            matrix=cropped_to or matrix,
+            syntax=run.syntax,
+            name=run.places.template,
+            model=run.backends.spec.name,
+            limits=run.options.limits,
+        )
         for task in group:
             if handled == "skipped":
                 run.fail(task, _interpolated(multi_frame=multi_frame))
@@ -140,16 +150,22 @@ def _planned(
                     run, task, progress, warnings=warnings, computation=computation
                 )
             else:
+                work = SliceWork(
+                    task.source,
+                    settings,
+                    reader=surveyed.reader,
+                    encoder=encoder,
+                    timed=run.timer.busy,
+                    surveyed=surveyed.read.pop(task.source.path, None),
+                )
                 yield ClassicFile(
                     run,
                     task,
                     progress,
-                    matrix=cropped_to or matrix,
+                    matrix=settings.matrix,
                     warnings=warnings,
                     computation=computation,
-                    reader=surveyed.reader,
-                    encoder=encoder,
-                    surveyed=surveyed.read,
+                    work=work,
                 )
 
 

@@ -23,10 +23,10 @@ from kspacesr_rt.dicom.series_reader import SeriesReader
 from kspacesr_rt.errors import OutputError, SliceFailed, library_message, system_message
 from kspacesr_rt.pipeline import (
     InferOptions,
-    classic_file,
     infer,
     multi_frame_file,
     previews,
+    slice_work,
     survey,
 )
 from kspacesr_rt.pipeline.multi_frame_file import MultiFrameFile
@@ -113,10 +113,10 @@ CLASSIC_STAGES = (
     *(
         (scan, "examine"),
         (SeriesReader, "load"),
-        (classic_file, "decode_slice"),
+        (slice_work, "decode_slice"),
         (SeriesEncoder, "encode"),
     ),
-    *((classic_file, "check_result"), (store, "_require_meaning"), (store, "encode")),
+    *((slice_work, "check_result"), (store, "_require_meaning"), (store, "encode")),
 )
 """From the first look to the last; `check_result` is told by its thread, see below."""
 

@@ -24,7 +24,7 @@ from kspacesr_rt.dicom.output_names import (
 )
 from kspacesr_rt.dicom.uids import stable_uid
 from kspacesr_rt.errors import InputError, OutputError
-from kspacesr_rt.pipeline import InferOptions, classic_file, infer
+from kspacesr_rt.pipeline import InferOptions, infer, slice_work
 
 OPTIONS = InferOptions(backend="zero-fill", batch=2)
 BY_UID = dataclasses.replace(OPTIONS, name="uid")
@@ -367,14 +367,14 @@ def test_two_series_whose_digits_are_equal_have_folders_of_their_own(
 def test_a_name_that_comes_to_be_taken_meanwhile_is_not_written_over(study, out, monkeypatch):
     """Of two that write the same slice one is first, and the other one takes its result."""
     for name in ("draft_dataset", "draft_encoded"):
-        real = getattr(classic_file, name)
+        real = getattr(slice_work, name)
 
         def raced(content, path, *, real=real, **more):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"of another")
             return real(content, path, **more)
 
-        monkeypatch.setattr(classic_file, name, raced)
+        monkeypatch.setattr(slice_work, name, raced)
     with pytest.raises(OutputError, match="exists already"):
         infer(study, out, OPTIONS)
     assert {path.read_bytes() for path in files(out)} == {b"of another"}

@@ -414,7 +414,7 @@ def test_a_slice_that_fails_while_it_is_processed_keeps_its_series_from_a_map(
     series, tmp_path, monkeypatch
 ):
     from kspacesr_rt.errors import SliceFailed
-    from kspacesr_rt.pipeline import classic_file
+    from kspacesr_rt.pipeline import slice_work
 
     calls = []
 
@@ -424,9 +424,9 @@ def test_a_slice_that_fails_while_it_is_processed_keeps_its_series_from_a_map(
             raise SliceFailed("non-finite", "the test says so")
         return check_result(*args)
 
-    check_result = classic_file.check_result
+    check_result = slice_work.check_result
     with monkeypatch.context() as patched:
-        patched.setattr(classic_file, "check_result", failing)
+        patched.setattr(slice_work, "check_result", failing)
         report = ks.infer(series, tmp_path / "out", option())
     assert report.series_records[0].trust_map_problem == trust_maps.INCOMPLETE
     assert maps_in(tmp_path / "out") == []
