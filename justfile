@@ -1,6 +1,9 @@
 # `just` lists the recipes. Each line also works typed by hand, in the repository's folder and an
 # active virtual environment; CONTRIBUTING.md says how to get one.
 
+# Some images forbid Python to keep what it has compiled: each process would compile the checkout anew.
+export PYTHONDONTWRITEBYTECODE := ""
+
 _list:
     @just --list --unsorted
 

@@ -4,8 +4,34 @@ begun=$SECONDS
 failed=
 second_tries=()
 lanes=0
+declare -A running
 
 step() { echo "== $1 (after $((SECONDS - begun)) s)"; }
+
+# Run a command beside what follows; what it prints is kept.
+beside() {
+    local name=$1
+    shift
+    mkdir -p "$work"
+    "$@" >"$work/beside-$name.log" 2>&1 &
+    running[$name]=$!
+}
+
+# Wait for what runs beside; print what it printed if it failed, and return its exit status.
+finish() {
+    local name=$1 code=0
+    wait "${running[$name]}" || code=$?
+    unset "running[$name]"
+    [ "$code" = 0 ] || cat "$work/beside-$name.log"
+    return "$code"
+}
+
+# End what still runs beside a run that has failed.
+stop_all_beside() {
+    local pid
+    for pid in "${running[@]}"; do kill "$pid" 2>/dev/null || true; done
+    wait
+}
 
 try() {
     local name=$1 code=0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer.testing
 from hypothesis import settings
 from sampling import pytest_addoption, pytest_collection_modifyitems
 from torch import nn
@@ -36,6 +38,9 @@ settings.register_profile(
 )
 settings.load_profile("shared-machine")
 pytest_plugins = ["pytester"]
+# CliRunner builds all commands of the program anew at each call, a tenth of a second; as they are
+# built from declarations alone, those of the first call serve. Processes of tests/e2e build theirs.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 
 GeneratorMaker = Callable[..., tuple[nn.Module, ModelSpec]]

@@ -8,6 +8,7 @@ options that mean the same everywhere. What the environment or a file has change
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,7 @@ def settings_of(command: Any) -> list[Any]:
     ]
 
 
+@functools.cache
 def shared_helps() -> frozenset[str]:
     """Return the help texts of the options that commands share."""
     return frozenset(

@@ -78,3 +78,30 @@ def test_what_failed_has_one_more_try_and_is_named(tmp_path, case, code, tries, 
     # The first failure stands there in full; a file that cannot be collected is tried as a file.
     assert ("the second try of what failed" in told) == (tries == 2 or case is BROKEN), told
     assert ("not yet" in told) == (case in (ONCE, SKIPS)), told
+
+
+BESIDE = """
+set -euo pipefail
+work=$1
+. "$2"
+trap stop_all_beside EXIT
+says() { echo "$1"; return "$2"; }
+beside fine says "not shown" 0
+beside broken says "shown" 3
+beside slow sleep 600
+finish fine
+finish broken || echo "broken ended with $?"
+echo "the slow one is ${running[*]}"
+false
+"""
+
+
+def test_what_runs_beside_is_shown_only_if_it_fails_and_ends_with_the_run(tmp_path):
+    """Two builds in one log are hard to read, and one that goes on fills the disk of nobody."""
+    script = ["bash", "-c", BESIDE, "lane", str(tmp_path), str(ROOT / ".ci" / "lane.sh")]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    shown, ended, slow = done.stdout.splitlines()
+    assert (shown, ended) == ("shown", "broken ended with 3")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(slow.split()[-1]), 0)

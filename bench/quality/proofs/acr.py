@@ -199,18 +199,26 @@ def _diameter(hr: FloatArray) -> int:
 def _largest_part(mask: _Mask) -> _Mask:
     """Return the largest connected part of a mask, by neighbours along both axes."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    while True:
-        padded = np.pad(labels, 1)
-        around = [padded[1:-1, 1:-1], padded[:-2, 1:-1], padded[2:, 1:-1]]
-        around += [padded[1:-1, :-2], padded[1:-1, 2:]]
-        grown = np.where(mask, np.maximum.reduce(around), 0)
-        if np.array_equal(grown, labels):
-            break
+    while not np.array_equal(grown := _along_rows(_along_rows(labels).T).T, labels):
         labels = grown
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     largest: _Mask = (labels == sizes.argmax()) & mask
     return largest
+
+
+def _along_rows(labels: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Give each uninterrupted run of labels in a row its largest one; 0 is none."""
+    if not labels.any():
+        return labels
+    bordered = np.pad(labels, ((0, 0), (1, 0)))
+    flat = bordered.ravel()
+    begins = np.flatnonzero((flat[1:] > 0) & (flat[:-1] == 0)) + 1
+    n_begun = np.zeros(flat.shape, np.intp)
+    n_begun[begins] = 1
+    run = np.cumsum(n_begun) - 1
+    grown = np.where(flat > 0, np.maximum.reduceat(flat, begins)[run], 0)
+    return grown.reshape(bordered.shape)[:, 1:]
 
 
 def _array(image: _Wide, hr: FloatArray, box: Box, array: str) -> _Wide:

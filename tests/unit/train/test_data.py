@@ -370,10 +370,8 @@ def test_the_log_says_what_is_trained_on(data):
 # --- the cache ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
+def folder_of_every_kind(root: Path) -> Path:
     """Make a folder of every kind, with names that must not leave it."""
-    root = tmp_path / "data"
     root.mkdir()
     np.save(root / "SECRET_patient1.npy", phantoms(2, (80, 96)) * 700)
     block = np.repeat(phantoms(4, (80, 80)), 20, axis=0).transpose(1, 2, 0)
@@ -382,6 +380,19 @@ def folder(tmp_path) -> Path:
     np.save(root / "SECRET_air.npy", np.zeros((2, 80, 80)))
     copy_dicom(root / "SECRET", PatientID="SECRET", PatientName="SECRET^A")
     return root
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return folder_of_every_kind(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, Path, list[TrainingSeries]]:
+    """Make a folder and its cache, read-only, and say what is in both."""
+    root = tmp_path_factory.mktemp("prepared")
+    folder, cache = folder_of_every_kind(root / "data"), root / "cache"
+    return folder, cache, load_training_series([folder], cache=cache)
 
 
 def same(first: list[TrainingSeries], second: list[TrainingSeries]) -> bool:
@@ -524,11 +535,11 @@ def other_json(path: Path) -> None:
         (swap_weight, ".json"), (other_json, ".json"),
     ],
 )  # fmt: skip
-def test_a_damaged_entry_is_rebuilt(folder, tmp_path, monkeypatch, harm, ending):
+def test_a_damaged_entry_is_rebuilt(prepared, tmp_path, monkeypatch, harm, ending):
     """A full disk or a flipped bit costs time, not a night's training on garbage."""
+    folder, sound, expected = prepared
     cache = tmp_path / "cache"
-    expected = load_training_series([folder], cache=cache)
-    expected = [dataclasses.replace(one, slices=one.slices.copy()) for one in expected]
+    shutil.copytree(sound, cache)
     for path in sorted(cache.glob(f"*{ending}")):
         harm(path)
     assert same(load_training_series([folder], cache=cache), expected)
