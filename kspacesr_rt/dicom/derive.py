@@ -6,7 +6,6 @@ acquisition, frame of reference, slice thickness, window, sorting keys.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from datetime import datetime
 from typing import Final
@@ -22,6 +21,7 @@ from kspacesr_rt import kspace
 from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.appended_text import add_text
 from kspacesr_rt.dicom.attributes import image_type, is_signed, items, numbers, term
+from kspacesr_rt.dicom.content_digest import pixel_digest
 from kspacesr_rt.dicom.header import PARSE_ERRORS
 from kspacesr_rt.dicom.output_identity import header_digest, output_header_digest, patient_and_study
 from kspacesr_rt.dicom.pixels import DecodedSlice, IntArray, is_between, to_stored
@@ -174,9 +174,7 @@ def qualify(derived: Dataset, source: Dataset, derivation: Derivation) -> None:
 
 
 def _set_uids(derived: Dataset, source: Dataset, stored: IntArray, derivation: Derivation) -> None:
-    digest = hashlib.sha256(repr(stored.shape).encode())
-    digest.update(np.ascontiguousarray(stored).data)
-    content = f"{output_header_digest(derived)}/{digest.hexdigest()}"
+    content = f"{output_header_digest(derived)}/{pixel_digest(stored)}"
     derived.SOPInstanceUID = provenance.instance_uid(source.SOPInstanceUID, content, derivation)
 
 

@@ -18,11 +18,11 @@ from kspacesr_rt.dicom.codecs import decode_failure, find_decoder
 from kspacesr_rt.dicom.element_counts import require_bounded_size
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.header import PIXEL_DATA, parse_file
-from kspacesr_rt.dicom.raw_header import RawHeader, raw_header
+from kspacesr_rt.dicom.raw_header import RawHeader, fact_of, raw_header, shared_tags
 from kspacesr_rt.dicom.source_slice import SourceSlice
 from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import NonFiniteError, SliceFailed
-from kspacesr_rt.kspace import FloatArray
+from kspacesr_rt.kspace import FloatArray, Matrix
 
 _STREAM_STARTS: Final = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 """Of JPEG and JPEG-LS, of JPEG 2000, and of JPEG 2000 in a box."""
@@ -38,6 +38,13 @@ a transform, some 2e-7 of the largest value, must stay well below half a step; a
 
 _NATIVE: Final = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian})
 """Transfer syntaxes of pixel data that are the samples, one after the other."""
+
+_MODULE_TAGS: Final = shared_tags(
+    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+)
+_RANGE_TAGS: Final = shared_tags("BitsStored", "PixelRepresentation")
+_DTYPE_TAGS: Final = shared_tags("BitsAllocated", "PixelRepresentation")
+_RESCALE_TAGS: Final = shared_tags("RescaleSlope", "RescaleIntercept")
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -56,6 +63,9 @@ class DecodedSlice:
 
     None where nothing was padded, and where the padding value lies within the signal: GE writes 0,
     and imposing it again on every dark sample changed single pixels by 162 of 900 grey levels."""
+    stored_digest: bytes = b""
+    """SHA-256 of the stored values, of which and of the header `values` were made, the same for
+    every encoding; empty of a slice that is not a whole file."""
 
 
 def read_slice(source: SourceSlice) -> DecodedSlice:
@@ -98,7 +108,17 @@ def decode_slice(dataset: Dataset) -> DecodedSlice:
     for keyword in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:
             del dataset[keyword]
-    return DecodedSlice(dataset=dataset, values=values, padding=padding)
+    return DecodedSlice(
+        dataset=dataset, values=values, padding=padding, stored_digest=_stored_digest(stored)
+    )
+
+
+def _stored_digest(stored: IntArray) -> bytes:
+    """Return the SHA-256 of stored values, none of which has more than 16 bits."""
+    digest = hashlib.sha256(repr(stored.shape).encode())
+    narrow = stored if stored.dtype.itemsize == 2 else stored.astype(np.uint16)
+    digest.update(np.ascontiguousarray(narrow.view("<u2")).data)
+    return digest.digest()
 
 
 def pixel_digest(source: SourceSlice) -> tuple[str, Dataset]:
@@ -171,8 +191,37 @@ def to_stored(values: FloatArray, dataset: Dataset) -> IntArray:
     return unscaled.astype(_dtype(dataset))
 
 
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """What the pixel module of a data set says of its samples."""
+
+    matrix: Matrix
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    is_signed: bool
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> _Module:
+        return fact_of(dataset, _MODULE_TAGS, cls._read)
+
+    @classmethod
+    def _read(cls, dataset: Dataset) -> _Module:
+        return cls(
+            (int(dataset.Rows), int(dataset.Columns)),
+            int(dataset.BitsAllocated),
+            int(dataset.BitsStored),
+            int(dataset.HighBit),
+            is_signed(dataset),
+        )
+
+
 def stored_range(dataset: Dataset) -> tuple[int, int]:
     """Return the lowest and highest integer that Bits Stored can hold."""
+    return fact_of(dataset, _RANGE_TAGS, _stored_range)
+
+
+def _stored_range(dataset: Dataset) -> tuple[int, int]:
     bits = int(dataset.BitsStored)
     if is_signed(dataset):
         return -(1 << bits - 1), (1 << bits - 1) - 1
@@ -181,6 +230,10 @@ def stored_range(dataset: Dataset) -> tuple[int, int]:
 
 def rescale(dataset: Dataset) -> tuple[float, float]:
     """Return Rescale Slope and Intercept; an absent one changes nothing."""
+    return fact_of(dataset, _RESCALE_TAGS, _rescale)
+
+
+def _rescale(dataset: Dataset) -> tuple[float, float]:
     slope = _number_or(1.0, dataset, "RescaleSlope")
     intercept = _number_or(0.0, dataset, "RescaleIntercept")
     if slope == 0.0 or not (math.isfinite(slope) and math.isfinite(intercept)):
@@ -196,6 +249,10 @@ def _number_or(absent: float, dataset: Dataset, keyword: str) -> float:
 
 
 def _dtype(dataset: Dataset) -> np.dtype[Any]:
+    return fact_of(dataset, _DTYPE_TAGS, _read_dtype)
+
+
+def _read_dtype(dataset: Dataset) -> np.dtype[Any]:
     kind = "i" if is_signed(dataset) else "u"
     return np.dtype(f"<{kind}{int(dataset.BitsAllocated) // 8}")
 
@@ -223,11 +280,11 @@ def _stored_values(dataset: Dataset) -> IntArray:
 
 def _native(value: bytes, dataset: Dataset) -> IntArray | None:
     """Return uncompressed pixel data as an array; None if a decoder has to say what is wrong."""
-    matrix = (int(dataset.Rows), int(dataset.Columns))
-    n_bytes, n_samples = int(dataset.BitsAllocated) // 8, matrix[0] * matrix[1]
-    if int(dataset.BitsAllocated) not in (8, 16) or len(value) < n_samples * n_bytes:
+    module = _Module.of(dataset)
+    n_bytes, n_samples = module.bits_allocated // 8, module.matrix[0] * module.matrix[1]
+    if module.bits_allocated not in (8, 16) or len(value) < n_samples * n_bytes:
         return None
-    return np.frombuffer(value, f"<u{n_bytes}", n_samples).reshape(matrix)
+    return np.frombuffer(value, f"<u{n_bytes}", n_samples).reshape(module.matrix)
 
 
 def pixel_options(dataset: Dataset, syntax: UID, *, n_frames: int, vr: str) -> dict[str, Any]:
@@ -281,18 +338,19 @@ def stored_integers(array: npt.NDArray[Any], dataset: Dataset, syntax: UID) -> I
     SliceFailed
         ``decode``: the decoder gave another matrix than the header announces.
     """
-    if array.shape != (int(dataset.Rows), int(dataset.Columns)):
+    module = _Module.of(dataset)
+    if array.shape != module.matrix:
         raise SliceFailed("decode", "its pixel data decodes to another matrix than it announces")
-    bits = int(dataset.BitsStored)
+    bits = module.bits_stored
     # Other codecs know the precision; these two leave overlays and rubbish in unused bits.
     leaves_rubbish = not syntax.is_encapsulated or syntax == RLELossless
-    unused = int(dataset.HighBit) + 1 - bits if leaves_rubbish else 0
+    unused = module.high_bit + 1 - bits if leaves_rubbish else 0
     if unused == 0 and (narrow := _without_unused_bits(array, dataset)) is not None:
         return narrow
     stored = array.astype(np.int32)
     stored = stored >> unused
     stored = stored & ((1 << bits) - 1)
-    if is_signed(dataset):
+    if module.is_signed:
         stored = stored - ((stored >> bits - 1) << bits)
     return stored
 

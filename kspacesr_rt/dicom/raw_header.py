@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from io import BytesIO
 from struct import pack, unpack_from
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from pydicom.charset import default_encoding
@@ -34,7 +34,9 @@ from kspacesr_rt.dicom.fast.element_steps import DEPTH_MAX, LONG_VRS, UNDEFINED_
 from kspacesr_rt.dicom.parse_errors import PARSE_ERRORS
 from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 
-CHARACTER_SET: Final = BaseTag(0x00080005)
+_CHARACTER_SET: Final = 0x00080005
+CHARACTER_SET: Final = BaseTag(_CHARACTER_SET)
+Fact = TypeVar("Fact")
 PIXEL_DATA: Final = 0x7FE00010
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _ITEM_END: Final = b"\xfe\xff\x0d\xe0\x00\x00\x00\x00"
@@ -68,6 +70,7 @@ class SharedValues:
         """Take the elements that are shared: they are told by what they are, not what they say."""
         self._owned = {id(one): one for one in elements}
         self._made: dict[int, DataElement] = {}
+        self._facts: dict[tuple[object, ...], Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedValues:
         return self
@@ -77,11 +80,27 @@ class SharedValues:
         key = id(element)
         return self._made.get(key) if self._owned.get(key) is element else None
 
-    def keep(self, element: RawDataElement, made: DataElement) -> None:
-        """Note what an element means, if it is one of those that are shared."""
+    def keep(self, element: RawDataElement, made: DataElement) -> bool:
+        """Note what an element means, if it is one of those that are shared; return whether."""
         key = id(element)
-        if self._owned.get(key) is element:
+        is_shared = self._owned.get(key) is element
+        if is_shared:
             self._made[key] = made
+        return is_shared
+
+    def fact(
+        self, of: RawHeader, tags: tuple[BaseTag, ...], make: Callable[[Dataset], Fact]
+    ) -> Fact:
+        """Return what follows from some elements of a data set; made once if they are shared."""
+        found = [of._dict.get(tag) for tag in tags]
+        owned = self._owned
+        if any(one is not None and owned.get(id(one)) is not one for one in found):
+            return make(of)
+        key = (make, *map(id, found))
+        if key not in self._facts:
+            self._facts[key] = make(of)
+        fact: Fact = self._facts[key]
+        return fact
 
 
 class RawHeader(Dataset):
@@ -92,10 +111,22 @@ class RawHeader(Dataset):
     """
 
     _shared: SharedValues | None = None
+    _made: dict[BaseTag, tuple[RawDataElement, DataElement]]
+    """What elements mean that no other data set has, once somebody has asked."""
 
     def share_values(self, values: SharedValues) -> None:
-        """Keep, and take, the values of elements that other data sets have as well."""
-        self._shared = values
+        """Keep, and take, the values of elements that other data sets have as well.
+
+        Those that this one alone has are kept from then on, too.
+        """
+        self._shared, self._made = values, {}
+
+    def fact(self, tags: tuple[BaseTag, ...], make: Callable[[Dataset], Fact]) -> Fact:
+        """Return what a function makes of this data set, given all elements that it looks at.
+
+        What it makes of elements that many data sets share is made once; it may raise.
+        """
+        return make(self) if self._shared is None else self._shared.fact(self, tags, make)
 
     def __getitem__(self, key: Any) -> Any:
         """Return an element; see `pydicom.Dataset`."""
@@ -106,16 +137,20 @@ class RawHeader(Dataset):
         element = self._dict[key]
         if not isinstance(element, RawDataElement):
             return element
-        if self._shared is not None and (made := self._shared.get(element)) is not None:
-            return made
+        if self._shared is not None:
+            if (made := self._shared.get(element)) is not None:
+                return made
+            own = self._made.get(key)
+            if own is not None and own[0] is element:
+                return own[1]
         _require_short(element)
-        known = element.tag != CHARACTER_SET and self.original_character_set
+        known = int(element.tag) != _CHARACTER_SET and self.original_character_set
         with quiet_pydicom():
             found = convert_raw_data_element(element, encoding=known or default_encoding, ds=self)
             if " or " in found.VR:
                 return correct_ambiguous_vr_element(found, self, element.is_little_endian)
-        if self._shared is not None:
-            self._shared.keep(element, found)
+        if self._shared is not None and not self._shared.keep(element, found):
+            self._made[key] = element, found
         return found
 
     def __getattr__(self, name: str) -> Any:
@@ -161,11 +196,27 @@ class RawHeader(Dataset):
             self[tag] = DataElement(tag, dictionary_VR(tag), value)
 
 
+@lru_cache(maxsize=1 << 12)
+def shared_tag(tag: int) -> BaseTag:
+    """Return a tag as one object for all: to compare others takes a call of Python each."""
+    return BaseTag(tag)
+
+
 @lru_cache(maxsize=1 << 10)
 def _tag_of(keyword: str) -> BaseTag | None:
     """Return the tag of a keyword, always the same object; None if it is none."""
     tag = tag_for_keyword(keyword)
-    return None if tag is None else BaseTag(tag)
+    return None if tag is None else shared_tag(tag)
+
+
+def shared_tags(*keywords: str) -> tuple[BaseTag, ...]:
+    """Return the tags of keywords that the dictionary of DICOM has."""
+    return tuple(tag for keyword in keywords if (tag := _tag_of(keyword)) is not None)
+
+
+def fact_of(dataset: Dataset, tags: tuple[BaseTag, ...], make: Callable[[Dataset], Fact]) -> Fact:
+    """Return what a function makes of a data set, as `RawHeader.fact` where it is one."""
+    return dataset.fact(tags, make) if isinstance(dataset, RawHeader) else make(dataset)
 
 
 def _require_short(raw: RawDataElement) -> None:

@@ -24,6 +24,7 @@ from kspacesr_rt.kspace.acquired_band import (
     SMALLEST_MEASURED,
     band_within,
     insides,
+    mean_power,
 )
 from kspacesr_rt.kspace.rim_energy import EMPTY_DB, RimEnergy
 
@@ -143,8 +144,11 @@ def kspace_profile(
     matrix: Matrix = (together.shape[1], together.shape[2])
     weights, bordered = insides(together)
     together = together.astype(np.float64)
-    measured = band_within(together, weights)
-    energy = RimEnergy.within(together, bordered)
+    power = mean_power(together, weights)
+    measured = band_within(together, power)
+    if bordered is not weights:
+        power = mean_power(together, bordered)
+    energy = RimEnergy.within(bordered, power)
     if energy is not None:
         measured = _lower(measured, energy.edges())
     shares = _weighed(measured, _claims(acquired, matrix), energy)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -29,6 +29,7 @@ from pydicom.tag import BaseTag
 from kspacesr_rt.dicom import geometry, provenance
 from kspacesr_rt.dicom.attributes import is_signed, numbers
 from kspacesr_rt.dicom.compress import native_samples
+from kspacesr_rt.dicom.content_digest import digest_by_parts, pixel_digest
 from kspacesr_rt.dicom.derive import (
     derive,
     impose_padding,
@@ -57,6 +58,8 @@ from kspacesr_rt.kspace import FloatArray
 
 Element = DataElement | RawDataElement
 CharacterSet = str | list[str] | None
+PLANS_MAX: Final = 64
+"""Sets of tags that slices of a series have other pieces for, each with the rest joined."""
 N_TEMPLATES: Final = 8
 """Made of a series, one after another: each output that does not fit, until so many did not."""
 
@@ -87,6 +90,7 @@ _UID, _POSITION, _CREATED_ON, _CREATED_AT = (
         *("InstanceCreationDate", "InstanceCreationTime"),
     )
 )
+_EXTREMES: Final = tuple(sorted(EXTREMES))
 _EQUIPMENT: Final = tag_for_keyword(EQUIPMENT) or 0
 _REFERENCES: Final = tuple(sorted(_tags("SourceImageSequence", "ReferencedSeriesSequence")))
 """Sequences that name the source."""
@@ -104,10 +108,31 @@ class EncodedSlice:
     """What is stored, ``(s*y, s*x)``."""
     source_digest: str
     """See `kspacesr_rt.dicom.source_digest`."""
-    content: bytes
-    """The file, uncompressed; empty where there is a data set that is not encoded yet."""
+    head: bytes
+    """The uncompressed file up to its pixels; empty where there is a data set."""
+    pixel_digest: str
+    """See `kspacesr_rt.dicom.content_digest`; empty likewise."""
     dataset: Dataset | None
     """From `derive`; None if a template served."""
+
+    @property
+    def parts(self) -> tuple[memoryview, ...]:
+        """What the file is made of, one after another, where there is no data set."""
+        pixels = memoryview(self.samples).cast("B")
+        return memoryview(self.head), pixels, memoryview(bytes(len(pixels) % 2))
+
+    @property
+    def n_pixel_bytes(self) -> int:
+        """Bytes of the pixels in the file, an even number."""
+        return self.samples.nbytes + self.samples.nbytes % 2
+
+    def digest(self) -> str:
+        """Return the digest of the file where there is no data set."""
+        matrix = self.samples.shape[0], self.samples.shape[1]
+        tail = bytes(self.samples.nbytes % 2)
+        return digest_by_parts(
+            self.head, matrix, self.samples.itemsize, self.pixel_digest, tail=tail
+        )
 
 
 class SeriesEncoder:
@@ -190,11 +215,8 @@ class SeriesEncoder:
                 self._counts.add("encoded-repeated")
                 return found
             self._counts.add("encoded-proof")
-            expected = self._reference(decoded, sr_values, moment, compared=True)
-            template.proved = (found.content, found.source_digest) == (
-                expected.content,
-                expected.source_digest,
-            )
+            expected = self._reference(decoded, sr_values, moment)
+            template.proved = _is_alike(found, expected)
             if template.proved:
                 return found
             # Whatever it is that this series has; if it was another's, it has one of its own.
@@ -220,12 +242,7 @@ class SeriesEncoder:
         return None if encoder is None else encoder._template
 
     def _reference(
-        self,
-        decoded: DecodedSlice,
-        sr_values: FloatArray,
-        moment: datetime,
-        *,
-        compared: bool = False,
+        self, decoded: DecodedSlice, sr_values: FloatArray, moment: datetime
     ) -> EncodedSlice:
         derived = derive(decoded, sr_values, self._derivation, moment=moment)
         return EncodedSlice(
@@ -233,9 +250,18 @@ class SeriesEncoder:
             series_instance_uid=str(derived.SeriesInstanceUID),
             samples=native_samples(derived),
             source_digest=SourceDigest.of_slice(derived, decoded).hexdigest(),
-            content=encode(derived) if compared else b"",
+            head=b"",
+            pixel_digest="",
             dataset=derived,
         )
+
+
+def _is_alike(found: EncodedSlice, expected: EncodedSlice) -> bool:
+    """Return whether an output of a template is, byte for byte, the one that `derive` makes."""
+    assert expected.dataset is not None
+    return found.source_digest == expected.source_digest and b"".join(found.parts) == encode(
+        expected.dataset
+    )
 
 
 class _Template:
@@ -286,6 +312,8 @@ class _Template:
         own = {tag: (pieces[tag], plain[tag]) for tag in references}
         self._references = {len(uid): (uid, own)}
         self._meta: dict[int, tuple[bytes, bytes]] = {}
+        self._plans: dict[tuple[bool, frozenset[int], frozenset[int]], list[bytes | int]] = {}
+        """What is joined to a header: bytes that all have, and tags of what each has its own of."""
 
     @classmethod
     def of(
@@ -347,7 +375,7 @@ class _Template:
         ):
             return None
         twin = copy.copy(self)
-        twin.proved, twin.adopted = False, True
+        twin.proved, twin.adopted, twin._plans = False, True, {}
         twin._decisive = [(tag, elements[tag]) for tag, _ in self._decisive]
         twin._source = elements
         named = RawHeader({tag: elements[tag] for tag in elements if tag in SERIES_NAMES})
@@ -419,28 +447,25 @@ class _Template:
             pieces[one] = piece.replace(known, uid)
             plain[one] = digested.replace(known, uid)
         pixels = np.ascontiguousarray(stored)
-        digest = hashlib.sha256(repr(stored.shape).encode())
-        digest.update(pixels.data)
+        digest = pixel_digest(pixels)
         header_digest = self._digest(plain, SET_AT_CREATION)
         own_uid = provenance.instance_uid(
-            source.SOPInstanceUID, f"{header_digest}/{digest.hexdigest()}", derivation
+            source.SOPInstanceUID, f"{header_digest}/{digest}", derivation
         )
         pieces[_UID] = _text_bytes(_UID, "UI", own_uid)
         pieces[_CREATED_ON] = _text_bytes(_CREATED_ON, "DA", f"{moment:%Y%m%d}")
         pieces[_CREATED_AT] = _text_bytes(_CREATED_AT, "TM", f"{moment:%H%M%S.%f}")
         pieces[_EQUIPMENT] = self._pieces[_EQUIPMENT].replace(_PLACE, _when(moment))
-        header = (pieces.get(tag, self._pieces[tag]) for tag in self._order)
         vr = "OW" if stored.dtype.itemsize == 2 else "OB"
         n_bytes = stored.nbytes + stored.nbytes % 2
         start = b"\xe0\x7f\x10\x00" + vr.encode() + b"\0\0" + n_bytes.to_bytes(4, "little")
         return EncodedSlice(
             sop_instance_uid=own_uid,
             series_instance_uid=self._series_uid,
-            samples=stored,
+            samples=pixels,
             source_digest=self._source_digest(decoded, plain),
-            content=b"".join(
-                (self._file_meta(own_uid), *header, start, pixels.data, bytes(stored.nbytes % 2))
-            ),
+            head=b"".join((self._file_meta(own_uid), self._joined(self._pieces, pieces), start)),
+            pixel_digest=digest,
             dataset=None,
         )
 
@@ -488,8 +513,8 @@ class _Template:
                 derivation.upscale,
                 derivation.sample_grid,
             )
-            made[_POSITION] = _written(_POSITION, "DS", geometry.as_ds(position))
-        for tag, extreme in zip(sorted(EXTREMES), (stored.min, stored.max), strict=True):
+            made[_POSITION] = _text_bytes(_POSITION, "DS", "\\".join(geometry.as_ds(position)))
+        for tag, extreme in zip(_EXTREMES, (stored.min, stored.max), strict=True):
             if tag in self._is_there:
                 value = int(extreme()).to_bytes(2, "little", signed=self._value_vr == "SS")
                 made[tag] = element_bytes(_raw(tag, self._value_vr, value))
@@ -497,15 +522,38 @@ class _Template:
 
     def _source_digest(self, decoded: DecodedSlice, plain: Mapping[int, bytes]) -> str:
         without_padding = {tag: piece for tag, piece in plain.items() if tag not in PADDING}
-        header = self._digest(without_padding, SET_AT_CREATION | EXTREMES)
-        there = [tag in self._is_there for tag in sorted(EXTREMES)]
+        header = self._digest(without_padding, _OF_OUTPUTS)
+        there = [tag in self._is_there for tag in _EXTREMES]
         digest = SourceDigest(f"{header}/{there}")
         digest.add(decoded)
         return digest.hexdigest()
 
-    def _digest(self, plain: Mapping[int, bytes], left_out: Iterable[int]) -> str:
-        pieces = (plain.get(tag, self._plain[tag]) for tag in self._order if tag not in left_out)
-        return hashlib.sha256(b"".join(pieces)).hexdigest()
+    def _digest(self, plain: Mapping[int, bytes], left_out: frozenset[int]) -> str:
+        return hashlib.sha256(self._joined(self._plain, plain, left_out)).hexdigest()
+
+    def _joined(
+        self,
+        common: Mapping[int, bytes],
+        own: Mapping[int, bytes],
+        left_out: frozenset[int] = frozenset(),
+    ) -> bytes:
+        """Return the pieces of an output in their order: its own, and those of the template.
+
+        Nearly all slices have the same pieces of their own, and the rest is joined once for them.
+        """
+        key = common is self._pieces, frozenset(own), left_out
+        if (plan := self._plans.get(key)) is None:
+            plan = []
+            for tag in self._order:
+                if tag in own and tag not in left_out:
+                    plan.append(tag)
+                elif tag not in left_out:
+                    before = plan.pop() if plan and isinstance(plan[-1], bytes) else b""
+                    plan.append(before + common[tag])
+            if len(self._plans) >= PLANS_MAX:
+                self._plans.clear()
+            self._plans[key] = plan
+        return b"".join([one if isinstance(one, bytes) else own[one] for one in plan])
 
     def _encoded_pair(self, element: Element) -> tuple[bytes, bytes]:
         """Return an element of a source as its output has it, and as digests have it."""
@@ -540,6 +588,8 @@ class _Template:
 
 _PLACE: Final = b"\0the moment\0"
 """Where a time stands that each output has its own of."""
+_OF_OUTPUTS: Final = SET_AT_CREATION | EXTREMES
+"""What of an output says nothing of its source."""
 _HANDLED: Final = frozenset({_UID, _POSITION, _CREATED_ON, _CREATED_AT, PIXEL_DATA}) | EXTREMES
 
 
@@ -578,10 +628,6 @@ def _text_bytes(tag: int, vr: str, text: str) -> bytes:
     value = text.encode("ascii")
     value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
     return element_bytes(_raw(tag, vr, value))
-
-
-def _written(tag: int, vr: str, value: object) -> bytes:
-    return _pieces_of(DataElement(tag, vr, value), None)[0]
 
 
 def _pieces_of(element: Element, character_set: CharacterSet) -> tuple[bytes, bytes]:

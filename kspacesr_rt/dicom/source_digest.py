@@ -68,9 +68,12 @@ class SourceDigest:
         return digest
 
     def add(self, decoded: DecodedSlice) -> None:
-        """Take the values of a slice, or of the next frame."""
+        """Take the values of a slice, or of the next frame.
+
+        Those of a whole file follow from what it stores and from its header.
+        """
         self._digest.update(repr(decoded.values.shape).encode())
-        self._digest.update(np.ascontiguousarray(decoded.values).data)
+        self._digest.update(decoded.stored_digest or np.ascontiguousarray(decoded.values).data)
         if decoded.padding is not None:
             self._digest.update(np.packbits(decoded.padding).data)
 

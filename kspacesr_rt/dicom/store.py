@@ -10,12 +10,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -55,6 +57,10 @@ WRITABLE: Final = (
     "look at its owner, its permissions, and whether its disk is full, mounted read-only or gone"
 )
 """What to do about an output folder that cannot be written."""
+READ_BYTES: Final = 1 << 18
+"""Bytes that are read back at a time, 256 KiB: what fits into a cache."""
+Part = memoryview
+"""Bytes of a file; of one dimension."""
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """What `os.link` fails with on FAT, SMB and other file systems without hard links."""
 
@@ -221,7 +227,7 @@ class StoredFile:
     size: int
     """Bytes."""
     sha256: str
-    """Of them."""
+    """Of them; by parts where the pixels have a digest, see `kspacesr_rt.dicom.content_digest`."""
 
 
 class OutputDraft:
@@ -365,21 +371,29 @@ def draft_dataset(
             dataset = _compressed(native, syntax)
         content = encode(dataset)
 
-    def require_meaning(written: bytes) -> None:
+    def require_meaning() -> None:
         n_pixel_bytes = len(dataset.PixelData)
-        _require_meaning(_parsed_header, written, str(dataset.SOPInstanceUID), n_pixel_bytes)
+        header = partial(parse_header, io.BytesIO(content))
+        _require_meaning(header, str(dataset.SOPInstanceUID), n_pixel_bytes)
         if syntax is not None:
-            require_lossless(dcmread(io.BytesIO(written)), native_samples(native))
+            require_lossless(dcmread(io.BytesIO(content)), native_samples(native))
 
-    return _draft(content, path, require_meaning, timed)
+    return _draft(
+        (memoryview(content),),
+        path,
+        require_meaning,
+        lambda: hashlib.sha256(content).hexdigest(),
+        timed,
+    )
 
 
 def draft_encoded(
-    content: bytes,
+    parts: Sequence[Part],
     path: Path,
     *,
     uid: str,
     n_pixel_bytes: int,
+    digest: str,
     read: Callable[[Skim], SkimmedHeader] = Skim.header,
     timed: Callable[[str], AbstractContextManager[None]] = _untimed,
 ) -> OutputDraft:
@@ -387,45 +401,48 @@ def draft_encoded(
 
     Parameters
     ----------
-    content
-        Of the file, from `kspacesr_rt.dicom.series_encoder`.
+    parts
+        Of the file, one after another, from `kspacesr_rt.dicom.series_encoder`: the first has all
+        that stands before the pixels.
     path
         Will be its name, and must not exist; its folder is created.
     uid, n_pixel_bytes
         What is to be found when it is read back: its SOP Instance UID, and its pixels' bytes.
+    digest
+        Of the parts, see `kspacesr_rt.dicom.content_digest`.
     read
         Reads the header then.
     timed
         Called with ``write`` and ``verify``.
     """
     return _draft(
-        content,
+        parts,
         path,
-        lambda written: _require_meaning(
-            lambda content: skim_content(content, read), written, uid, n_pixel_bytes
-        ),
+        lambda: _require_meaning(partial(skim_content, parts, read), uid, n_pixel_bytes),
+        lambda: digest,
         timed,
     )
 
 
 def _draft(
-    content: bytes,
+    parts: Sequence[Part],
     path: Path,
-    require_meaning: Callable[[bytes], None],
+    require_meaning: Callable[[], None],
+    digest: Callable[[], str],
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> OutputDraft:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with as_slice_failure(), writing_outputs(), ExitStack() as failing:
         with timed("write"):
             failing.callback(_remove, temporary)
-            descriptor = _write_new(temporary, content)
+            descriptor = _write_new(temporary, parts)
             failing.callback(os.close, descriptor)
         with timed("verify"):
             # A full disk can leave a file that opens without an error.
-            if temporary.read_bytes() != content:
+            if not reads_back(temporary, parts):
                 raise OutputError("an output reads back differently than it was written")
-            require_meaning(content)  # of the file, then
-            stored = StoredFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+            require_meaning()  # of what was written, and so of the file
+            stored = StoredFile(size=sum(map(len, parts)), sha256=digest())
         failing.pop_all()
     return OutputDraft(path, temporary, descriptor, stored)
 
@@ -515,30 +532,42 @@ def create_new(path: Path) -> int:
                 raise
 
 
-def _write_new(path: Path, content: bytes) -> int:
+def _write_new(path: Path, parts: Sequence[Part]) -> int:
     """Write a file that is new, and return its descriptor."""
     descriptor = create_new(path)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for part in parts:
+            rest = part
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _parsed_header(content: bytes) -> Header:
-    return parse_header(io.BytesIO(content))
+def reads_back(path: Path, parts: Sequence[Part]) -> bool:
+    """Return whether a file holds parts of bytes, one after another, and nothing else."""
+    read = np.empty(READ_BYTES, np.uint8)
+    with path.open("rb", buffering=0) as file:
+        for part in parts:
+            rest = part
+            while rest:
+                n_read = file.readinto(read[: len(rest)].data)
+                written = np.frombuffer(rest[:n_read], np.uint8)
+                if not n_read or not np.array_equal(read[:n_read], written):
+                    return False
+                rest = rest[n_read:]
+        return not file.read(1)
 
 
 def _require_meaning(
-    read: Callable[[bytes], Header | SkimmedHeader], content: bytes, uid: str, n_pixel_bytes: int
+    read: Callable[[], Header | SkimmedHeader], uid: str, n_pixel_bytes: int
 ) -> None:
     """Refuse a file whose bytes are sound and do not mean what they must: its own fault."""
     try:
         with as_slice_failure():
-            header = read(content)
+            header = read()
     except SliceError as exc:
         raise SliceFailed("unreadable", "the header holds values that cannot be read back") from exc
     if (

@@ -60,14 +60,14 @@ def measured_band(slices: FloatArray) -> tuple[float, float]:
     and the whole slices claim signal beyond its foot, the cliff is believed.
     """
     wide = slices.astype(np.float64)
-    return band_within(wide, inside(wide))
+    return band_within(wide, mean_power(wide, inside(wide)))
 
 
-def band_within(slices: FloatArray, weights: FloatArray) -> tuple[float, float]:
-    """Return `measured_band` of slices in float64, given what `inside` says of them."""
+def band_within(slices: FloatArray, power_inside: FloatArray) -> tuple[float, float]:
+    """Return `measured_band` of slices in float64, given `mean_power` of their `inside`."""
     rows_and_columns: Matrix = (slices.shape[1], slices.shape[2])
     whole = _profiles(mean_power(slices), rows_and_columns)
-    within = _profiles(mean_power(slices, weights), rows_and_columns)
+    within = _profiles(power_inside, rows_and_columns)
     rows, columns = (_share(one, other) for one, other in zip(whole, within, strict=True))
     return rows, columns
 
@@ -144,10 +144,14 @@ def inside(slices: FloatArray, *, bordered: bool = False) -> FloatArray:
 
 
 def insides(slices: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return `inside` of slices of any precision, not bordered and bordered, in float64."""
+    """Return `inside` of slices of any precision, not bordered and bordered, in float64.
+
+    One array for both, if they are the same.
+    """
     level = INSIDE_LEVEL * high_percentile(slices, 99.0)
     gaussian = _Gaussian((slices.shape[1], slices.shape[2]))
     not_bordered, bordered = np.empty(slices.shape), np.empty(slices.shape)
+    is_same = True
     # One slice after the other: what fits into a cache takes half the time.
     for one, weights, cut_weights in zip(slices, not_bordered, bordered, strict=True):
         darkest = one
@@ -159,12 +163,20 @@ def insides(slices: FloatArray) -> tuple[FloatArray, FloatArray]:
         cut = np.minimum(darkest, 0.0)
         within = (slice(INSIDE_RADIUS, -INSIDE_RADIUS),) * 2
         cut[within] = darkest[within]
-        for found, softened in ((darkest, weights), (cut, cut_weights)):
-            above = found.astype(np.float64)
-            above -= level
-            np.maximum(above, 0.0, out=above)
-            softened[:] = gaussian.soften(above)
-    return not_bordered, bordered
+        above, cut_above = _above(level, darkest), _above(level, cut)
+        weights[:] = gaussian.soften(above)
+        if np.array_equal(above, cut_above):  # as where air is all around
+            cut_weights[:] = weights
+        else:
+            cut_weights[:], is_same = gaussian.soften(cut_above), False
+    return not_bordered, not_bordered if is_same else bordered
+
+
+def _above(level: float, image: FloatArray) -> FloatArray:
+    """Return how much brighter than a level samples are, in float64."""
+    above = image.astype(np.float64)
+    above -= level
+    return np.maximum(above, 0.0, out=above)
 
 
 class _Gaussian:

@@ -20,11 +20,12 @@ def high_percentile(values: FloatArray, percent: float) -> float:
     flat = values.ravel()
     at = (flat.size - 1) * percent / 100.0
     below = int(at)
-    sample = np.sort(flat[::SAMPLE_STEP])
-    floor = sample[int(len(sample) * (percent - 2.0) / 100.0)]
-    large = np.sort(flat[flat >= floor])
+    sample = flat[::SAMPLE_STEP]
+    probably = int(len(sample) * (percent - 2.0) / 100.0)
+    large = np.compress(flat >= np.partition(sample, probably)[probably], flat)
     if flat.size - large.size > below:
-        large = np.sort(flat)
+        large = flat
     first = flat.size - large.size
-    low, high = large[below - first], large[min(below + 1, flat.size - 1) - first]
+    places = below - first, min(below + 1, flat.size - 1) - first
+    low, high = np.partition(large, places)[list(places)]
     return float(low + (at - below) * (high - low))

@@ -46,15 +46,15 @@ class RimEnergy:
     def of(cls, slices: FloatArray) -> RimEnergy | None:
         """Measure slices of shape ``(n, y, x)``; None if they show no inside of any tissue."""
         wide = slices.astype(np.float64)
-        return cls.within(wide, inside(wide, bordered=True))
+        weights = inside(wide, bordered=True)
+        return cls.within(weights, mean_power(wide, weights))
 
     @classmethod
-    def within(cls, slices: FloatArray, weights: FloatArray) -> RimEnergy | None:
-        """Measure slices in float64, given what `inside` says of them, bordered."""
-        if min(slices.shape[1:]) < SMALLEST_MEASURED or not (weights > 0.0).any():
+    def within(cls, weights: FloatArray, power: FloatArray) -> RimEnergy | None:
+        """Measure slices, given what `inside` says of them, bordered, and `mean_power` of that."""
+        if min(weights.shape[1:]) < SMALLEST_MEASURED or not (weights > 0.0).any():
             return None
-        power = mean_power(slices, weights)
-        rows, columns = slices.shape[1:]
+        rows, columns = weights.shape[1:]
         along_y = np.abs(np.fft.fftfreq(rows)) * 2.0
         along_x = np.fft.rfftfreq(columns) * 2.0
         floor = float(power[np.ix_(along_y > CORNER, along_x > CORNER)].mean())

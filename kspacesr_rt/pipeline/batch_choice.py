@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from statistics import median
 from typing import Any, Final
 
@@ -69,6 +70,7 @@ class BatchChoice:
         return {**asdict(self), "measured": [list(one) for one in self.measured]}
 
 
+@lru_cache
 def settled_batch(asked: BatchSize, *, on_gpu: bool) -> BatchChoice | None:
     """Return a choice that needs no measuring; None: `measured_batch` is to make it."""
     if asked != AUTO:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -209,7 +208,7 @@ class FileInProgress(ABC):
                 flags=(*flags, *clipping.flags),
                 clipped_share=clipping.share,
                 stored_residual=clipping.residual,
-                **(asdict(figures) if figures else {}),
+                **(figures.as_fields() if figures else {}),
                 warnings=warnings,
             ),
         )

@@ -144,7 +144,8 @@ class JournalEntry:
     n_bytes: int
     """Of the output."""
     output_sha256: str
-    """Of the output."""
+    """Of the output; by parts where its pixels have a digest of their own, see
+    `kspacesr_rt.dicom.content_digest`."""
     record: SliceRecord
     """What the report said."""
     source_digest: str = ""

@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.dicom import Derivation, SourceSlice
+from kspacesr_rt.dicom.content_digest import digest_of_file
 from kspacesr_rt.dicom.store import (
     MANIFEST_NAME,
     STATE_FOLDER,
@@ -357,7 +358,7 @@ class Journal:
                 return False
             believed = durable and not self._verify
             if not believed and output not in self._verified:
-                if FileState.read(path).sha256 != sha256:
+                if digest_of_file(path, alike=sha256) != sha256:
                     return False
                 self._verified.add(output)
         except FileNotFoundError:

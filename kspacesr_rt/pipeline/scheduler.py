@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import Final
 
 from kspacesr_rt.dicom import DecodedSlice, Series
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import OutputError, SliceFailed
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.compute import BatchRunner
@@ -53,7 +54,7 @@ class Scheduler:
         self._run = run
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kspacesr-rt")
         self._backend = BatchRunner(run)
-        self._workers = workers
+        self._workers, self._quiet = workers, quiet_pydicom()
         self._begun: set[FileInProgress] = set()
         """Files that are read or written, and not settled."""
         self._to_read: deque[FileInProgress] = deque()
@@ -99,9 +100,16 @@ class Scheduler:
         self._settle_committed(0)
 
     def __enter__(self) -> Scheduler:
+        self._quiet.__enter__()  # once: each slice would do it again
         return self
 
     def __exit__(self, *exc: object) -> None:
+        try:
+            self._end(*exc)
+        finally:
+            self._quiet.__exit__(*exc)
+
+    def _end(self, *exc: object) -> None:
         self._backend.__exit__(*exc)
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._run.ending = True
@@ -122,8 +130,13 @@ class Scheduler:
 
     def _read_ahead(self, files: Iterator[FileInProgress]) -> bool:
         """Let workers read what comes next; return whether there is anything."""
-        n_slices = sum(min(self._batch_of(file), file.n_slices) for file in self._to_read)
-        while n_slices < self._ahead and (file := next(files, None)) is not None:
+        ahead = self._ahead
+        n_slices = 0
+        for file in self._to_read:
+            if n_slices >= ahead:
+                break
+            n_slices += min(self._batch_of(file), file.n_slices)
+        while n_slices < ahead and (file := next(files, None)) is not None:
             self._to_read.append(file)
             n_slices += min(self._batch_of(file), file.n_slices)
         for file in self._to_read:

@@ -207,10 +207,11 @@ class SliceWork:
             syntax = self._settings.syntax
             return draft_dataset(encoded.dataset, path, syntax=syntax, timed=self._timed)
         return draft_encoded(
-            encoded.content,
+            encoded.parts,
             path,
             uid=encoded.sop_instance_uid,
-            n_pixel_bytes=encoded.samples.nbytes + encoded.samples.nbytes % 2,
+            n_pixel_bytes=encoded.n_pixel_bytes,
+            digest=encoded.digest(),
             read=self._encoder.headers.read,
             timed=self._timed,
         )

@@ -47,10 +47,11 @@ class HalfSpectra:
         upscale = sr.shape[1] // lr.shape[1]
         along_rows = np.fft.rfft(sr, axis=1, norm="ortho")
         n_inner = lr.shape[1] // 2 + 1
+        lr_half = np.fft.rfft(lr * lr.dtype.type(upscale), axis=1, norm="ortho")
         return cls(
             inner=np.fft.fft(along_rows[:, :n_inner], axis=0, norm="ortho"),
             outer=along_rows[:, n_inner:],
-            lr=np.fft.rfft2(lr * lr.dtype.type(upscale), norm="ortho"),
+            lr=np.fft.fft(lr_half, axis=0, norm="ortho", out=lr_half),
             sr_energy=row_squares(sr) if sr_energy is None else sr_energy,
             matrix=(lr.shape[0], lr.shape[1]),
             upscale=upscale,

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -52,6 +53,10 @@ class SliceFigures:
     """Change of the mean over tissue, signed, over that of the source. No rounding: sharper edges
     move brightness into the rim of tissue or out of it."""
 
+    def as_fields(self) -> dict[str, float | None]:
+        """Return the figures by name, as a record takes them."""
+        return {name: getattr(self, name) for name in _FIGURES}
+
     def beyond(self, bounds: Mapping[str, float]) -> tuple[str, ...]:
         """Return the names of the figures that exceed a model's bounds."""
         return tuple(
@@ -68,6 +73,9 @@ class SliceFigures:
         return SliceFigures(
             **larger, measured_residual=max(known, default=None), tissue_drift=drift
         )
+
+
+_FIGURES: Final = tuple(field.name for field in dataclasses.fields(SliceFigures))
 
 
 def measure_slice(

@@ -42,6 +42,7 @@ from kspacesr_rt.dicom.raw_header import (
     SharedValues,
     raw_element,
     selected_elements,
+    shared_tag,
     sign_of,
 )
 from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
@@ -58,6 +59,7 @@ _SYNTAXES: Final = {
 }
 """Whether a transfer syntax has implicit VRs."""
 _CODEC_SYNTAXES: Final = "1.2.840.10008.1.2.4."
+_PIXELS: Final = shared_tag(PIXEL_DATA)
 _PIXEL_VRS: Final = {b"OB": "OB", b"OW": "OW", None: "OW"}
 
 _Span = tuple[int, int, int, str | None, int, bool]
@@ -94,14 +96,12 @@ class RepeatedHeader:
         self._elements: dict[BaseTag, DataElement | RawDataElement] = {}
         self._raw: dict[BaseTag, bytes] = {}
         last = 0
-        # Its own objects: to compare tags that are not the same object takes a call of Python each.
-        tags = {int(tag): tag for tag in dataset.keys()}  # noqa: SIM118 - iterating gives elements
         while (span := self._span(content, at))[0] != PIXEL_DATA:
             tag, start, value, _, at, _ = span
             if tag <= last or at > len(content):
                 raise UnusualEncodingError
             last = tag
-            own = tags.get(tag, BaseTag(tag))
+            own = shared_tag(tag)
             element = dataset.get_item(own)
             if isinstance(element, RawDataElement) and not _is_value_of(element, content[value:at]):
                 raise UnusualEncodingError
@@ -161,11 +161,11 @@ class RepeatedHeader:
                 else:
                     at += len(raw)
                 last = tag
-        at = self._differing(content, at, last, BaseTag(PIXEL_DATA), elements)
+        at = self._differing(content, at, last, _PIXELS, elements)
         if not varying <= self._varying:
             self._varying |= varying
             self._runs = self._new_runs()
-        elements[BaseTag(PIXEL_DATA)] = self._pixels(content, self._span(content, at))
+        elements[_PIXELS] = self._pixels(content, self._span(content, at))
         found = RawHeader(elements)
         found.set_original_encoding(False, True, self._dataset.original_character_set)
         found.share_values(self.values)
@@ -181,10 +181,11 @@ class RepeatedHeader:
         elements: dict[BaseTag, DataElement | RawDataElement],
     ) -> int:
         """Take what stands between two elements of the template, and the second; return its end."""
+        sought = int(wanted)  # compared with `BaseTag`, each takes a call of Python
         while True:
             tag, _, value, vr, end, is_open = self._span(content, at)
-            if tag == PIXEL_DATA or tag > wanted:
-                if wanted != PIXEL_DATA:  # the element is not there
+            if tag == PIXEL_DATA or tag > sought:
+                if sought != PIXEL_DATA:  # the element is not there
                     self._require_indifferent(wanted)
                     del elements[wanted]
                 elif tag != PIXEL_DATA:
@@ -194,10 +195,10 @@ class RepeatedHeader:
                 raise UnusualEncodingError
             self._require_indifferent(tag)
             raw = RawDataElement(
-                *(BaseTag(tag), vr, end - value, content[value:end]), value, self._implicit, True
+                *(shared_tag(tag), vr, end - value, content[value:end]), value, self._implicit, True
             )
             elements[raw.tag] = self._understood(raw)
-            if tag == wanted:
+            if tag == sought:
                 return end
             at, last = end, tag
 

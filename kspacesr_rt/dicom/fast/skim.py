@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -122,16 +122,18 @@ def skim_header(
 
 
 def skim_content(
-    content: bytes, read: Callable[[Skim], SkimmedHeader] | None = None
+    parts: Sequence[memoryview], read: Callable[[Skim], SkimmedHeader] | None = None
 ) -> Header | SkimmedHeader:
-    """Read of a file that is in memory what `skim_header` reads of one on disk."""
-    file = io.BytesIO(content)
+    """Read of a file that is in memory what `skim_header` reads of one on disk.
+
+    It may be in parts, if the first of them has all that stands before the pixels.
+    """
+    head = io.BytesIO(parts[0])
     try:
-        skim = Skim(file, len(content))
+        skim = Skim(head, sum(map(len, parts)))
         return skim.header() if read is None else read(skim)
     except (UnusualEncodingError, struct.error):
-        file.seek(0)
-        return parse_header(file)
+        return parse_header(io.BytesIO(b"".join(parts)))
 
 
 class Skim:

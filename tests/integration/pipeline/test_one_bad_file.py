@@ -362,7 +362,9 @@ def test_bytes_that_read_back_differently_are_the_places(tmp_path, monkeypatch):
     """A disk that lies concerns every file."""
     write = store._write_new
     monkeypatch.setattr(
-        store, "_write_new", lambda path, made: write(path, made[:-2] + b"\x01\x02")
+        store,
+        "_write_new",
+        lambda path, parts: write(path, [memoryview(b"".join(parts)[:-2] + b"\x01\x02")]),
     )
     with pytest.raises(OutputError, match="reads back differently"):
         infer(put_series(tmp_path / "in"), tmp_path / "out", ZERO_FILL)

@@ -70,7 +70,7 @@ def reference(decoded, derivation=DERIVATION):
 
 def encoded(encoder, decoded, upscale=2):
     found = encoder.encode(decoded, sr_of(decoded, upscale))
-    content = found.content if found.dataset is None else encode(found.dataset)
+    content = b"".join(found.parts) if found.dataset is None else encode(found.dataset)
     return (
         content,
         found.source_digest,

@@ -151,14 +151,20 @@ def test_a_file_that_does_not_read_back_leaves_nothing(share, derived, target, m
     assert everything(target.parents[1]) == []
 
 
+def changed(parts, change):
+    """Return what a file is made of, other than it should be."""
+    return [memoryview(change(b"".join(parts)))]
+
+
 def test_another_instance_in_its_place_is_noticed(derived, target, monkeypatch):
     """The right length is not enough."""
     original = store._write_new
     uid = str(derived.SOPInstanceUID).encode()
+    other = b"1" * len(uid)
     monkeypatch.setattr(
         store,
         "_write_new",
-        lambda path, content: original(path, content.replace(uid, b"1" * len(uid))),
+        lambda path, parts: original(path, changed(parts, lambda one: one.replace(uid, other))),
     )
     with pytest.raises(OutputError, match="reads back differently"):
         write_atomically(derived, target)
@@ -170,10 +176,13 @@ def test_one_wrong_bit_is_noticed(place, derived, target, monkeypatch):
     """Length and UIDs are right: only comparing what is on the disk tells."""
     original = store._write_new
 
-    def write_a_flipped_bit(path, content):
+    def flipped(content):
         harmed = bytearray(content)
         harmed[place] ^= 1
-        return original(path, bytes(harmed))
+        return bytes(harmed)
+
+    def write_a_flipped_bit(path, parts):
+        return original(path, changed(parts, flipped))
 
     monkeypatch.setattr(store, "_write_new", write_a_flipped_bit)
     with pytest.raises(OutputError, match="reads back differently"):

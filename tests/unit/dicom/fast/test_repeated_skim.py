@@ -31,7 +31,7 @@ def said(header):
 def outcome(content, read=None):
     try:
         with quiet_pydicom():
-            header = skim_content(content, read)
+            header = skim_content((memoryview(content),), read)
     except SliceError as exc:
         return exc.reason, str(exc)
     return said(header) if isinstance(header, SkimmedHeader) else pixel_facts(header)
