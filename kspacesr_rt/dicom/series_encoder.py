@@ -118,7 +118,7 @@ class EncodedSlice:
     @property
     def parts(self) -> tuple[memoryview, ...]:
         """What the file is made of, one after another, where there is no data set."""
-        pixels = memoryview(self.samples).cast("B")
+        pixels = self.samples.data.cast("B")
         return memoryview(self.head), pixels, memoryview(bytes(len(pixels) % 2))
 
     @property
@@ -544,12 +544,16 @@ class _Template:
         key = common is self._pieces, frozenset(own), left_out
         if (plan := self._plans.get(key)) is None:
             plan = []
+            shared = b""
             for tag in self._order:
-                if tag in own and tag not in left_out:
-                    plan.append(tag)
-                elif tag not in left_out:
-                    before = plan.pop() if plan and isinstance(plan[-1], bytes) else b""
-                    plan.append(before + common[tag])
+                if tag in left_out:
+                    continue
+                if tag in own:
+                    plan += [shared, tag]
+                    shared = b""
+                else:
+                    shared += common[tag]
+            plan.append(shared)
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
             self._plans[key] = plan

@@ -130,12 +130,11 @@ class Scheduler:
 
     def _read_ahead(self, files: Iterator[FileInProgress]) -> bool:
         """Let workers read what comes next; return whether there is anything."""
-        ahead = self._ahead
-        n_slices = 0
-        for file in self._to_read:
+        ahead, n_slices = self._ahead, 0
+        for waiting in self._to_read:
             if n_slices >= ahead:
                 break
-            n_slices += min(self._batch_of(file), file.n_slices)
+            n_slices += min(self._batch_of(waiting), waiting.n_slices)
         while n_slices < ahead and (file := next(files, None)) is not None:
             self._to_read.append(file)
             n_slices += min(self._batch_of(file), file.n_slices)

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class SliceFigures:
     """Change of the mean over tissue, signed, over that of the source. No rounding: sharper edges
     move brightness into the rim of tissue or out of it."""
 
-    def as_fields(self) -> dict[str, float | None]:
+    def as_fields(self) -> dict[str, Any]:
         """Return the figures by name, as a record takes them."""
         return {name: getattr(self, name) for name in _FIGURES}
 
