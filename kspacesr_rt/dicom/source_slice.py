@@ -238,12 +238,17 @@ def source_slice(
         series_instance_uid=sys.intern(str(dataset.SeriesInstanceUID)),
         study_instance_uid=sys.intern(str(dataset.StudyInstanceUID)),
         matrix=matrix,
-        # Rounded: repetitions of one slice differ in the last digits of their positions.
-        order=(round(position, 2), *sort_numbers(dataset)),
+        order=order_of(dataset, position),
         interpolated_from=acquired if interpolated else None,
         warnings=(f"interpolated {acquired}->{max(matrix)}",) if interpolated else (),
         n_frames=n_frames,
     )
+
+
+def order_of(dataset: Attributes, position: float) -> tuple[float, ...]:
+    """Return what a slice is sorted by: its position, mm, then time."""
+    # Rounded: repetitions of one slice differ in the last digits of their positions.
+    return (round(position, 2), *sort_numbers(dataset))
 
 
 @lru_cache(maxsize=64)

@@ -36,6 +36,7 @@ changed            failed   was replaced between the scan and its turn
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom.uid import (
@@ -53,12 +54,14 @@ from kspacesr_rt.dicom.attributes import (
 )
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.fast.skim import SkimmedHeader
+from kspacesr_rt.dicom.file_limits import current_limits
 from kspacesr_rt.dicom.header import Header
 from kspacesr_rt.dicom.source_slice import (
     IMAGE_ATTRIBUTES,
     PLANE_ATTRIBUTES,
     SourceSlice,
     missing,
+    order_of,
     position_mm,
     refuse_other_contents,
     refuse_other_pixels,
@@ -102,6 +105,10 @@ def examine(
             from kspacesr_rt.dicom.enhanced.triage import examine_frames
 
             return examine_frames(header, path, include_derived=include_derived)
+        judged = header.judged if isinstance(header, SkimmedHeader) else None
+        key = include_derived, current_limits()
+        if judged is not None and (alike := judged.get(key)) is not None:
+            return _like(alike, header, path)
         _refuse_other_classes(header)
         refuse_own_output(header.dataset)
         if header.pixel_tag is None:  # what else it lacks may have been cut off with them
@@ -115,7 +122,27 @@ def examine(
         require_pixel_data(header)
         dataset = header.dataset
         acquired = acquired_samples(dataset)
-        return source_slice(dataset, path, position=position_mm(dataset), acquired=acquired)
+        found = source_slice(dataset, path, position=position_mm(dataset), acquired=acquired)
+        if judged is not None:
+            judged[key] = found
+        return found
+
+
+def _like(alike: SourceSlice, header: Header | SkimmedHeader, path: Path) -> SourceSlice:
+    """Return the slice of a header that differs from a judged one in `PER_SLICE` alone.
+
+    What of `examine` looks at these, or at the pixels of this file, in its order.
+    """
+    dataset = header.dataset
+    require(dataset, "SOPInstanceUID", "ImagePositionPatient")
+    require_possible_plane(dataset)
+    require_pixel_data(header)
+    return replace(
+        alike,
+        path=path,
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        order=order_of(dataset, position_mm(dataset)),
+    )
 
 
 def _refuse_other_classes(header: Header | SkimmedHeader) -> None:

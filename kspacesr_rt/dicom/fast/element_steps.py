@@ -17,6 +17,7 @@ EXPLICIT: Final = struct.Struct("<L2sH").unpack_from
 IMPLICIT: Final = struct.Struct("<LL").unpack_from
 """Key and length."""
 LENGTH: Final = struct.Struct("<L").unpack_from
+_SHORT_LENGTH: Final = struct.Struct("<H").unpack_from
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 
 VRS: Final = {str(vr).encode(): str(vr) for vr in VR if len(vr) == 2}
@@ -27,6 +28,7 @@ SEQUENCE_VRS: Final = (b"SQ", b"UN")
 
 FIRST_GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 """How a data set without preamble can begin: group 0002 or 0008, little or big endian."""
+_META_GROUP: Final = b"\x02\0"
 _META_BEGINS: Final = b"\x02\0\0\0UL\x04\0"
 OWN_META: Final = frozenset({0x00020000, 0x00020003})
 """Of File Meta Information, what each file has its own of: its length, and the instance's UID."""
@@ -162,25 +164,62 @@ def require_sequence(key: int, data: bytes, at: int) -> bool:
     return True
 
 
-def shared_meta(content: bytes) -> tuple[int, list[bytes]]:
-    """Return where the data set begins, and the File Meta Information that a series shares.
+class MetaOfSeries:
+    """The File Meta Information of a file, and where it ends in others that share it."""
 
-    Raises
-    ------
-    UnusualEncodingError, struct.error
-        If there is none, or it is odd.
-    """
-    at, shared = 132, list[bytes]()
-    if content[128:132] != b"DICM" or not content.startswith(_META_BEGINS, at):
-        raise UnusualEncodingError
-    while True:
-        key, vr, length = EXPLICIT(content, at)
-        if key & 0xFFFF != 2:
-            return at, shared
-        value, length = explicit_value(content, at + 8, vr, length)
-        end = value + length
-        if end > len(content):
+    def __init__(self, content: bytes) -> None:
+        """Take it apart.
+
+        Raises
+        ------
+        UnusualEncodingError, struct.error
+            If there is none, or it is odd.
+        """
+        at, shared = 132, bytearray()
+        self._runs: list[bytes] = []
+        """What is shared, around the elements that each file has its own of."""
+        if content[128:132] != b"DICM" or not content.startswith(_META_BEGINS, at):
             raise UnusualEncodingError
-        if tag_of(key) not in OWN_META:
-            shared.append(content[at:end])
-        at = end
+        while True:
+            key, vr, length = EXPLICIT(content, at)
+            if key & 0xFFFF != 2:
+                break
+            value, length = explicit_value(content, at + 8, vr, length)
+            end = value + length
+            if end > len(content):
+                raise UnusualEncodingError
+            if tag_of(key) in OWN_META:
+                if vr in LONG_VRS:
+                    raise UnusualEncodingError
+                shared += content[at : at + 6]
+                self._runs.append(bytes(shared))
+                shared.clear()
+            else:
+                shared += content[at:end]
+            at = end
+        self._last = bytes(shared)
+        self.end = at
+        """Where the data set begins."""
+
+    def end_in(self, content: bytes) -> int:
+        """Return where the data set begins in another file.
+
+        Raises
+        ------
+        UnusualEncodingError, struct.error
+            If it shares none of this.
+        """
+        at = 132
+        if content[128:132] != b"DICM":
+            raise UnusualEncodingError
+        for run in self._runs:
+            if not content.startswith(run, at):
+                raise UnusualEncodingError
+            at += len(run)
+            at += 2 + _SHORT_LENGTH(content, at)[0]
+        if not content.startswith(self._last, at) or at + len(self._last) > len(content):
+            raise UnusualEncodingError
+        at += len(self._last)
+        if content[at : at + 2] == _META_GROUP:  # it has more of it
+            raise UnusualEncodingError
+        return at

@@ -27,12 +27,12 @@ from kspacesr_rt.dicom.fast.element_steps import (
     SEQUENCE_VRS,
     UNDEFINED_LENGTH,
     VRS,
+    MetaOfSeries,
     UnusualEncodingError,
     after_sequence,
     explicit_value,
     looks_explicit,
     require_sequence,
-    shared_meta,
     tag_of,
 )
 from kspacesr_rt.dicom.header import fragments
@@ -90,7 +90,8 @@ class RepeatedHeader:
         if syntax not in _SYNTAXES and not syntax.startswith(_CODEC_SYNTAXES):
             raise UnusualEncodingError
         self._implicit = _SYNTAXES.get(syntax, False)
-        at, self._meta = shared_meta(content)
+        self._meta = MetaOfSeries(content)
+        at = self._meta.end
         if self._implicit == looks_explicit(content, at):
             raise UnusualEncodingError
         self._elements: dict[BaseTag, DataElement | RawDataElement] = {}
@@ -144,8 +145,8 @@ class RepeatedHeader:
         UnusualEncodingError, struct.error
             If that has to be done.
         """
-        at, meta = shared_meta(content)
-        if meta != self._meta or self._implicit == looks_explicit(content, at):
+        at = self._meta.end_in(content)
+        if self._implicit == looks_explicit(content, at):
             raise UnusualEncodingError
         elements = dict(self._elements)
         last, varying = 0, set[BaseTag]()

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
+
+from pydicom.datadict import tag_for_keyword
 
 from kspacesr_rt.dicom.fast.element_steps import (
     EXPLICIT,
     IMPLICIT,
     SEQUENCE_VRS,
     UNDEFINED_LENGTH,
+    MetaOfSeries,
     UnusualEncodingError,
     after_sequence,
     explicit_value,
     key_of,
     looks_explicit,
     require_sequence,
-    shared_meta,
 )
 from kspacesr_rt.dicom.fast.skim import Skim, SkimmedHeader
-from kspacesr_rt.dicom.fast.skimmed import is_kept
+from kspacesr_rt.dicom.fast.skimmed import PER_SLICE, is_kept
 from kspacesr_rt.dicom.header import PIXEL_DATA
 
 ATTEMPTS: Final = 8
@@ -38,6 +40,10 @@ _ODD: Final = (UnusualEncodingError, struct.error, IndexError, ValueError)
 _PIXELS: Final = key_of(PIXEL_DATA)
 _DECISIVE: Final = frozenset({key_of(0x00080005), key_of(0x00080016)})
 """Character set and SOP Class: how a file is read hangs on them."""
+
+JUDGED_MAX: Final = 256
+"""Sets of headers that differ in what they have per slice alone: of so many series, say."""
+_PER_SLICE: Final = frozenset(key_of(tag_for_keyword(keyword) or 0) for keyword in PER_SLICE)
 
 _Span = tuple[int, bytes | None, int, int, int]
 """Key, value representation if that is there, where element and value begin, and where it ends."""
@@ -78,7 +84,8 @@ class _Known:
     def __init__(self, data: bytes, header: SkimmedHeader) -> None:
         self._skimmed = header.dataset
         self._implicit = header.dataset.implicit
-        at, self._meta = shared_meta(data)
+        self._meta = MetaOfSeries(data)
+        at = self._meta.end
         self._spans: list[tuple[int, bytes | None, bytes]] = []
         while (span := _span(data, at, implicit=self._implicit))[0] != _PIXELS:
             key, vr, start, _, at = span
@@ -90,6 +97,7 @@ class _Known:
         self._pixel_vr = span[1]
         self._varying: frozenset[int] = frozenset()
         self._runs = self._new_runs()
+        self._judged: dict[tuple[tuple[int, bytes], ...], dict[object, Any]] = {}
 
     def _new_runs(self) -> list[tuple[bytes, list[tuple[int, bytes | None, bytes]]]]:
         """Return the elements joined as far as none between them was seen to vary."""
@@ -106,9 +114,8 @@ class _Known:
 
     def header(self, data: bytes, size: int) -> SkimmedHeader:
         """See `RepeatedSkim.header`; raises `_OtherElementsError` if it does not fit."""
-        at, meta = shared_meta(data)
-        implicit = self._implicit
-        if meta != self._meta or implicit == looks_explicit(data, at):
+        at, implicit = self._meta.end_in(data), self._implicit
+        if implicit == looks_explicit(data, at):
             raise _OtherElementsError
         changed: list[_Span] = []
         for run, elements in self._runs:
@@ -134,9 +141,13 @@ class _Known:
             self._varying |= keys
             self._runs = self._new_runs()
         skimmed = self._skimmed.copy() if changed else self._skimmed
+        others: list[tuple[int, bytes]] = []
         for key, vr, _, value_at, after in changed:
             if is_kept(key):
-                skimmed.take(key, data[value_at:after], vr, value_at)
+                said = data[value_at:after]
+                skimmed.take(key, said, vr, value_at)
+                if key not in _PER_SLICE:
+                    others.append((key, said))
         n_bytes = min(end, size) - value
         return SkimmedHeader(
             dataset=skimmed,
@@ -146,7 +157,16 @@ class _Known:
             encapsulated=False,
             complete=end <= size,
             non_pixel_bytes=size - n_bytes,
+            judged=self._judged_of(tuple(others)),
         )
+
+    def _judged_of(self, others: tuple[tuple[int, bytes], ...]) -> dict[object, Any]:
+        """Return what those have in common that differ from this header in these elements."""
+        if (found := self._judged.get(others)) is None:
+            if len(self._judged) >= JUDGED_MAX:
+                self._judged.clear()
+            found = self._judged[others] = {}
+        return found
 
 
 def _span(data: bytes, at: int, *, implicit: bool) -> _Span:

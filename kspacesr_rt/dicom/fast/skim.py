@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -83,6 +83,8 @@ class SkimmedHeader(PixelFacts):
 
     dataset: Skimmed
     """The attributes."""
+    judged: dict[object, Any] | None = None
+    """Kept by whoever judges it, for headers that say the same but for `PER_SLICE`."""
 
 
 def skim_header(

@@ -24,6 +24,11 @@ TRIAGE_KEYWORDS: Final = (
     *("PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
 )
 """What triage asks of a classic slice; a `Skimmed` refuses to be asked for more."""
+PER_SLICE: Final = (
+    *("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber"),
+    *("EchoNumbers", "TriggerTime", "TemporalPositionIdentifier"),
+)
+"""Of these, what differs between slices of a series that are judged alike otherwise."""
 TRIAGE_PRIVATE: Final = {0x0019: 0x0A, 0x0043: 0x2F, 0x0051: 0x0B}
 """Private elements that it asks for: the last byte of the element, by group."""
 
