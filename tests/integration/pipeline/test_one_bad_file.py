@@ -162,7 +162,7 @@ def test_at_every_stage_of_a_classic_slice(module, name, tmp_path, monkeypatch):
             monkeypatch.setattr(series_encoder, "N_TEMPLATES", 0)
 
         def raising(*args):
-            uid = args[2] if name == "_require_meaning" else args[0].SOPInstanceUID
+            uid = args[1] if name == "_require_meaning" else args[0].SOPInstanceUID
             if uid == output_of_bad:
                 raise UnusualEncodingError("JANE^DOE")
             return original(*args)
