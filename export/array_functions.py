@@ -98,6 +98,39 @@ def _columns(tensors: Any) -> Tensor:
     return torch.cat([one.unsqueeze(1) if one.dim() == 1 else one for one in tensors], dim=1)
 
 
+def tensor_split(
+    value: Tensor, indices_or_sections: Any = None, dim: int = 0, **named: Any
+) -> tuple[Tensor, ...]:
+    """As `torch.tensor_split`, of an axis whose length may be open."""
+    wanted = named.get("sections", named.get("indices", indices_or_sections))
+    if isinstance(wanted, Tensor):
+        raise NotImplementedError("torch.tensor_split at places that a tensor holds: state numbers")
+    length = value.shape[dim]
+    if isinstance(wanted, list | tuple):
+        ends = [_place(one, length) for one in wanted]
+        starts = [0, *ends]
+        lengths = [b - a for a, b in zip(starts, [*ends, length], strict=True)]
+    else:
+        lengths = [(length + wanted - 1 - at) // wanted for at in range(wanted)]
+        starts = [sum(lengths[:at]) for at in range(wanted)]
+    return tuple(
+        value.narrow(dim, start, part) for start, part in zip(starts, lengths, strict=True)
+    )
+
+
+def _place(index: Any, length: Any) -> Any:
+    return length + index if isinstance(index, int) and index < 0 else index
+
+
+def _split_along(axis: int) -> Callable[..., tuple[Tensor, ...]]:
+    """Return what splits along one axis; of a line, along its only one."""
+
+    def split(value: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+        return tensor_split(value, indices_or_sections, min(axis, value.dim() - 1))
+
+    return split
+
+
 def affine_grid(theta: Tensor, size: Any, align_corners: Any = None) -> Tensor:
     """As `torch.nn.functional.affine_grid` of images: where each output sample is taken from."""
     if len(size) != 4:
@@ -175,6 +208,23 @@ def is_in(elements: Tensor, tests: Tensor, *, invert: bool = False, **_: Any) ->
     return torch.logical_not(found) if invert else found
 
 
+def histogram(value: Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> Tensor:
+    """As `torch.histc`: how many samples there are in each of equal bins."""
+    samples = value.reshape(-1)
+    low, high = (samples.amin(), samples.amax()) if min == max else (min, max)
+    inside = (samples >= low) & (samples <= high)
+    place = torch.floor((samples - low) * (bins / (high - low))).to(torch.int64)
+    place = torch.clamp(place, 0, bins - 1)  # the last bin has its upper edge
+    return torch.zeros(bins).scatter_add(0, place, inside.to(torch.float32)).to(value.dtype)
+
+
+def counts_of_values(value: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Refuse `torch.bincount`, whose result is as long as the largest value says."""
+    raise NotImplementedError(
+        "torch.bincount, whose length follows from values: torch.histc(x.float(), n, -0.5, n - 0.5)"
+    )
+
+
 _TORCH: dict[str, Callable[..., Any]] = {
     "gradient": gradient,
     "hstack": _joined(1, 1),
@@ -185,6 +235,8 @@ _TORCH: dict[str, Callable[..., Any]] = {
     "std_mean": _spread_with_mean(torch.std),
     "var_mean": _spread_with_mean(torch.var),
     "affine_grid_generator": affine_grid,
+    "bincount": counts_of_values,
+    "histc": histogram,
     "cdist": distances,
     "copysign": copysign,
     "fmax": _without_nan(torch.maximum),
@@ -193,6 +245,10 @@ _TORCH: dict[str, Callable[..., Any]] = {
     "isin": is_in,
     "searchsorted": searchsorted,
     "take_along_dim": take_along_dim,
+    "tensor_split": tensor_split,
+    "hsplit": _split_along(1),
+    "vsplit": _split_along(0),
+    "dsplit": _split_along(2),
 }
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **{getattr(torch, name): function for name, function in _TORCH.items()},

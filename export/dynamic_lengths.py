@@ -3,22 +3,27 @@
 Window transformers count their windows with ``int(n / (h * w / 8 / 8))``: `int` makes a number of
 what should stay open. While a network is traced, its own modules see an `int` that leaves lengths
 open, and a division of lengths that leaves no rest is one of whole numbers. So with `len`, which
-Python holds to a number.
+Python holds to a number. What is a multiple of rows and columns, as ``((n - 1) | 15) + 1`` is of
+``n = 16 * m``, is written as such: torch would reason about bits and rests at every later operator.
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
+import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import sympy
 import torch
 from torch import nn
 
-from kspacesr_rt.export.symbolic_sizes import values_of
+from kspacesr_rt.export.symbolic_sizes import answers_by_trial, values_of
 
 
 class _OpenIntKind(type):
@@ -47,8 +52,8 @@ def _open_len(value: Any) -> Any:
 
 
 @contextmanager
-def short_division() -> Iterator[None]:
-    """Let torch divide lengths without trying every rule that sympy has.
+def short_reasoning() -> Iterator[None]:
+    """Let torch reason about lengths without trying every rule that sympy has.
 
     It simplifies both sides of each floor division of lengths, which for lengths that a network
     filled up to its windows takes minutes each; cancelling common factors is what is needed of it.
@@ -57,7 +62,8 @@ def short_division() -> Iterator[None]:
     simplify = symbols.simplify
     symbols.simplify = sympy.cancel
     try:
-        yield
+        with answers_by_trial():
+            yield
     finally:
         symbols.simplify = simplify
 
@@ -76,19 +82,82 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
                 vars(source)[word] = stand_in
                 changed.append((source, word))
     symbolic: Any = torch.SymInt
-    divide = symbolic.__truediv__
+    own = {name: getattr(symbolic, name) for name in ("__truediv__", *_UNEVEN)}
 
     def divided(length: Any, by: Any) -> Any:
         if isinstance(by, builtins.int | torch.SymInt) and all(
             b != 0 and a % b == 0 for a, b in values_of(length, by)
         ):
             return length // by
-        return divide(length, by)
+        return own["__truediv__"](length, by)
 
     symbolic.__truediv__ = divided
+    for name in _UNEVEN:
+        setattr(symbolic, name, _evened(own[name]))
     try:
         yield
     finally:
-        symbolic.__truediv__ = divide
+        for name, method in own.items():
+            setattr(symbolic, name, method)
         for source, word in changed:
             del vars(source)[word]
+
+
+_UNEVEN = ("__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__and__", "__or__", "__xor__")
+"""Operators on lengths whose results torch cannot multiply out."""
+_open: ContextVar[tuple[Any, ...]] = ContextVar("open lengths", default=())
+
+
+@contextmanager
+def lengths_of(image: torch.Tensor) -> Iterator[None]:
+    """Write lengths as multiples of those of an image, where they are."""
+    given = tuple(length for length in image.shape if isinstance(length, torch.SymInt))
+    token = _open.set(given)
+    try:
+        yield
+    finally:
+        _open.reset(token)
+
+
+def _evened(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an operator whose result is a sum of multiples of the open lengths, if it is one."""
+
+    @functools.wraps(method)
+    def computed(left: Any, right: Any) -> Any:
+        found = method(left, right)
+        if not isinstance(found, torch.SymInt) or not _open.get():
+            return found
+        return _as_multiples(found)
+
+    return computed
+
+
+def _as_multiples(length: Any) -> Any:
+    expression: Any = length.node.expr
+    if not expression.atoms(sympy.Function):
+        return length
+    bases = _open.get()
+    rows = values_of(length, *bases)
+    terms = _affine(tuple(rows))
+    if terms is None:
+        return length
+    first, *factors = terms
+    parts = [base * factor for base, factor in zip(bases, factors, strict=True) if factor]
+    return functools.reduce(operator.add, parts, first)
+
+
+@functools.lru_cache(maxsize=4096)
+def _affine(rows: tuple[tuple[int, ...], ...]) -> tuple[int, ...] | None:
+    """Return constant and whole factors with which values follow from others; None if not so.
+
+    Parameters
+    ----------
+    rows
+        Of each trial: a value, and those it may follow from.
+    """
+    table = np.array(rows, dtype=float)
+    inputs = np.concatenate([np.ones((len(table), 1)), table[:, 1:]], axis=1)
+    if np.linalg.matrix_rank(inputs) < inputs.shape[1]:
+        return None
+    factors = np.rint(np.linalg.lstsq(inputs, table[:, 0], rcond=None)[0]).astype(int)
+    return tuple(map(int, factors)) if (inputs @ factors == table[:, 0]).all() else None

@@ -6,6 +6,7 @@ import onnx
 from onnx import numpy_helper
 
 from kspacesr_rt.export.centred_norms import centre_norms
+from kspacesr_rt.graph.constant_moduli import write_constant_moduli
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 
 
@@ -13,7 +14,8 @@ def cleaned(proto: onnx.ModelProto, *, batch_open: bool = True) -> onnx.ModelPro
     """Return a graph ``lr -> sr`` without doc strings, source paths and stored shapes.
 
     A PReLU of one slope becomes the LeakyRelu it is, which keeps ONNX Runtime's blocked layout.
-    Instance norms are given centred values, see `centre_norms`.
+    Instance norms are given centred values, see `centre_norms`; moduli of constants, see
+    `write_constant_moduli`.
     """
     made = onnx.ModelProto()
     made.CopyFrom(proto)
@@ -32,6 +34,7 @@ def cleaned(proto: onnx.ModelProto, *, batch_open: bool = True) -> onnx.ModelPro
         else:
             value.type.tensor_type.shape.dim[0].dim_value = 1
     _single_slopes(graph)
+    write_constant_moduli(graph)
     return made
 
 

@@ -24,7 +24,8 @@ from kspacesr_rt.export import (
     small_matrices,
     special_functions,
 )
-from kspacesr_rt.export.dynamic_lengths import open_arithmetic, short_division
+from kspacesr_rt.export.dynamic_lengths import lengths_of, open_arithmetic, short_reasoning
+from kspacesr_rt.export.image_blocks import in_blocks, joined
 from kspacesr_rt.export.masked_samples import without_checks
 from kspacesr_rt.export.source_locations import first_line, place_of_error, whole_places
 
@@ -52,7 +53,7 @@ def quiet() -> Iterator[None]:
 
 
 def open_axes(example: Tensor, *, batch: bool, matrix: bool, multiple: int = 1) -> dict[int, Any]:
-    """Return which axes `torch.export` leaves open.
+    """Return which axes `torch.export` leaves open, of an image in blocks.
 
     Parameters
     ----------
@@ -63,21 +64,16 @@ def open_axes(example: Tensor, *, batch: bool, matrix: bool, multiple: int = 1) 
     multiple
         What rows and columns are multiples of.
     """
-    axes: dict[int, Any] = {}
     rank = example.dim()
-    if batch:
-        axes[0] = torch.export.Dim.DYNAMIC
-    if matrix:
-        for axis, name in ((rank - 2, "rows"), (rank - 1, "columns")):
-            if multiple == 1:
-                axes[axis] = torch.export.Dim.DYNAMIC
-            else:
-                axes[axis] = multiple * torch.export.Dim(name, min=2)
-    return axes
+    matrix_axes = (rank - 2, rank - 1 if multiple == 1 else rank)
+    axes = (*([0] if batch else []), *(matrix_axes if matrix else []))
+    return dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
 
 
-def exported_graph(module: nn.Module, example: Tensor, axes: dict[int, Any]) -> fx.GraphModule:
-    """Trace a module to a functional graph of ATen operators.
+def exported_graph(
+    module: nn.Module, example: Tensor, axes: dict[int, Any], multiple: int = 1
+) -> fx.GraphModule:
+    """Trace a module to a functional graph of ATen operators, that takes an image in blocks.
 
     Parameters
     ----------
@@ -87,6 +83,8 @@ def exported_graph(module: nn.Module, example: Tensor, axes: dict[int, Any]) -> 
         What it is traced with.
     axes
         From `open_axes`.
+    multiple
+        What rows and columns are multiples of, the length of a block; 1 for an image as it is.
 
     Raises
     ------
@@ -94,18 +92,23 @@ def exported_graph(module: nn.Module, example: Tensor, axes: dict[int, Any]) -> 
         If it cannot be traced, or an axis that should be open is not.
     """
     try:
-        made = _traced(module, example, axes, weights_written=False)
+        made = _traced(module, example, axes, multiple, weights_written=False)
     except _WritesWeightsError:
         # What it computes of its weights it has computed once it has run.
         with torch.no_grad():
             module(example)
-        made = _traced(module, example, axes, weights_written=True)
+        made = _traced(module, example, axes, multiple, weights_written=True)
     without_checks(made)
     return made
 
 
 def _traced(
-    module: nn.Module, example: Tensor, axes: dict[int, Any], *, weights_written: bool
+    module: nn.Module,
+    example: Tensor,
+    axes: dict[int, Any],
+    multiple: int,
+    *,
+    weights_written: bool,
 ) -> fx.GraphModule:
     lengths = _OpenLengths(weights_written=weights_written)
     with (
@@ -113,12 +116,15 @@ def _traced(
         torch.no_grad(),
         whole_places(),
         open_arithmetic(module),
-        short_division(),
+        short_reasoning(),
         lengths,
     ):
         try:
             program = torch.export.export(
-                _Held(module).eval(), (example,), dynamic_shapes=(axes,), strict=False
+                _Held(module, multiple).eval(),
+                (in_blocks(example, multiple),),
+                dynamic_shapes=(axes,),
+                strict=False,
             ).run_decompositions({})
         except _WritesWeightsError:
             raise
@@ -138,12 +144,13 @@ class _Held(nn.Module):
     and ``graph``, which no weight of the outermost module may be called.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, multiple: int) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.multiple = net, multiple
 
-    def forward(self, image: Tensor) -> Any:
-        return self.net(image)
+    def forward(self, blocks: Tensor) -> Any:
+        with lengths_of(blocks):
+            return self.net(joined(blocks, self.multiple))
 
 
 class _OpenLengths(TorchFunctionMode):

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
-from kspacesr_rt.export.dynamic_lengths import short_division
+from kspacesr_rt.export.dynamic_lengths import short_reasoning
 from kspacesr_rt.export.exporter_graph import cleaned
+from kspacesr_rt.export.image_blocks import in_blocks, take_image
 from kspacesr_rt.export.module_graph import (
     EXAMPLE_BATCH,
     exported_graph,
@@ -76,9 +77,11 @@ def lower_module(
         step = spec.matrix_multiple
         matrix = (-(-TRACED[0] // step) * step, -(-TRACED[1] // step) * step + step)
     example = torch.rand(batch, *spec.input_axes, *matrix)
-    axes = open_axes(example, batch=batch_open, matrix=matrix_open, multiple=spec.matrix_multiple)
-    program = RealProgram(exported_graph(module, example, axes)).eval()
-    proto = cleaned(_exported(program, example, axes), batch_open=batch_open)
+    multiple = spec.matrix_multiple if matrix_open else 1
+    axes = open_axes(example, batch=batch_open, matrix=matrix_open, multiple=multiple)
+    program = RealProgram(exported_graph(module, example, axes, multiple), multiple).eval()
+    proto = cleaned(_exported(program, in_blocks(example, multiple), axes), batch_open=batch_open)
+    take_image(proto.graph, multiple)
     used = {node.op_type for node in proto.graph.node if node.domain == OP_DOMAIN}
     proto.functions.extend(function_bodies(spec.lowering, used))
     del proto.opset_import[:]
@@ -97,7 +100,7 @@ def _exported(program: nn.Module, example: Tensor, axes: dict[int, Any]) -> onnx
     chatty.setLevel(logging.ERROR)
     real: torch.export.ExportedProgram | None = None
     try:
-        with quiet(), torch.no_grad(), short_division():
+        with quiet(), torch.no_grad(), short_reasoning():
             real = torch.export.export(program, (example,), dynamic_shapes=(axes,), strict=False)
             made = torch.onnx.export(
                 real, dynamo=True, opset_version=OPSET, external_data=False, verbose=False

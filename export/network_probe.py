@@ -66,9 +66,9 @@ class Probed:
     fixed: Matrix | None
     """The only matrix it was found to take, None where it takes any multiple."""
     windows: int
-    """Multiple of the matrix that its windows have in common, 1 where it states none. A network
-    that fills its windows itself takes any matrix, but lengths that follow from doing so keep
-    `torch.export` busy for hours."""
+    """Multiple of the matrix that its windows have in common, or up to which it fills each matrix
+    itself; 1 where neither is so. Such a network takes any matrix, but lengths that follow from
+    doing so keep `torch.export` busy for hours."""
     batches: bool
     """Whether it takes several slices at once, and makes of each what it makes of it alone."""
 
@@ -167,7 +167,7 @@ def probed(
         return Probed(
             multiple=found,
             fixed=fixed,
-            windows=_windows(module),
+            windows=_windows(module, layout, found),
             batches=_takes_batches(module, layout, matrix),
         )
     if fixed is None and multiple is None:
@@ -240,9 +240,52 @@ def _at(place: str) -> str:
     return f"{place}: " if place else ""
 
 
-def _windows(module: nn.Module) -> int:
-    """Return the least common multiple of the window sizes that its layers state."""
-    found = 1
+class _Pads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
+    """Notes by how much each padding of a network pads."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
+        self.margins: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "pad" in func.name() and len(args) > 1 and isinstance(args[1], list | tuple):
+            self.margins.append(tuple(args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def _filled_up_to(module: nn.Module, layout: Layout, least: int) -> int:
+    """Return the multiple up to which a network pads each matrix itself; 1 if it does not.
+
+    Such margins come again after a period, and are the same for all multiples. Others, such as
+    those of a zero-fill, grow with the matrix.
+    """
+    period = MULTIPLES[-1]
+    steps = [one for one in MULTIPLES[:-1] if one >= least]
+    found: dict[int, list[tuple[int, ...]]] = {}
+    for length in (period, *(period + one for one in steps), 2 * period + least):
+        with _Pads() as pads:
+            try:
+                _run(module, layout, example(layout, 1, (length, period)))
+            except ExportError:
+                return 1
+        found[length] = pads.margins
+    first, again = found[period + least], found[2 * period + least]
+    growing = {at for at, (a, b) in enumerate(zip(first, again, strict=False)) if a != b}
+    if len(first) != len(again) or (growing and len({len(one) for one in found.values()}) > 1):
+        return 1
+    margins = {
+        length: [one for at, one in enumerate(all_of_it) if at not in growing]
+        for length, all_of_it in found.items()
+    }
+    for multiple in steps:
+        if all(margins[period + one] == margins[period] for one in steps if one >= multiple):
+            return multiple if multiple > least else 1
+    return period
+
+
+def _windows(module: nn.Module, layout: Layout, least: int) -> int:
+    """Return the least common multiple of the windows that layers state, and are filled up to."""
+    found = _filled_up_to(module, layout, least) if least < MULTIPLES[-1] else 1
     for part in module.modules():
         for name in _WINDOW_NAMES:
             stated = getattr(part, name, None)

@@ -136,16 +136,26 @@ def _cosine_window(first: float, second: float, third: float) -> Callable[..., T
     def window(
         window_length: Any,
         periodic: bool = True,
+        alpha: float = first,
+        beta: float = second,
         *,
         dtype: Any = None,
         device: Any = None,
         **_: Any,
     ) -> Tensor:
         turn = window_line(window_length, periodic, dtype, device) * (2.0 * math.pi)
-        made = first - second * torch.cos(turn)
+        made = alpha - beta * torch.cos(turn)
         return made + third * torch.cos(2.0 * turn) if third else made
 
     return window
+
+
+def bartlett_window(
+    window_length: Any, periodic: bool = True, *, dtype: Any = None, device: Any = None, **_: Any
+) -> Tensor:
+    """As `torch.bartlett_window`."""
+    line = window_line(window_length, periodic, dtype, device)
+    return 1.0 - torch.abs(2.0 * line - 1.0)
 
 
 def like(fill: float) -> Callable[..., Tensor]:
@@ -288,8 +298,10 @@ OF_OPEN_LENGTH: dict[Any, Callable[..., Any]] = {
     torch.fft.fftfreq: fftfreq,
     torch.fft.rfftfreq: rfftfreq,
     torch.linspace: linspace,
+    torch.bartlett_window: bartlett_window,
     torch.hann_window: _cosine_window(0.5, 0.5, 0.0),
     torch.hamming_window: _cosine_window(0.54, 0.46, 0.0),
     torch.blackman_window: _cosine_window(0.42, 0.5, 0.08),
+    functional.adaptive_max_pool2d: resizing.adaptive_maximum,
 }
 """Functions of a length, which `torch.export` would take as that of its example."""

@@ -18,6 +18,7 @@ from torch.fx.node import map_arg
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
 from kspacesr_rt.export import fourier, pair_operators, real_operators
 from kspacesr_rt.export.complex_pairs import Pair
+from kspacesr_rt.export.image_blocks import joined
 from kspacesr_rt.export.masked_samples import chosen, of_chosen, takes_chosen
 from kspacesr_rt.export.source_locations import first_line, place_of
 from kspacesr_rt.export.stacked_pairs import Stacked, settled
@@ -30,10 +31,13 @@ class RealProgram(nn.Module):
     ----------
     program
         From `kspacesr_rt.export.module_graph.exported_graph`.
+    multiple
+        That of its blocks.
     """
 
-    def __init__(self, program: fx.GraphModule) -> None:
+    def __init__(self, program: fx.GraphModule, multiple: int = 1) -> None:
         super().__init__()
+        self._multiple = multiple
         self._program = (program,)  # in a tuple: its weights are registered here, by part
         self._grids: fourier.Grids | None = None
         self._names: dict[tuple[int, str], str] = {}
@@ -66,11 +70,12 @@ class RealProgram(nn.Module):
             free = f"{name}_{number}"
         return free
 
-    def forward(self, image: Tensor) -> Any:
-        """Run the program: as the network, with pairs inside."""
+    def forward(self, blocks: Tensor) -> Any:
+        """Run the program on an image in blocks: as the network, with pairs inside."""
+        image = joined(blocks, self._multiple)
         self._grids = fourier.Grids(rows=image.shape[-2], columns=image.shape[-1])
         with torch.fx.traceback.preserve_node_meta():
-            (result,) = self._run(self._program[0], (image,))
+            (result,) = self._run(self._program[0], (blocks,))
         if isinstance(result, Pair):
             raise ExportError(
                 "the network's output is complex",

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from kspacesr_rt.export.symbolic_sizes import same
+from kspacesr_rt.export.symbolic_sizes import ratio, same
 
 CUBIC_COEFFICIENT = -0.5
 """Of PyTorch's bicubic kernel where it antialiases, as Pillow's; -0.75 without."""
@@ -93,6 +94,39 @@ def adaptive_average(value: Tensor, size: Any) -> Tensor:
         weights = inside.to(value.dtype) / (behind - first).to(value.dtype)
         value = _along(axis, weights, value)
     return value
+
+
+def adaptive_maximum(value: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
+    """As `torch.nn.functional.adaptive_max_pool2d`, to a size that may follow from the matrix."""
+    del return_indices  # with them it is another function of PyTorch
+    sizes = list(output_size) if isinstance(output_size, list | tuple) else [output_size] * 2
+    axes = [
+        (axis, want)
+        for axis, want in zip((-2, -1), sizes, strict=True)
+        if want is not None and not same(want, value.shape[axis])
+    ]
+    times = {axis: ratio(value.shape[axis], want) for axis, want in axes}
+    if all(times.values()):
+        kernel = [times.get(axis) or 1 for axis in (-2, -1)]
+        return functional.max_pool2d(value, kernel)
+    for axis, want in axes:
+        value = _largest_along(value, axis, want)
+    return value
+
+
+def _largest_along(value: Tensor, axis: int, want: Any) -> Tensor:
+    """Return the largest samples of windows that share an axis, of which some are longer."""
+    have = value.shape[axis]
+    if same(want, 1):
+        return value.amax(dim=axis, keepdim=True)
+    line = torch.arange(want).unsqueeze(1)
+    first, last = line * have // want, ((line + 1) * have + want - 1) // want - 1
+    longest = (have + want - 1) // want + 1
+    places = torch.minimum(first + torch.arange(longest).unsqueeze(0), last)
+    cut = value.index_select(axis, places.reshape(-1))
+    *leading, rows, columns = value.shape
+    shape = [rows, want, longest] if axis == -1 else [want, longest, columns]
+    return cut.reshape(*leading, *shape).amax(dim=-1 if axis == -1 else -2)
 
 
 def _ratio(factor: float) -> tuple[int, int]:

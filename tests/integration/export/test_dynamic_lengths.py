@@ -1,12 +1,19 @@
 """Networks that compute with lengths in plain Python stay open in batch and matrix."""
 
+import math
+import types
+
 import pytest
 import sympy
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional
+from torch.utils._sympy.functions import FloorDiv, Mod
 
-from kspacesr_rt.export.dynamic_lengths import short_division
+from kspacesr_rt.export import symbolic_sizes
+from kspacesr_rt.export.dynamic_lengths import open_arithmetic, short_reasoning
+from kspacesr_rt.export.image_blocks import in_blocks
 from kspacesr_rt.export.module_graph import exported_graph, open_axes
 from kspacesr_rt.export.network_probe import Layout, probed
 from kspacesr_rt.export.real_program import RealProgram
@@ -60,10 +67,10 @@ def test_a_window_transformer_stays_open_in_batch_and_matrix():
 
 @pytest.mark.parametrize(
     ("stated", "common"),
-    [({}, 1), ({"window_size": 8}, 8), ({"window_size": 4, "split_size": (4, 6)}, 12)],
+    [({}, SIDE), ({"window_size": 8}, 8), ({"window_size": 4, "split_size": (4, 6)}, 12)],
     ids=["none", "one", "several"],
 )
-def test_the_windows_that_layers_state_are_found(stated, common):
+def test_windows_are_found_by_what_is_filled_and_by_what_layers_state(stated, common):
     """A network that fills its windows takes any matrix; in their multiples it is traced faster."""
     network = WindowAttention()
     vars(network).update(stated)
@@ -71,11 +78,84 @@ def test_the_windows_that_layers_state_are_found(stated, common):
     assert (found.multiple, found.windows, found.batches) == (1, common, True)
 
 
-def test_sympy_is_itself_again_after_a_trace():
-    before = sympy.simplify
-    with short_division():
+class ZeroFilled(nn.Module):
+    """It pads too, and more the larger the matrix is."""
+
+    def forward(self, lr):
+        rows, columns = lr.shape[-2:]
+        above, left = rows - rows // 2, columns - columns // 2
+        return functional.pad(lr, (left, columns - left, above, rows - above))
+
+
+def test_what_grows_with_the_matrix_fills_no_windows():
+    layout = Layout(upscale=2)
+    found = probed(ZeroFilled().eval(), layout, multiple=None, fixed=None, nominal=(128, 128))
+    assert (found.multiple, found.windows) == (1, 1)
+
+
+def _methods():
+    return [getattr(ShapeEnv, name) for name in ("_maybe_evaluate_static", "evaluate_sym_node")]
+
+
+def test_sympy_and_torch_are_themselves_again_after_a_trace():
+    before, methods, divide = sympy.simplify, _methods(), torch.SymInt.__floordiv__
+    with short_reasoning(), open_arithmetic(ZeroFilled()):
         assert sympy.simplify is not before
+        assert not any(a is b for a, b in zip(_methods(), methods, strict=True))
     assert sympy.simplify is before
+    assert _methods() == methods
+    assert torch.SymInt.__floordiv__ is divide
+
+
+def test_what_is_asked_of_lengths_is_answered_if_every_matrix_says_the_same():
+    """And left to torch where it depends on the matrix, or on another symbol.
+
+    Rows and columns differ at each matrix that is tried, as they do in the example.
+    """
+    n, m, other = sympy.symbols("n m other", integer=True, positive=True)
+    env = types.SimpleNamespace(backed_var_to_val={n: 48, m: 64}, replacements={})
+    trials = symbolic_sizes._Trials()
+    for question, answer in {
+        sympy.Eq(FloorDiv(8 * n * m, 4), 2 * n * m, evaluate=False): sympy.true,
+        sympy.Ne(n, m): sympy.true,
+        sympy.Gt(n, m): None,
+        sympy.Gt(8 * n, 7, evaluate=False): sympy.true,
+        sympy.Eq(Mod(n, 8), 0): None,
+        sympy.Eq(Mod(8 * n, 8), 3, evaluate=False): sympy.false,
+        sympy.Gt(other * 8, 7, evaluate=False): None,
+    }.items():
+        assert trials.answer(question, env) is answer, question
+
+
+class RoundsUp(nn.Module):
+    """As reconstruction networks do: to the next multiple of 16, with bits and halves."""
+
+    def forward(self, lr):
+        margins = []
+        for length in (lr.shape[-1], lr.shape[-2]):
+            whole = ((length - 1) | 15) + 1
+            margins += [math.floor((whole - length) / 2), math.ceil((whole - length) / 2)]
+        filled = functional.pad(lr, margins)
+        half = functional.max_pool2d(filled, 16)
+        up = functional.interpolate(filled, scale_factor=2.0)
+        up = up + functional.interpolate(half, scale_factor=32.0)
+        rows, columns = (2 * one for one in lr.shape[-2:])
+        return up[..., 2 * margins[2] : 2 * margins[2] + rows, 2 * margins[0] :][..., :columns]
+
+
+def test_bits_of_a_length_are_multiples_of_it_where_they_can_be():
+    """`torch.export` reasons about `((16 * n - 1) | 15) + 1` for hours; it is `16 * n`."""
+    network = RoundsUp().eval()
+    found = probed(network, Layout(upscale=2), multiple=None, fixed=None, nominal=(128, 128))
+    assert (found.multiple, found.windows) == (1, 16)
+    example = torch.rand(3, 1, 64, 80)
+    axes = open_axes(example, batch=True, matrix=True, multiple=16)
+    graph = exported_graph(network, example, axes, 16)
+    assert not {node.name.split("_")[0] for node in graph.graph.nodes} & {"or", "bitwise"}
+    program = RealProgram(graph, 16)
+    image = torch.rand(1, 1, 48, 32)
+    with torch.no_grad():
+        assert torch.equal(program(in_blocks(image, 16)), network(image))
 
 
 class PadsWhereLengthsDiffer(nn.Module):
@@ -98,7 +178,7 @@ def test_a_network_may_decide_by_numbers_that_are_no_samples():
     network = PadsWhereLengthsDiffer().eval()
     example = torch.rand(3, 1, 16, 24)
     axes = open_axes(example, batch=True, matrix=True, multiple=2)
-    program = RealProgram(exported_graph(network, example, axes))
+    program = RealProgram(exported_graph(network, example, axes, 2), 2)
     image = torch.rand(2, 1, 18, 30)
     with torch.no_grad():
-        assert torch.equal(program(image), network(image))
+        assert torch.equal(program(in_blocks(image, 2)), network(image))

@@ -65,6 +65,19 @@ FUNCTIONS = {
     "var_mean with a correction": lambda x: torch.cat(torch.var_mean(x, dim=2, correction=0)),
     "affine_grid": lambda x: warped(x, False),
     "affine_grid of corners": lambda x: warped(x, True),
+    "tensor_split": lambda x: torch.cat(x.tensor_split(5, dim=-1)[::-1], -1),
+    "tensor_split at": lambda x: torch.cat(torch.tensor_split(x, (3, -4), dim=-2)[::-1], -2),
+    "hsplit": lambda x: torch.hsplit(x[0, 0], (3, 7))[1],
+    "histc": lambda x: torch.histc(x, 7, 0.1, 1.2),
+    "histc of all": lambda x: torch.histc(x, 5),
+    "adaptive_max_pool2d of halves": lambda x: F.adaptive_max_pool2d(
+        x, (x.shape[-2] // 4, x.shape[-1] // 2)
+    ),
+    "adaptive_max_pool2d of a size": lambda x: F.adaptive_max_pool2d(x, (5, None)),
+    "adaptive_max_pool2d of one": lambda x: F.adaptive_max_pool2d(x, 1),
+    "bartlett_window": lambda x: x * torch.bartlett_window(x.shape[-1]),
+    "hamming_window": lambda x: x * torch.hamming_window(x.shape[-1], False, 0.5, 0.4),
+    "blackman_window": lambda x: x * torch.blackman_window(x.shape[-1]),
     "cdist": lambda x: torch.cdist(x[:, 0], x[:, 0] * 0.5),
     "cdist of sums": lambda x: torch.cdist(x[:, 0], x[:, 0] * 0.5, p=1.0),
     "copysign": lambda x: torch.copysign(x, x.flip(-1) - 0.5),
@@ -125,6 +138,10 @@ REFUSED = {
     "samples of another mask": (
         lambda x: torch.where(x > 9, x, x.masked_scatter(x > 1, x[x > -1])),
         r"masked_scatter of samples chosen",
+    ),
+    "counts of values": (
+        lambda x: x + torch.bincount(x.long().flatten())[0],
+        r"bincount, whose length follows from values: torch\.histc",
     ),
     "coordinates": (
         lambda x: torch.gradient(x, spacing=(torch.arange(36.0),), dim=-2)[0],
