@@ -32,7 +32,13 @@ from kspacesr_rt.errors import (
 )
 from kspacesr_rt.export.exporter import Exported
 from kspacesr_rt.export.isolated_process import TIME_LIMIT_S, TimeLimitError, in_own_process
-from kspacesr_rt.export.module_gate import GateInput, agreement_at, gate_inputs, report_of
+from kspacesr_rt.export.module_gate import (
+    SCANNER_UNITS,
+    GateInput,
+    agreement_at,
+    gate_inputs,
+    report_of,
+)
 from kspacesr_rt.export.module_lowering import lower_module
 from kspacesr_rt.export.network_probe import Layout, Probed, probed, require_usable, unwrapped
 from kspacesr_rt.export.scripted_networks import without_scripts
@@ -319,7 +325,10 @@ class _Export:
         )
         candidate = ModelFile(name=self.output.name, proto=lowered.proto, spec=spec, size_bytes=0)
         report_step(f"proving {spec.name} on {self.backend}")
-        pairs = list(zip(inputs, lowered.results, strict=True))
+        pairs = [
+            (dataclasses.replace(given, gated=given.gated and _is_finite(result)), result)
+            for given, result in zip(inputs, lowered.results, strict=True)
+        ]
         report = self._gated(candidate, pairs)
         if report.failures:
             raise ParityReportError(report)
@@ -366,6 +375,12 @@ class _Export:
         if spec.single_slice:
             why = f" ({tried[0]})" if tried and not any(spec.fixed_matrix) else ""
             remarks.append(f"takes one slice at a time: batches are run slice by slice{why}")
+        if any(given.scanner_units and not given.gated for given, _ in pairs):
+            remarks.append(
+                f"overflows in scanner units: of a phantom times {SCANNER_UNITS:g} PyTorch's own "
+                "result is not finite, and such slices fail (non-finite); divide a slice by its "
+                "maximum where forward begins, and multiply by it at the end"
+            )
         if spec.input == "image":
             placement = find_placement(spec, run)
             if not self.grid_stated and placement.conclusive and placement.fitting is not None:
@@ -449,7 +464,7 @@ def _lowered(
     with torch.no_grad():  # what a network keeps of it must be usable when it is traced
         results = [_answer(module, given.values, single=not way.batch_open) for given in inputs]
     for given, result in zip(inputs, results, strict=True):
-        if not np.isfinite(result).all():
+        if not (_is_finite(result) or given.scanner_units):
             raise ExportError(
                 f"the network's output is not finite on {given.name}",
                 hint="run it in PyTorch on a phantom of that matrix first",
@@ -457,6 +472,10 @@ def _lowered(
     module = without_scripts(module)
     proto = lower_module(module, spec=spec, matrix_open=way.matrix_open, batch_open=way.batch_open)
     return _Lowered(proto=proto, results=results)
+
+
+def _is_finite(result: FloatArray) -> bool:
+    return bool(np.isfinite(result).all())
 
 
 def _answer(module: nn.Module, values: FloatArray, *, single: bool) -> FloatArray:

@@ -37,6 +37,8 @@ class GateInput:
     """As the network takes it."""
     hr: FloatArray | None = None
     """Of images: the HR slices ``(n, s*y, s*x)``."""
+    scanner_units: bool = False
+    """Whether it is as scanners store images: a network may overflow there, and then says so."""
     gated: bool = True
     """Whether the gate compares it."""
     known_answer: bool = False
@@ -64,9 +66,9 @@ def gate_inputs(layout: Layout, multiple: int, fixed: Matrix | None) -> list[Gat
         for batch in (1, BATCH)
     ]
     first = matrices[0]
-    found.append(
-        _input(f"{first[0]} x {first[1]}, scanner units", layout, first, 1, gain=SCANNER_UNITS)
-    )
+    name = f"{first[0]} x {first[1]}, scanner units"
+    stored = _input(name, layout, first, 1, gain=SCANNER_UNITS)
+    found.append(dataclasses.replace(stored, scanner_units=True))
     [answer] = [fixed] if fixed else _distinct((ANSWER_MATRIX,), multiple)
     self_test = _input("self-test", layout, answer, 1)
     return [*found, dataclasses.replace(self_test, gated=False, known_answer=True)]

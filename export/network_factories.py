@@ -71,7 +71,7 @@ def network_from(text: str, weights: Path | None) -> nn.Module:
         ) from exc
     if not isinstance(module, nn.Module):
         raise ExportError(
-            f"{text} gives a {type(module).__name__}, expected a torch.nn.Module",
+            f"{text} gives {type(module).__name__}, expected a torch.nn.Module",
             hint="name a function that returns the network, or its class",
         )
     if weights is not None:

@@ -176,12 +176,17 @@ def require_checkpoint(source: str, options: dict[str, Any]) -> None:
     Raises
     ------
     InputError
-        If there is no such file, or one of the options is given.
+        If there is no such file, it is code, or one of the options is given.
     """
     if not Path(source).is_file():
         raise InputError(
             f"there is no checkpoint '{source}'",
             hint="a network of your own is named as package.module:factory or path/net.py:Net",
+        )
+    if Path(source).suffix == ".py":
+        raise InputError(
+            f"{source} is code, and nothing says which network in it",
+            hint=f"name its class, or a function that returns it: {source}:Net",
         )
     without = {"padding": "reflect", "input": "image"}
     given = [

@@ -164,11 +164,13 @@ class NodeProcess:
 class Running:
     """A node in a thread, on a port that the system chose."""
 
-    def __init__(self, spool, **how) -> None:
+    def __init__(self, spool, *, infer=None, **how) -> None:
         options = {"ae_title": "KSPACESR", "targets": (NOWHERE,), "spool": spool, "port": 0}
         self.text = io.StringIO()
         self.node = Node(
-            NodeOptions(**options | how), InferOptions(backend="zero-fill"), Log(self.text)
+            NodeOptions(**options | how),
+            infer or InferOptions(backend="zero-fill"),
+            Log(self.text),
         )
         self.thread = threading.Thread(target=self.node.run)
 

@@ -11,11 +11,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
+from pydicom import dcmread
+
 from kspacesr_rt.dicom import Scan, scan_folder
 from kspacesr_rt.dicom.failures import BACKEND
 from kspacesr_rt.dicom.file_limits import limited_to
 from kspacesr_rt.dicom.output_names import UID_NAME
 from kspacesr_rt.errors import NoMRImageError, ResultError, RunMismatchError
+from kspacesr_rt.kspace import Matrix, centre_crop
 from kspacesr_rt.pipeline import InferOptions, RunProgress, Session
 from kspacesr_rt.pipeline.report import RunReport
 from kspacesr_rt.services import durable_files
@@ -277,15 +281,30 @@ def check_inference(session: Session, scratch: Path) -> RunReport:
     from kspacesr_rt.sample import sample_folder
 
     first = min(sample_folder().glob("*.dcm"))
+    if any(session.spec.fixed_matrix):
+        first = _cut_to(session.spec.fixed_matrix, first, scratch / "slice")
     # The sample may be what these would leave out.
     options = replace(session.options, on_interpolated="warn", on_outside="warn", strict=False)
-    report = session.run(first, scratch, options=options)
+    report = session.run(first, scratch / "result", options=options)
     if report.exit_code:
         raise ResultError(
             f"'{report.model}' on '{report.backend}' cannot process a shipped slice",
             hint="kspacesr-rt doctor, and kspacesr-rt verify MODEL, tell more",
         )
     return report
+
+
+def _cut_to(matrix: Matrix, path: Path, folder: Path) -> Path:
+    """Write the middle of a slice, repeated if it is too small, for a network of one matrix."""
+    ds = dcmread(path)
+    missing = [max(0, n - m) for n, m in zip(matrix, (ds.Rows, ds.Columns), strict=True)]
+    repeated = np.pad(ds.pixel_array, [(n // 2, n - n // 2) for n in missing], mode="wrap")
+    ds.PixelData = centre_crop(repeated, matrix).tobytes()
+    ds.Rows, ds.Columns = matrix
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / path.name
+    ds.save_as(made)
+    return made
 
 
 def _files(part: Part) -> list[Path]:

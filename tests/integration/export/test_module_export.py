@@ -118,6 +118,13 @@ class Counts(nn.Module):
         return UP(lr) * self.calls
 
 
+class Overflows(nn.Module):
+    """Right on values from 0 to 1, as it was trained; `exp` of a scanner's overflows."""
+
+    def forward(self, lr):
+        return UP(torch.exp(lr))
+
+
 class Labels(nn.Module):
     def forward(self, lr):
         return (UP(lr) > 0.5).long()
@@ -205,6 +212,15 @@ def test_what_cannot_be_exported_is_one_sentence_and_no_file(tmp_path, network, 
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == (4 if error is ExporterError else 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_overflows_in_scanner_units_says_so(tmp_path):
+    """It is right on arrays from 0 to 1; whoever gives it DICOM must know beforehand."""
+    made = ks.export_module(Overflows().eval(), tmp_path / "n.onnx", upscale=2, name="n")
+    assert any("overflows in scanner units" in one for one in made.remarks)
+    assert not any("scanner units" in one.case for one in made.report.agreements)
+    with ks.load(made.path, backend="ort-cpu") as model:
+        assert model(np.ones((8, 8), np.float32)).max() == pytest.approx(np.e)
 
 
 def test_what_spreads_batches_over_gpus_is_exported_as_what_it_holds(tmp_path):
@@ -337,6 +353,7 @@ def test_options_of_other_networks_are_refused(tmp_path, source):
         [f"{source}:Net", "--h-lr", str(weights), "--upscale", "2"],
         [f"{source}:Net"],
         [str(tmp_path / "nothing.pt")],
+        [str(source)],
     ):
         result = CliRunner().invoke(app, ["export", *arguments, "-o", str(tmp_path / "net.onnx")])
         assert result.exit_code == 2, result.output
