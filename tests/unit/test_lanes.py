@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from covering import covering
+from one_for_all import one_for_all
 from one_process import NotAUnitTestError, is_watching, within_one_process
 
 from kspacesr_rt.export.exporter import export_model
@@ -102,3 +103,34 @@ def test_the_option_samples_what_is_marked_and_nothing_else(pytester, strength, 
     sample = pytester.runpytest_inprocess(*options, "--sample").parseoutcomes()
     assert whole == {"passed": 28}
     assert sample == {"passed": least + 4, "deselected": 24 - least}
+
+
+def test_what_all_workers_need_is_made_once_unless_it_fails(tmp_path_factory, monkeypatch):
+    """The second worker waits for the first, and takes what it has made."""
+    base, made = tmp_path_factory.mktemp("run"), []
+
+    class Factory:
+        def __init__(self, worker):
+            self.own = base / worker
+            self.own.mkdir()
+
+        def getbasetemp(self):
+            return self.own
+
+        def mktemp(self, name):
+            made.append(name)
+            folder = self.own / f"{name}{len(made)}"
+            folder.mkdir()
+            return folder
+
+    def fails(folder):
+        raise OSError("no compiler")
+
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    first, second = Factory("gw0"), Factory("gw1")
+    with pytest.raises(OSError, match="no compiler"):
+        one_for_all(first, "libraries", fails)
+    folder = one_for_all(second, "libraries", lambda new: (new / "a").write_text("built"))
+    assert folder == base / "libraries"
+    assert (one_for_all(first, "libraries", fails) / "a").read_text() == "built"
+    assert len(made) == 2

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from one_for_all import one_for_all
 from standin_cuda import build
 
 PROBE = Path(build.__file__).parent / "probe.py"
@@ -41,7 +42,9 @@ def site():
 @pytest.fixture(scope="session")
 def libraries(site, tmp_path_factory):
     """Return the folder with every library of the stand-in."""
-    return build.build_libraries(tmp_path_factory.mktemp("standin"), site)
+    return one_for_all(
+        tmp_path_factory, "standin", lambda folder: build.build_libraries(folder, site)
+    )
 
 
 class Machine:
