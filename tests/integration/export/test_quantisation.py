@@ -367,6 +367,14 @@ def checkpoint(make_generator, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory):
+    """Write four small images, for tests that calibrate but are not about the sample's ranges."""
+    path = tmp_path_factory.mktemp("calibration") / "images.npy"
+    np.save(path, np.stack([brain_phantom((96, 96), seed) for seed in range(4)]).astype(np.float32))
+    return path
+
+
 @pytest.fixture(scope="module", params=["int8", "fp8"])
 def exported(request, checkpoint, tmp_path_factory):
     """Export once for each type: calibration takes a while."""
@@ -423,10 +431,14 @@ def test_a_quantised_file_verifies_and_binds_elsewhere(exported, checkpoint, bac
             assert 1e-6 < error < {"int8": 1e-2, "fp8": 2e-2}[model.spec.precision]
 
 
-def test_a_runtime_that_needs_no_rounded_results_gets_none(checkpoint, tmp_path):
+def test_a_runtime_that_needs_no_rounded_results_gets_none(checkpoint, few_images, tmp_path):
     """TensorRT fuses a convolution with what follows, and loses less."""
     exported = export_model(
-        checkpoint, tmp_path / "model.onnx", precision="int8", runtime="tensorrt-rtx"
+        checkpoint,
+        tmp_path / "model.onnx",
+        precision="int8",
+        runtime="tensorrt-rtx",
+        calibration=[few_images],
     )
     proto = load_model(exported.path).proto
     quantisers = [node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"]
@@ -438,7 +450,7 @@ def test_a_runtime_that_needs_no_rounded_results_gets_none(checkpoint, tmp_path)
     assert {f"{name}.rounded" for name in quantisers} <= taken
 
 
-def test_a_model_that_misses_its_tier_is_not_written(checkpoint, tmp_path, monkeypatch):
+def test_a_model_that_misses_its_tier_is_not_written(checkpoint, few_images, tmp_path, monkeypatch):
     """Ranges far too small clip everything; the command ends with 4 and leaves a report alone."""
     real = mixed_precision.best_scale
     monkeypatch.setattr(
@@ -446,6 +458,7 @@ def test_a_model_that_misses_its_tier_is_not_written(checkpoint, tmp_path, monke
     )
     output, report = tmp_path / "model.onnx", tmp_path / "report.json"
     asked = ["export", str(checkpoint), "-o", str(output), "--report", str(report)]
+    asked += ["--calibration", str(few_images)]
     result = CliRunner().invoke(app, [*asked, "--precision", "int8"])
     assert result.exit_code == ParityError.exit_code == 4
     assert "no file was written" in result.stderr
@@ -455,7 +468,7 @@ def test_a_model_that_misses_its_tier_is_not_written(checkpoint, tmp_path, monke
     assert stored["quantisation"]["share_of_weights"] >= 1.0 - mixed_precision.MOST_WIDE
 
 
-def test_the_layer_that_costs_most_stays_in_fp32(checkpoint, tmp_path, monkeypatch):
+def test_the_layer_that_costs_most_stays_in_fp32(checkpoint, few_images, tmp_path, monkeypatch):
     """One layer with a useless range is found and left out, and only it is needed."""
     real = mixed_precision.quantised
 
@@ -468,24 +481,26 @@ def test_the_layer_that_costs_most_stays_in_fp32(checkpoint, tmp_path, monkeypat
 
     monkeypatch.setattr(mixed_precision, "quantised", spoilt)
     exported = export_model(
-        checkpoint, tmp_path / "model.onnx", precision="fp8", runtime="tensorrt"
+        checkpoint,
+        tmp_path / "model.onnx",
+        precision="fp8",
+        runtime="tensorrt",
+        calibration=[few_images],
     )
     notes = exported.spec.parity["quantisation"]
     assert "cascades.0.body.0.conv2" in notes["fp32_layers"]
 
 
-def test_the_command_takes_calibration_images(checkpoint, tmp_path):
+def test_the_command_takes_calibration_images(checkpoint, few_images, tmp_path):
     """As a user types it."""
-    phantoms = [brain_phantom((96, 96), seed) for seed in range(4)]
-    np.save(tmp_path / "images.npy", np.stack(phantoms).astype(np.float32))
     output = tmp_path / "model.onnx"
     asked = ["export", str(checkpoint), "-o", str(output), "--precision", "fp8", "--json"]
-    result = CliRunner().invoke(app, [*asked, "--calibration", str(tmp_path / "images.npy")])
+    result = CliRunner().invoke(app, [*asked, "--calibration", str(few_images)])
     assert result.exit_code == 0, result.stderr
     notes = json.loads(result.stdout)["parity"]["quantisation"]
     assert notes["calibration"] == "images given for calibration"
     assert notes["calibration_slices"] == 4
-    assert str(tmp_path) not in load_model(output).spec.to_json()
+    assert str(few_images.parent) not in load_model(output).spec.to_json()
 
 
 def agreement(**changes):
