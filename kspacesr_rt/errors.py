@@ -35,6 +35,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 
@@ -221,6 +222,10 @@ class SliceError(KspaceSRError):
     def __init__(self, reason: str, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled: it passes from one process to another."""
+        return partial(type(self), hint=self.hint), (self.reason, str(self))
 
 
 class SliceSkipped(SliceError):  # noqa: N818 - an outcome, not a fault

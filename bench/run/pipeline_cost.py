@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,9 @@ from kspacesr_rt.bench.run.archive import make_archive
 from kspacesr_rt.bench.run.environment import environment
 from kspacesr_rt.bench.run.null_backend import NULL, null_backend
 from kspacesr_rt.errors import RegressionError
-from kspacesr_rt.pipeline import InferOptions, infer
+from kspacesr_rt.pipeline import InferOptions, Session, infer
+from kspacesr_rt.pipeline.report import RunReport
+from kspacesr_rt.pipeline.slice_processes.process import why_no_processes
 from kspacesr_rt.system.cpu import available_cores
 
 SCHEMA: Final = 1
@@ -56,6 +58,9 @@ class PipelineOptions:
     """Turns whose medians are given, after one that is not counted."""
     batch: int = 16
     """Slices a call of the backend."""
+    processes: tuple[int, ...] = (0, 1, 2)
+    """Processes that read and write, each number in turns with the others; none where none can be
+    started."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +105,25 @@ class MatrixCost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessCost:
+    """What a slice costs with a number of processes beside, medians over the rounds."""
+
+    infer: Cost
+    """Processor time of the process that computes, alone."""
+    beside_ms: float
+    """Processor time of those that read and write; what they load once is not counted."""
+
+    @property
+    def on_paper(self) -> dict[int, float]:
+        """Slices a second by cores, if these are all busy until the one process is.
+
+        It does its part in one thread at a time at worst, so it is the limit.
+        """
+        own, both = self.infer.cpu_ms, self.infer.cpu_ms + self.beside_ms
+        return {n: 1e3 * min(n / both, 1.0 / own) for n in PAPER_WORKERS}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineCost:
     """All that was measured."""
 
@@ -107,6 +131,8 @@ class PipelineCost:
     matrices: tuple[MatrixCost, ...]
     slices_per_s: dict[int, float]
     """Of the first matrix, by the number of cores that the process was given."""
+    processes: dict[int, ProcessCost] = field(default_factory=dict)
+    """Of the first matrix, by the number of processes that read and write."""
 
     @property
     def serial_share(self) -> float | None:
@@ -144,6 +170,10 @@ class PipelineCost:
             "slices_per_s": {str(n): rate for n, rate in self.slices_per_s.items()},
             "serial_share": self.serial_share,
             "slices_per_s_on_paper": {str(n): rate for n, rate in self.on_paper.items()},
+            "processes": {
+                str(n): {**asdict(one), "slices_per_s_on_paper": one.on_paper if n else {}}
+                for n, one in self.processes.items()
+            },
         }
 
     def as_text(self) -> str:
@@ -163,6 +193,12 @@ class PipelineCost:
         if self.serial_share is not None:
             paper = ", ".join(f"{n}: {rate:.0f}" for n, rate in self.on_paper.items())
             lines.append(f"serial share {self.serial_share:.2f}; on paper {paper}")
+        for n, cost in self.processes.items():
+            paper = ", ".join(f"{cores}: {rate:.0f}" for cores, rate in cost.on_paper.items())
+            lines.append(
+                f"{n} processes beside: CPU {cost.infer.cpu_ms:.2f} + {cost.beside_ms:.2f}, "
+                f"{1e3 / cost.infer.wall_ms:.0f} slices/s" + (f"; on paper {paper}" if n else "")
+            )
         return "\n".join(lines)
 
 
@@ -192,8 +228,13 @@ def measure_pipeline(
             on_step(f"{matrix} x {matrix}")
             costs.append(_Turns(place / str(matrix), matrix, options).measure())
         on_step("cores")
-        rates = _rates_by_cores(place / str(options.matrices[0]), options)
-    return PipelineCost(backend=options.backend, matrices=tuple(costs), slices_per_s=rates)
+        first = place / str(options.matrices[0])
+        rates = _rates_by_cores(first, options)
+        on_step("processes")
+        beside = _by_processes(first, options) if why_no_processes() is None else {}
+    return PipelineCost(
+        backend=options.backend, matrices=tuple(costs), slices_per_s=rates, processes=beside
+    )
 
 
 class _Turns:
@@ -272,14 +313,20 @@ def run_infer(
     RegressionError
         If a slice was not written.
     """
-    report = infer(
-        archive,
-        output,
-        InferOptions(backend=options.backend, upscale=UPSCALE, batch=options.batch),
+    report = infer(archive, output, _infer_options(options))
+    _require_all(report, n_slices)
+    return {stage.name: stage.cpu_s for stage in report.stages}
+
+
+def _infer_options(options: PipelineOptions, processes: int = 0) -> InferOptions:
+    return InferOptions(
+        backend=options.backend, upscale=UPSCALE, batch=options.batch, processes=processes
     )
+
+
+def _require_all(report: RunReport, n_slices: int) -> None:
     if report.count("written") != n_slices:
         raise RegressionError(f"{report.count('written')} of {n_slices} slices were written")
-    return {stage.name: stage.cpu_s for stage in report.stages}
 
 
 def _rates_by_cores(place: Path, options: PipelineOptions) -> dict[int, float]:
@@ -295,6 +342,43 @@ def _rates_by_cores(place: Path, options: PipelineOptions) -> dict[int, float]:
                 run_infer(archive, output, options, n_slices)
                 walls[n].append(time.perf_counter() - started)
     return {n: n_slices / statistics.median(rounds[1:]) for n, rounds in walls.items()}
+
+
+def _by_processes(place: Path, options: PipelineOptions) -> dict[int, ProcessCost]:
+    """Return what a slice costs with each number of processes, all of which stay open."""
+    archive = place / "in"
+    n_slices = sum(1 for _ in archive.rglob("*.dcm"))
+    taken: dict[int, list[tuple[float, float, float]]] = {n: [] for n in options.processes}
+    with ExitStack() as opened:
+        sessions = {
+            n: opened.enter_context(Session(_infer_options(options, n))) for n in options.processes
+        }
+        for _ in range(options.rounds + 1):
+            for n, session in sessions.items():
+                with _new_folder(place / "out") as output:
+                    started, beside = time.perf_counter(), _children_cpu_s()
+                    own = time.process_time()
+                    _require_all(session.run(archive, output), n_slices)
+                    own, beside = time.process_time() - own, _children_cpu_s() - beside
+                    taken[n].append((own, time.perf_counter() - started, beside))
+    costs = {}
+    for n, rounds in taken.items():
+        own, wall, beside = (
+            statistics.median(one) * 1e3 / n_slices for one in zip(*rounds[1:], strict=True)
+        )
+        costs[n] = ProcessCost(infer=Cost(cpu_ms=own, wall_ms=wall), beside_ms=beside)
+    return costs
+
+
+def _children_cpu_s() -> float:
+    """Return seconds of processor time of the processes that this one has started and that run."""
+    threads = Path("/proc/self/task").iterdir()
+    children = [pid for one in threads for pid in (one / "children").read_text().split()]
+    ticks = 0
+    for pid in children:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # utime, stime: proc(5)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _timed(way: Callable[[Path], None], output: Path) -> tuple[float, float]:

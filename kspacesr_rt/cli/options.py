@@ -163,17 +163,27 @@ Upscale = Annotated[
 ]
 
 
-def batch_number(value: int | str) -> int:
-    """Take a number of slices, or ``auto``, which is 0 from here on."""
+def _number_or_auto(value: int | str, auto: int, least: int) -> int:
+    """Take a whole number of at least `least`, or ``auto``, for which `auto` stands from here."""
     if value == "auto":
-        return 0
+        return auto
     try:
         number = int(value)
     except ValueError as exc:
         raise typer.BadParameter(f"'{value}' is not a whole number, or auto.") from exc
-    if number < 1:
-        raise typer.BadParameter(f"{number} is not at least 1.")
+    if number < least and value != auto:  # a default is taken as it is
+        raise typer.BadParameter(f"{number} is not at least {least}.")
     return number
+
+
+def batch_number(value: int | str) -> int:
+    """Take a number of slices, or ``auto``, which is 0 from here on."""
+    return _number_or_auto(value, auto=0, least=1)
+
+
+def process_number(value: int | str) -> int:
+    """Take a number of processes, or ``auto``, which is -1 from here on."""
+    return _number_or_auto(value, auto=-1, least=0)
 
 
 Batch = Annotated[
@@ -206,6 +216,18 @@ Workers = Annotated[
         rich_help_panel=SPEED,
         help="Threads that read and write beside it; 0: by the cores.",
     ),
+]
+Processes = Annotated[
+    int,
+    typer.Option(
+        metavar="N|auto",
+        parser=process_number,
+        show_default="auto",
+        rich_help_panel=SPEED,
+        help="Processes that read and write classic slices beside it; 0: none; auto: by cores, "
+        "backend and slices (Linux).",
+    ),
+    AlsoWord("auto"),
 ]
 
 IncludeDerived = Annotated[
@@ -350,6 +372,7 @@ class RunOptions:
     threads: Threads = 0
     streams: Streams = 0
     workers: Workers = 0
+    processes: Processes = -1
     verify_existing: VerifyExisting = False
 
     def to_infer_options(self, **own: Any) -> InferOptions:
@@ -374,6 +397,7 @@ class RunOptions:
             threads=self.threads,
             streams=self.streams,
             workers=self.workers,
+            processes="auto" if self.processes < 0 else self.processes,
             verify_existing=self.verify_existing,
             **own,
         )

@@ -23,6 +23,10 @@ def pipeline(
     matrix: Annotated[
         list[int] | None, typer.Option(min=8, max=4096, help="LR rows and columns; 256.")
     ] = None,
+    processes: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Processes that read and write; repeatable: 0, 1, 2."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns whose medians are given.")] = 5,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON to write.")] = None,
     show_paths: ShowPaths = False,
@@ -35,7 +39,11 @@ def pipeline(
     from kspacesr_rt.system.files import replace_file
 
     options = PipelineOptions(
-        backend=backend, slices=slices, matrices=tuple(matrix or (256,)), rounds=rounds
+        backend=backend,
+        slices=slices,
+        matrices=tuple(matrix or (256,)),
+        rounds=rounds,
+        processes=tuple(processes or (0, 1, 2)),
     )
     with progress_bar("bench pipeline", quiet, lines=True) as update:
         cost = measure_pipeline(options, lambda step: update(None, None, step))

@@ -41,6 +41,13 @@ class HeaderCounts:
         with self._lock:
             self._counts.update(counts)
 
+    def take(self) -> dict[str, int]:
+        """Return the counts, and begin again from nothing."""
+        with self._lock:
+            counts = dict(self._counts)
+            self._counts.clear()
+        return counts
+
     def to_dict(self) -> dict[str, int]:
         """Return the counts of all ways that were met."""
         with self._lock:

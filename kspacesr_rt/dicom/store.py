@@ -220,6 +220,15 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_drafts_of(path: Path) -> None:
+    """Remove the temporary files of one output, whose writer was lost; errors are left alone."""
+    with suppress(OSError):
+        for one in path.parent.iterdir():
+            found = _TEMPORARY.fullmatch(one.name)
+            if found is not None and found["name"] == path.name:
+                _remove(one)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredFile:
     """What was written, and read back."""
@@ -240,7 +249,8 @@ class OutputDraft:
 
     def __init__(self, path: Path, temporary: Path, descriptor: int, stored: StoredFile) -> None:
         self.path, self.stored = path, stored
-        self._temporary = temporary
+        self.temporary = temporary
+        """What it is called until it has its name."""
         self._descriptor: int | None = descriptor
 
     @property
@@ -273,7 +283,7 @@ class OutputDraft:
         """
         try:
             self._close()
-            publish(self._temporary, self.path)
+            publish(self.temporary, self.path)
         finally:
             self.discard()
 
@@ -281,7 +291,7 @@ class OutputDraft:
         """Leave nothing that has no name; a second time is no error."""
         with suppress(OSError):
             self._close()
-        _remove(self._temporary)
+        _remove(self.temporary)
 
     def _close(self) -> None:
         if self._descriptor is not None:

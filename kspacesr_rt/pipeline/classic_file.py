@@ -23,6 +23,7 @@ from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.previews import Shown, preview_of
 from kspacesr_rt.pipeline.report import SliceRecord
 from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.slice_processes.process import SliceProcess
 from kspacesr_rt.pipeline.slice_work import MadeOutput, SliceSteps
 
 
@@ -41,6 +42,7 @@ class ClassicFile(FileInProgress):
         warnings: tuple[str, ...],
         computation: Computation,
         work: SliceSteps,
+        process: SliceProcess | None = None,
     ) -> None:
         """Keep what is to be done.
 
@@ -49,12 +51,14 @@ class ClassicFile(FileInProgress):
         run, task, series, matrix, warnings, computation
             As for every file.
         work
-            Reads the slice and makes its output, here or in another process.
+            Reads the slice and makes its output.
+        process
+            That it does so in; None: in this one.
         """
         super().__init__(
             run, task, series, matrix=matrix, warnings=warnings, computation=computation
         )
-        self._work = work
+        self._work, self.process = work, process
 
     def _read(self) -> list[DecodedSlice]:
         decoded = self._work.read()

@@ -52,16 +52,20 @@ class LocalExecutor:
 
     def process(self, run: RunState, scan: Scan) -> None:
         """Process every series; see `Executor`."""
-        with Scheduler(run, workers=self.side_by_side(run)[0]) as scheduler:
+        threads = self._threads(run)
+        with Scheduler(run, workers=threads) as scheduler:
             scheduler.process(scan.series)
         write_series_as_nifti(run, scan.series)
-        write_trust_maps(run, scan.series, workers=self.side_by_side(run)[0])
+        write_trust_maps(run, scan.series, workers=threads)
 
     def side_by_side(self, run: RunState) -> tuple[int, int]:
-        """Return the threads that read and write, and the backend's streams."""
-        backends = run.backends
-        workers = self._workers or workers_of(run.options, backends.choice.backend)
-        return workers, backends.streams
+        """Return the threads, and processes, that read and write, and the backend's streams."""
+        n_processes = len(run.slice_processes)
+        threads = self._threads(run) if run.works_here or not n_processes else 0
+        return threads + n_processes, run.backends.streams
+
+    def _threads(self, run: RunState) -> int:
+        return self._workers or workers_of(run.options, run.backends.choice.backend)
 
     def __enter__(self) -> Self:
         return self

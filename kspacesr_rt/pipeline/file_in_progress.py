@@ -25,6 +25,7 @@ from kspacesr_rt.pipeline.journal_entries import FileState, JournalEntry
 from kspacesr_rt.pipeline.previews import Shown
 from kspacesr_rt.pipeline.report import SliceRecord
 from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
+from kspacesr_rt.pipeline.slice_processes.process import SliceProcess
 from kspacesr_rt.pipeline.slice_work import replaced
 from kspacesr_rt.quality.result_checks import SliceFigures
 
@@ -79,6 +80,8 @@ class FileInProgress(ABC):
         """Whether `read` has given the last slice."""
         self.settled = False
         """Whether it is decided what became of it."""
+        self.process: SliceProcess | None = None
+        """What takes its steps; None: threads of this process."""
         self.shown: list[Shown] = []
         """For the contact sheet, if the output stands."""
 

@@ -23,6 +23,7 @@ from kspacesr_rt.system.durability import Durability
 from kspacesr_rt.volumes.source_volume import Plane
 
 OutputFormat = Literal["same", "nifti", "dicom"]
+Processes = int | Literal["auto"]
 OnStale = Literal["refuse", "keep", "replace"]
 _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "tier": get_args(Tier),
@@ -35,11 +36,15 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
     "durability": get_args(Durability),
 }
 """Fields of `InferOptions` that are one of a few words."""
-_LEAST: Final = {"upscale": 1, "batch": 1, "threads": 0, "streams": 0, "workers": 0}
+_LEAST: Final = {"upscale": 1, "batch": 1, "threads": 0, "streams": 0, "workers": 0, "processes": 0}
 """Fields that are whole numbers, and the least of each."""
 _MOST: Final = {"upscale": 16}
 """What a specification may state at most, too."""
-_OR_ELSE: Final[dict[str, tuple[object, ...]]] = {"upscale": (None,), "batch": (AUTO,)}
+_OR_ELSE: Final[dict[str, tuple[object, ...]]] = {
+    "upscale": (None,),
+    "batch": (AUTO,),
+    "processes": (AUTO,),
+}
 """What may stand for a number."""
 _SWITCHES: Final = (
     "preview",
@@ -89,6 +94,9 @@ class InferOptions:
     run models); 0: see `auto_streams`."""
     workers: int = 0
     """Threads that read, decode, check and write beside the backend; 0: see `auto_workers`."""
+    processes: Processes = AUTO
+    """Processes that read, decode, check and write classic slices beside this one, which computes;
+    0: none; ``auto``: see `kspacesr_rt.pipeline.process_choice.chosen_processes`."""
     preview: bool = False
     """Write a PNG contact sheet a series."""
     trust_map: bool = False

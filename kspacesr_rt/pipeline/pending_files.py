@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
-from itertools import accumulate, count, groupby
+from functools import partial
+from itertools import accumulate, count, cycle, groupby
 
 from kspacesr_rt.dicom import Series
 from kspacesr_rt.dicom.scanner_interpolation import AcquiredBand
@@ -27,18 +28,26 @@ from kspacesr_rt.pipeline.outside_limits import (
 from kspacesr_rt.pipeline.previews import Previews
 from kspacesr_rt.pipeline.report import SeriesRecord
 from kspacesr_rt.pipeline.run_state import FileTask, RunState, SeriesProgress
-from kspacesr_rt.pipeline.slice_work import SliceSettings, SliceWork
+from kspacesr_rt.pipeline.slice_processes.process import SliceProcess
+from kspacesr_rt.pipeline.slice_processes.remote_work import (
+    RemoteSeries,
+    RemoteSliceWork,
+    remote_survey,
+)
+from kspacesr_rt.pipeline.slice_work import SliceSettings, SliceSteps, SliceWork
 from kspacesr_rt.pipeline.survey import Survey
 from kspacesr_rt.pipeline.volume_file import VolumeFile
 from kspacesr_rt.volumes import SourceVolume
 
 
 def pending_files(
-    run: RunState, series: Sequence[Series], pool: Executor
+    run: RunState,
+    series: Sequence[Series],
+    threads_of: Callable[[SliceProcess | None], Executor],
 ) -> Iterator[FileInProgress]:
     """Yield the files that are left to do, in order; settle those that need no computing.
 
-    The next series is surveyed in `pool` meanwhile.
+    The next series is surveyed meanwhile; `threads_of` returns what asks a process, or works here.
 
     Raises
     ------
@@ -47,6 +56,7 @@ def pending_files(
     """
     ahead: deque[tuple[SeriesProgress, list[FileTask], Future[Survey]]] = deque()
     ordinals = count()
+    processes = cycle(run.slice_processes or (None,))
     for one in series:
         progress = SeriesProgress(series=one, left=0, previews=_previews(run, one))
         tasks = _pending(run, progress, ordinals)
@@ -55,11 +65,23 @@ def pending_files(
             if progress.previews is not None:
                 run.save_previews(progress.previews)
             continue
-        ahead.append((progress, tasks, pool.submit(run.survey, one)))
+        ahead.append((progress, tasks, _surveying(run, one, next(processes), threads_of)))
         if len(ahead) > 1:
-            yield from _planned(run, *ahead.popleft())
+            yield from _planned(run, *ahead.popleft(), processes)
     while ahead:
-        yield from _planned(run, *ahead.popleft())
+        yield from _planned(run, *ahead.popleft(), processes)
+
+
+def _surveying(
+    run: RunState,
+    series: Series,
+    process: SliceProcess | None,
+    threads_of: Callable[[SliceProcess | None], Executor],
+) -> Future[Survey]:
+    """Let a series be surveyed: of classic slices by a process, if there are any."""
+    if process is None or any(one.n_frames is not None for one in series.slices):
+        return threads_of(None).submit(run.survey, series)
+    return threads_of(process).submit(run.survey, series, partial(remote_survey, run, process))
 
 
 def _previews(run: RunState, series: Series) -> Previews | None:
@@ -104,7 +126,11 @@ def _with_journal_entry(task: FileTask, journal: Journal) -> FileTask:
 
 
 def _planned(
-    run: RunState, progress: SeriesProgress, tasks: list[FileTask], survey: Future[Survey]
+    run: RunState,
+    progress: SeriesProgress,
+    tasks: list[FileTask],
+    survey: Future[Survey],
+    processes: Iterator[SliceProcess | None],
 ) -> Iterator[FileInProgress]:
     """Yield the files of a series, as its survey has them processed."""
     surveyed = survey.result()
@@ -134,6 +160,7 @@ def _planned(
             model=run.backends.spec.name,
             limits=run.options.limits,
         )
+        remote = RemoteSeries.of(settings) if run.slice_processes else None
         for task in group:
             if handled == "skipped":
                 run.fail(task, _interpolated(multi_frame=multi_frame))
@@ -142,22 +169,34 @@ def _planned(
                 run.fail(task, skipped_outside(outside))
                 run.count_down(progress)
             elif isinstance(task.source, SourceVolume):
+                run.works_here = True
                 yield VolumeFile(
                     run, task, progress, task.source, warnings=warnings, computation=computation
                 )
             elif multi_frame:
+                run.works_here = True
                 yield MultiFrameFile(
                     run, task, progress, warnings=warnings, computation=computation
                 )
             else:
-                work = SliceWork(
-                    task.source,
-                    settings,
-                    reader=surveyed.reader,
-                    encoder=encoder,
-                    timed=run.timer.busy,
-                    surveyed=surveyed.read.pop(task.source.path, None),
-                )
+                stored = surveyed.read.pop(task.source.path, None)
+                kept = task.source.path in surveyed.kept
+                process = surveyed.process if kept else None if stored else next(processes)
+                work: SliceSteps
+                if process is not None and remote is not None:
+                    is_shown = progress.previews is not None and progress.previews.wants(
+                        task.number
+                    )
+                    work = RemoteSliceWork(run, process, remote, task.source, is_shown=is_shown)
+                else:
+                    work = SliceWork(
+                        task.source,
+                        settings,
+                        reader=surveyed.reader,
+                        encoder=encoder,
+                        timed=run.timer.busy,
+                        surveyed=stored,
+                    )
                 yield ClassicFile(
                     run,
                     task,
@@ -166,6 +205,7 @@ def _planned(
                     warnings=warnings,
                     computation=computation,
                     work=work,
+                    process=process,
                 )
 
 

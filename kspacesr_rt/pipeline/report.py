@@ -21,7 +21,6 @@ from typing import Any, Final, Literal
 from kspacesr_rt.errors import OutputError, StaleOutputError, failing_the_output
 from kspacesr_rt.model.contracts import NOT_DECLARED
 from kspacesr_rt.pipeline.batch_size import AUTO, batch_text
-from kspacesr_rt.runtime.selection import BEGUN
 from kspacesr_rt.system.file_labels import is_digest
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.plurals import counted
@@ -443,6 +442,8 @@ class RunReport:
             short = f"{self.backend_text.splitlines()[0]} (-v says more)"
             lines.append(self.backend_text if verbose else short)
         elif self.backend_choice.get("asked", self.backend) != self.backend:
+            from kspacesr_rt.runtime.selection import BEGUN  # onnx, which few readers need
+
             why = f": {BEGUN}" if BEGUN in self.backend_choice.get("reason", "") else ""
             short = f"backend {self.backend}, chosen by auto{why} (-v says why)"
             lines.append(self.backend_text if verbose else short)

@@ -33,6 +33,7 @@ from kspacesr_rt.pipeline.report import (
     SliceRecord,
     StaleRecord,
 )
+from kspacesr_rt.pipeline.slice_processes.process import SliceProcess
 from kspacesr_rt.pipeline.stage_timer import ALONE, COMPUTING, StageTimer, bottleneck
 from kspacesr_rt.pipeline.survey import Survey, survey_series
 from kspacesr_rt.runtime.backends import ZERO_FILL, baseline_spec
@@ -113,6 +114,8 @@ class RunState:
         self.total = self.done = self.present = 0
         self.choosing_s = 0.0  # until it was settled what computes, if that was for this run
         self.processes = 1  # that process series at the same time
+        self.slice_processes: tuple[SliceProcess, ...] = ()  # that read and write beside this one
+        self.works_here = False  # whether threads of this process read and write, too
         self.elsewhere = ""  # what others compute, said in a few words
         self.adds_to_series = False  # slices of these series were processed before, by other runs
         self.ending = False  # what is settled from then on was under way when the run ended
@@ -208,20 +211,32 @@ class RunState:
         """
         return TrustCalibration.of(spec) if self.options.trust_map and spec.trust else None
 
-    def survey(self, series: Series) -> Survey:
-        """Return what is known of a series, measured once; may run in a worker."""
+    def survey(self, series: Series, measure: Callable[[Series], Survey] | None = None) -> Survey:
+        """Return what is known of a series, measured once; may run in a worker.
+
+        Parameters
+        ----------
+        series
+            Any of the run.
+        measure
+            Surveys it, if it was not yet; None: it is surveyed here.
+        """
         if id(series) not in self._surveys:
-            with self.timer.busy("survey"):
-                survey = survey_series(
-                    series,
-                    keep_private=self.options.keep_private,
-                    reader=SeriesReader(self.header_counts, earlier=self._last_reader),
-                )
-                self._last_reader = survey.reader
-                if self.journal is not None:
-                    survey.restore(self.journal.series(series.uid))
-                self._surveys[id(series)] = survey
+            survey = (measure or self._measured)(series)
+            if self.journal is not None:
+                survey.restore(self.journal.series(series.uid))
+            self._surveys[id(series)] = survey
         return self._surveys[id(series)]
+
+    def _measured(self, series: Series) -> Survey:
+        with self.timer.busy("survey"):
+            survey = survey_series(
+                series,
+                keep_private=self.options.keep_private,
+                reader=SeriesReader(self.header_counts, earlier=self._last_reader),
+            )
+        self._last_reader = survey.reader
+        return survey
 
     def forget_survey(self, series: Series) -> None:
         """Let go of the slices that a survey has read."""

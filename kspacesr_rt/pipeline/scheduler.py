@@ -27,6 +27,7 @@ from kspacesr_rt.pipeline.journal_entries import JournalEntry
 from kspacesr_rt.pipeline.pending_files import pending_files
 from kspacesr_rt.pipeline.previews import preview_of
 from kspacesr_rt.pipeline.run_state import RunState, SeriesProgress
+from kspacesr_rt.pipeline.slice_processes.process import SliceProcess
 
 MULTI_FRAME_AT_ONCE: Final = 2
 """Multi-frame files that are under way at a time: while one is finished, the next is begun. More
@@ -34,6 +35,9 @@ would gain nothing, and each has its header in memory, some kilobytes a frame.""
 
 COMMITTING_AT_ONCE: Final = 2 * GROUP_FILES
 """Outputs that may be written and not durable: a group that is synced, and one that is open."""
+
+READ_AHEAD: Final = 2
+"""Slices that each process beside this one has more to do than it does."""
 
 _Written = Future[JournalEntry] | None
 """What a worker has left to be made durable: nothing, until a file is whole."""
@@ -53,8 +57,11 @@ class Scheduler:
         """Start `workers` threads beside the caller's."""
         self._run = run
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kspacesr-rt")
+        self._asking: dict[SliceProcess, ThreadPoolExecutor] = {}
+        """A thread for each process beside this one: it answers one request after another."""
         self._backend = BatchRunner(run)
-        self._workers, self._quiet = workers, quiet_pydicom()
+        self._workers = workers + READ_AHEAD * len(run.slice_processes)
+        self._quiet = quiet_pydicom()
         self._begun: set[FileInProgress] = set()
         """Files that are read or written, and not settled."""
         self._to_read: deque[FileInProgress] = deque()
@@ -86,7 +93,7 @@ class Scheduler:
         StopRequestedError
             If a signal waits. Slices that are being written are finished by `__exit__`.
         """
-        files = pending_files(self._run, series, self._pool)
+        files = pending_files(self._run, series, self._threads_of)
         while self._read_ahead(files):
             self._take_next()
             self._settle_written(self._ahead)
@@ -111,7 +118,8 @@ class Scheduler:
 
     def _end(self, *exc: object) -> None:
         self._backend.__exit__(*exc)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._pool, *self._asking.values()):
+            pool.shutdown(wait=True, cancel_futures=True)
         self._run.ending = True
         # However the run ends: what was written is recorded, as far as the disk allows.
         while self._writing:
@@ -127,6 +135,17 @@ class Scheduler:
         for file in self._begun:
             file.close()
             self._run.done -= file.n_counted  # frames of a file that is not written
+        for process in self._asking:
+            process.rest()
+
+    def _threads_of(self, process: SliceProcess | None) -> ThreadPoolExecutor:
+        """Return what asks a process, or else what works here."""
+        if process is None:
+            return self._pool
+        if process not in self._asking:
+            one = ThreadPoolExecutor(1, thread_name_prefix="kspacesr-rt-process")
+            self._asking[process] = one
+        return self._asking[process]
 
     def _read_ahead(self, files: Iterator[FileInProgress]) -> bool:
         """Let workers read what comes next; return whether there is anything."""
@@ -149,7 +168,7 @@ class Scheduler:
 
     def _read(self, file: FileInProgress) -> None:
         self._begun.add(file)
-        self._reading[file] = self._pool.submit(file.read)
+        self._reading[file] = self._threads_of(file.process).submit(file.read)
 
     def _take_next(self) -> None:
         """Take the slices that come next in the order of the input, and have more of them read."""
@@ -215,7 +234,8 @@ class Scheduler:
         earlier = [written for one, _, written in self._writing if one is file]
         if file.settled or any(written.exception() is not None for written in earlier):
             return
-        self._writing.append((file, len(results), self._pool.submit(self._written, file, results)))
+        written = self._threads_of(file.process).submit(self._written, file, results)
+        self._writing.append((file, len(results), written))
 
     def _written(self, file: FileInProgress, results: list[Computed]) -> _Written:
         """Write results, in a worker; what is whole then is made durable together with others."""

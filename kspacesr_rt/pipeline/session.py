@@ -30,10 +30,12 @@ from kspacesr_rt.pipeline.input_files import require_library
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
 from kspacesr_rt.pipeline.output_folder import begun_with
 from kspacesr_rt.pipeline.preflight import prepare, refuse_in_advance, scan_files, scan_input
+from kspacesr_rt.pipeline.process_choice import chosen_processes
 from kspacesr_rt.pipeline.report import RunReport
 from kspacesr_rt.pipeline.reported_run import noting_how_far, reported
 from kspacesr_rt.pipeline.run_folder import RunFolder
 from kspacesr_rt.pipeline.run_state import RunState
+from kspacesr_rt.pipeline.slice_processes.process import SliceProcesses
 from kspacesr_rt.pipeline.stale_outputs import StaleOutputs
 from kspacesr_rt.pipeline.stalls import Opening, StallWatch
 from kspacesr_rt.pipeline.trust_maps import require_intervals
@@ -112,6 +114,7 @@ class Session:
         ):
             opening.enter_context(self._executor)
             begun = begun_with(Path(output)) if output is not None else None
+            self._slice_processes = opening.enter_context(SliceProcesses())
             pool = BackendPool(self.options, here=self._executor.computes_here, begun_with=begun)
             self._backends = opening.enter_context(pool)
             self._stack = opening.pop_all()
@@ -196,6 +199,8 @@ class Session:
             if problem := unusable_time_zone():
                 run.notes[problem] = None
             scan = scan_input(run, scan)
+            if self._executor.computes_here:
+                self._take_processes(run, scan.series)
             refuse_in_advance(run, scan)
             with (
                 folder.locked(run) as journal,
@@ -262,6 +267,7 @@ class Session:
         """
         executor = LocalExecutor(workers)
         with self._used(), limited_to(run.options.limits):
+            self._take_processes(run, series)
             executor.process(run, Scan(series=tuple(series), left_out=()))
 
     def super_resolve(self, values: npt.ArrayLike) -> FloatArray:
@@ -366,6 +372,12 @@ class Session:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _take_processes(self, run: RunState, series: Sequence[Series]) -> None:
+        """Let processes read and write, as the options say and as it pays."""
+        n_slices = sum(one.n_frames is None for item in series for one in item.slices)
+        number = chosen_processes(run.options.processes, run.backends.choice.backend, n_slices)
+        run.slice_processes = self._slice_processes.taken(number)
 
     def _folder(
         self,

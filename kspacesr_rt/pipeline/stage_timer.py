@@ -85,6 +85,14 @@ class StageTimer:
         for stage, seconds in busy.items():
             self.add(stage, seconds, cpu_s=cpu.get(stage, 0.0))
 
+    def take(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return busy and processor seconds by stage, and begin again from nothing."""
+        with self._lock:
+            busy, cpu = dict(self._busy), dict(self._cpu)
+            self._busy.clear()
+            self._cpu.clear()
+        return busy, cpu
+
     @property
     def seconds(self) -> dict[str, float]:
         """Busy seconds by stage, those that were met."""

@@ -27,6 +27,7 @@ from kspacesr_rt.errors import SliceError, SliceFailed
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.report import SeriesRecord
+from kspacesr_rt.pipeline.slice_processes.process import SliceProcess
 from kspacesr_rt.quality.noise import series_snr
 from kspacesr_rt.volumes import SourceVolume, read_volume, volume_slices
 
@@ -47,6 +48,10 @@ class Survey:
     """Slices that were read on the way, so that nobody need read them again."""
     reader: SeriesReader = field(default_factory=SeriesReader)
     """What has read them, for the other slices of the series."""
+    process: SliceProcess | None = None
+    """What has read, and keeps, those of `kept`; None: this one."""
+    kept: frozenset[Path] = frozenset()
+    """Files of slices that `process` has read."""
     snr: dict[Matrix, float | None] = field(default_factory=dict)
     """Tissue over noise of each of these, where air shows it."""
     body_part: str = ""
@@ -106,6 +111,17 @@ def survey_series(
         with suppress(SliceFailed), as_slice_failure():
             dropped = dropped_elements(first, keep_private=keep_private)
     return Survey(bands=bands, read=read, reader=reader, snr=snr, body_part=part, dropped=dropped)
+
+
+def unread_survey(series: Series) -> Survey:
+    """Return what is known of a series none of whose slices can be read."""
+    by_matrix: defaultdict[Matrix, list[SourceSlice]] = defaultdict(list)
+    for item in series.slices:
+        by_matrix[item.matrix].append(item)
+    return Survey(
+        bands={matrix: _band(matrix, slices, []) for matrix, slices in by_matrix.items()},
+        snr=dict.fromkeys(by_matrix),
+    )
 
 
 def _read(source: SourceSlice, reader: SeriesReader, read: Surveyed) -> list[DecodedSlice]:

@@ -46,6 +46,7 @@ SETTINGS: Final[Mapping[str, type | UnionType]] = {
     "threads": int,
     "streams": int,
     "workers": int,
+    "processes": int | str,
     "include_derived": bool,
     "keep_private": bool,
     "limits": list,

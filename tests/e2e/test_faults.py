@@ -36,7 +36,7 @@ from kspacesr_rt.pipeline.compute import BatchRunner
 from kspacesr_rt.pipeline.file_in_progress import MADE_AGAIN, FileInProgress
 from kspacesr_rt.pipeline.journal_entries import valid_entry
 from kspacesr_rt.pipeline.report import RunReport
-from kspacesr_rt.pipeline.scheduler import COMMITTING_AT_ONCE
+from kspacesr_rt.pipeline.scheduler import COMMITTING_AT_ONCE, READ_AHEAD
 from kspacesr_rt.pipeline.stage_timer import auto_workers
 
 KILLS = int(os.environ.get("KSPACESR_KILLS", "8"))
@@ -136,9 +136,11 @@ def run_and_meet(rng, source, out, *arguments, log, most, hold=None):
     return process
 
 
-@pytest.mark.parametrize("durability", ["file", "batch", "none"])
+@pytest.mark.parametrize(
+    ("durability", "processes"), [("file", 0), ("batch", 0), ("none", 0), ("batch", 2)]
+)
 def test_killed_runs_are_completed_and_nothing_is_lost(
-    durability, mixed, undisturbed, n_computed, tmp_path, record_property
+    durability, processes, mixed, undisturbed, n_computed, tmp_path, record_property
 ):
     """Kill -9 at random moments; nothing half-written is ever seen, what is noted is whole.
 
@@ -151,7 +153,8 @@ def test_killed_runs_are_completed_and_nothing_is_lost(
         log.unlink(missing_ok=True)
         runs += 1
         while True:
-            process = run_and_meet(rng, mixed, out, "--durability", durability, log=log, most=45)
+            how = ("--durability", durability, "--processes", processes)
+            process = run_and_meet(rng, mixed, out, *how, log=log, most=45)
             process.kill()
             code, stderr = ended(process)
             if code == 0:  # it was faster than the kill
@@ -171,7 +174,8 @@ def test_killed_runs_are_completed_and_nothing_is_lost(
         assert not fault_cases.leftovers(out)
         again = log.stat().st_size - n_computed
         in_group = 0 if durability != "batch" else COMMITTING_AT_ONCE
-        assert 0 <= again <= (kills - before) * (in_flight() + in_group)
+        ahead = READ_AHEAD * processes
+        assert 0 <= again <= (kills - before) * (in_flight() + in_group + ahead)
         recomputed += again
     told = {"kills": kills, "runs": runs, "torn": torn, "lost": 0, "recomputed": recomputed}
     told |= {"noted": noted}
@@ -262,14 +266,18 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_ends_the_run_and_room_completes_it(small_disk, mixed, undisturbed):
+@pytest.mark.parametrize(("processes", "attempts"), [(0, 5), (2, 2)])
+def test_a_full_disk_ends_the_run_and_room_completes_it(
+    small_disk, mixed, undisturbed, processes, attempts
+):
     """Wherever the last byte runs out: exit 7, nothing half-written, and one more run is enough."""
     rng = random.Random(SEED)
     needed = 4096 * len(undisturbed) * 6
-    for attempt in range(5):
+    for attempt in range(attempts):
         place = small_disk(4096 * rng.randint(3, needed // 4096))
         out = place / "out"
-        code, stderr = ended(start("infer", mixed, out, *CLI))
+        how = ("--processes", processes)
+        code, stderr = ended(start("infer", mixed, out, *CLI, *how))
         seen = contents(out)
         assert code == 7, (attempt, stderr)
         assert "cannot be written" in stderr or "cannot be used" in stderr or "write" in stderr

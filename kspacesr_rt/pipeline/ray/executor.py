@@ -111,7 +111,13 @@ def _settled(options: InferOptions, backend: str, placement: Placement) -> Infer
     streams = options.streams or auto_streams(backend_info(backend), threads)
     # A tier is settled as well: its model is sent along, where it is another one.
     return replace(
-        options, backend=backend, tier="exact", model=model, threads=threads, streams=streams
+        options,
+        backend=backend,
+        tier="exact",
+        model=model,
+        threads=threads,
+        streams=streams,
+        processes=0,  # there are actors
     )
 
 
