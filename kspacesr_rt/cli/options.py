@@ -171,7 +171,7 @@ def _number_or_auto(value: int | str, auto: int, least: int) -> int:
         number = int(value)
     except ValueError as exc:
         raise typer.BadParameter(f"'{value}' is not a whole number, or auto.") from exc
-    if number < least and value != auto:  # a default is taken as it is
+    if number < least:
         raise typer.BadParameter(f"{number} is not at least {least}.")
     return number
 
@@ -183,6 +183,8 @@ def batch_number(value: int | str) -> int:
 
 def process_number(value: int | str) -> int:
     """Take a number of processes, or ``auto``, which is -1 from here on."""
+    if value == -1:  # the default, which is taken as it is
+        return -1
     return _number_or_auto(value, auto=-1, least=0)
 
 

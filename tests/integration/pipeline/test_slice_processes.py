@@ -71,11 +71,15 @@ def said(folder):
 
 
 def noted(folder):
-    """Return what the journal notes of outputs."""
+    """Return what the journal notes of outputs, but for their digests.
+
+    These are of the whole file or by parts, as it was made; the outputs themselves are compared.
+    """
     lines = (folder / ".kspacesr-rt" / "journal.jsonl").read_bytes().splitlines()
     entries = [one for one in map(valid_entry, lines) if one and "record" in one]
     for one in entries:
         one.pop("seen_ns", None)
+        one.pop("output_sha256")
     return sorted(entries, key=lambda one: one["source"])
 
 

@@ -29,6 +29,7 @@ OWN_MEANING = {
     ("bench gate", "threads"),  # not 0: a baseline is of a number of threads
     *((command, "report") for command in ("adopt", "convert", "export")),  # of the parity gate
     ("convert", "backend"),  # of its gate alone, and none by itself
+    ("bench pipeline", "processes"),  # several numbers, to be compared
     ("bench pipeline", "backend"),  # null, too, which no other command has
     ("verify", "verbose"),  # it leaves nothing out
     *((command, "batch") for command in ("bench", "build", "train", "seed-table")),
