@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -356,10 +356,10 @@ def _by_processes(place: Path, options: PipelineOptions) -> dict[int, ProcessCos
         for _ in range(options.rounds + 1):
             for n, session in sessions.items():
                 with _new_folder(place / "out") as output:
-                    started, beside = time.perf_counter(), _children_cpu_s()
+                    started, beside = time.perf_counter(), _cpu_s_of(session.process_ids)
                     own = time.process_time()
                     _require_all(session.run(archive, output), n_slices)
-                    own, beside = time.process_time() - own, _children_cpu_s() - beside
+                    own, beside = time.process_time() - own, _cpu_s_of(session.process_ids) - beside
                     taken[n].append((own, time.perf_counter() - started, beside))
     costs = {}
     for n, rounds in taken.items():
@@ -370,12 +370,10 @@ def _by_processes(place: Path, options: PipelineOptions) -> dict[int, ProcessCos
     return costs
 
 
-def _children_cpu_s() -> float:
-    """Return seconds of processor time of the processes that this one has started and that run."""
-    threads = Path("/proc/self/task").iterdir()
-    children = [pid for one in threads for pid in (one / "children").read_text().split()]
+def _cpu_s_of(pids: Iterable[int]) -> float:
+    """Return seconds of processor time that processes have taken."""
     ticks = 0
-    for pid in children:
+    for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])  # utime, stime: proc(5)
     return ticks / os.sysconf("SC_CLK_TCK")

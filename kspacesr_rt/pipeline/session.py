@@ -136,6 +136,11 @@ class Session:
         self._backends.settle()
         return self._backends.choice
 
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """Processes that read and write beside this one; none before a run that takes some."""
+        return self._slice_processes.ids
+
     def model_content(self) -> bytes | None:
         """Return the model file that was made for the tier; None if what was named runs as it is.
 

@@ -66,6 +66,11 @@ class SliceProcess:
         self.forgotten: deque[int] = deque()
         """Slices that nobody will ask for; for any threads."""
 
+    @property
+    def id(self) -> int | None:
+        """Its process id, while it runs."""
+        return None if self._running is None else self._running.process_id
+
     def start(self) -> None:
         """Start it, unless it runs; it is not waited for.
 
@@ -151,6 +156,11 @@ class SliceProcesses:
             one.start()
         return taken
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Those that run, by their process ids."""
+        return tuple(one.id for one in self._processes if one.id is not None)
+
     def __enter__(self) -> Self:
         return self
 
@@ -175,6 +185,10 @@ class _Running:
         self._errors = errors
         self.samples = samples
         self.is_ready = False
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
 
     @classmethod
     def started(cls) -> Self:
