@@ -13,6 +13,7 @@ import builtins
 import functools
 import operator
 import sys
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ import numpy as np
 import sympy
 import torch
 from torch import nn
+from torch._refs import fft
 
 from kspacesr_rt.export.symbolic_sizes import answers_by_trial, values_of
 
@@ -57,15 +59,20 @@ def short_reasoning() -> Iterator[None]:
 
     It simplifies both sides of each floor division of lengths, which for lengths that a network
     filled up to its windows takes minutes each; cancelling common factors is what is needed of it.
+    An orthonormal transform of a stated length it holds to a number, for a square root.
     """
     symbols: Any = sympy
     simplify = symbols.simplify
     symbols.simplify = sympy.cancel
+    transforms: Any = fft
+    roots = transforms.math
+    transforms.math = types.SimpleNamespace(sqrt=torch._sym_sqrt)
     try:
         with answers_by_trial():
             yield
     finally:
         symbols.simplify = simplify
+        transforms.math = roots
 
 
 @contextmanager

@@ -25,7 +25,8 @@ _SAMPLE_BY_SAMPLE = frozenset(
         *("add", "sub", "rsub", "mul", "div", "pow", "neg", "abs", "sqrt", "rsqrt", "square"),
         *("exp", "log", "log1p", "reciprocal", "sin", "cos", "tanh", "sigmoid", "relu", "clamp"),
         *("clamp_min", "clamp_max", "angle", "real", "imag", "conj", "_conj", "sgn", "sign", "to"),
-        *("_to_copy", "clone", "detach", "alias", "contiguous", "conj_physical", "resolve_conj"),
+        *("_to_copy", "clone", "detach", "alias", "contiguous", "conj_physical"),
+        *("_conj_physical", "resolve_conj"),
     )
 )
 """Operators that make of each sample what they make of it among others."""

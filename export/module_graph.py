@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
 from kspacesr_rt.export import (
     array_functions,
+    hermitian_transforms,
     order_statistics,
     real_operators,
     recurrences,
@@ -36,6 +37,7 @@ EXAMPLE_BATCH = 3
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **real_operators.OF_OPEN_LENGTH,
     **array_functions.FUNCTIONS,
+    **hermitian_transforms.FUNCTIONS,
     **order_statistics.FUNCTIONS,
     **recurrences.FUNCTIONS,
     **small_matrices.FUNCTIONS,
@@ -187,14 +189,14 @@ class _OpenLengths(TorchFunctionMode):
             return made
         given = [one for one in args if isinstance(one, Tensor)]
         known = bool(given) and all(one in self._known for one in given)
+        called: Any = FUNCTIONS.get(func, func)
         if kwargs or not known or _holds_length(args):
-            called: Any = FUNCTIONS.get(func, func)
             return called(*args, **kwargs)
         with _disable_current_modes():
             real = func(*(self._known[one] if isinstance(one, Tensor) else one for one in args))
         if not isinstance(real, Tensor):
             return real
-        made = func(*args)
+        made = called(*args)
         self._known[made] = real
         return made
 
@@ -225,6 +227,9 @@ _CONTROL_FLOW = (
 )
 
 
+_ONE_LENGTH = ("Constraints violated", "ConstraintViolation", "specializ", "Guard failed")
+
+
 def _is_ours(exc: Exception) -> bool:
     """Say whether an error was raised in this package."""
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
@@ -245,7 +250,7 @@ def trace_error(exc: Exception) -> KspaceSRError:
             f"{where}what the network does there depends on the values of its input",
             hint="write it without `if`, `while` or .item() on tensors: torch.where, torch.clamp",
         )
-    if "Constraints violated" in text or "ConstraintViolation" in text or "specializ" in text:
+    if any(one in text for one in _ONE_LENGTH):
         return ExporterError(
             f"torch.export cannot leave {_axes_named(text)} of the network open: something in it "
             "takes a length for a number, such as int(), a list of sizes or a stored shape"

@@ -322,6 +322,7 @@ _HANDLERS: dict[str, Handler] = {
     "aten::conj": _unary(pairs.conjugate),
     "aten::_conj": _unary(pairs.conjugate),
     "aten::conj_physical": _unary(pairs.conjugate),
+    "aten::_conj_physical": _unary(pairs.conjugate),
     "aten::resolve_conj": _unary(lambda value: value),
     "aten::resolve_neg": _unary(lambda value: value),
     "aten::abs": _unary(pairs.magnitude),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -120,7 +122,45 @@ def randomised_relu(
     return torch.nn.functional.leaky_relu(value, (lower + upper) / 2.0)
 
 
-_TORCH: dict[str, Callable[..., Any]] = {"i0": bessel_i0, "erfinv": inverse_error_function}
+_STEPS_UP = 10
+"""Arguments are raised by so much before the series in their reciprocals is taken."""
+_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30)
+"""B(2), B(4), B(6), B(8)."""
+
+
+def _summed(terms: Iterable[Tensor]) -> Tensor:
+    return reduce(operator.add, terms)
+
+
+def digamma(value: Tensor) -> Tensor:
+    """As `torch.digamma`, of values above -5; Abramowitz and Stegun, 6.3.18."""
+    above = value + float(_STEPS_UP)
+    made = torch.log(above) - 0.5 / above
+    for at, number in enumerate(_BERNOULLI, start=1):
+        made = made - number / (2 * at) * above ** (-2 * at)
+    return made - _summed(1.0 / (value + float(step)) for step in range(_STEPS_UP))
+
+
+def polygamma(order: int, value: Tensor) -> Tensor:
+    """As `torch.polygamma`, of values above -5; Abramowitz and Stegun, 6.4.11."""
+    if order == 0:
+        return digamma(value)
+    above, power = value + float(_STEPS_UP), order + 1
+    made = above**-order / order + 0.5 * above**-power
+    for at, number in enumerate(_BERNOULLI, start=1):
+        rising = math.factorial(order + 2 * at - 1) / (
+            math.factorial(order) * math.factorial(2 * at)
+        )
+        made = made + number * rising * above ** -(order + 2 * at)
+    made = made + _summed((value + float(step)) ** -power for step in range(_STEPS_UP))
+    return made * (math.factorial(order) * (-1.0) ** power)
+
+
+_TORCH: dict[str, Callable[..., Any]] = {
+    "i0": bessel_i0,
+    "erfinv": inverse_error_function,
+    "digamma": digamma,
+}
 _SPECIAL: dict[str, Callable[..., Any]] = {
     "i0": bessel_i0,
     "i0e": bessel_i0e,
@@ -130,6 +170,9 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "modified_bessel_i1": bessel_i1,
     "erfinv": inverse_error_function,
     "ndtri": inverse_normal,
+    "digamma": digamma,
+    "psi": digamma,
+    "polygamma": polygamma,
 }
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **{getattr(torch.special, name): function for name, function in _SPECIAL.items()},
@@ -139,6 +182,8 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
         for home in (torch, torch.Tensor)
     },
     torch.kaiser_window: kaiser_window,
+    torch.polygamma: polygamma,
+    torch.Tensor.polygamma: lambda value, order: polygamma(order, value),
     torch.rrelu: randomised_relu,
     torch.nn.functional.rrelu: randomised_relu,
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -167,7 +168,8 @@ def line(row):
     if not row["exported"]:
         return f"| {family} | {name} | no |  |  |  | {_short(row['why'])} |"
     figures = [
-        f"{row['parity'][one]:.0f}" if one in row["parity"] else "does not run" for one in BACKENDS
+        f"{math.floor(row['parity'][one])}" if one in row["parity"] else "does not run"
+        for one in BACKENDS
     ]
     if row["fixed"]:
         which = "{} x {} only".format(*row["fixed"])
@@ -213,8 +215,7 @@ def page_of(rows):
     heading = (
         f"{sum(map(passed, tried))} of {len(tried)} networks export, and agree with PyTorch at "
         f"{REQUIRED_DB:.0f} dB or better on both runtimes, {n_one_matrix} of them at one "
-        f"matrix only; {len(rows) - len(tried)} more were not "
-        "tried yet.\n\n"
+        f"matrix only; {len(rows) - len(tried)} more were not tried yet.\n\n"
         "| from | network | exported | ort-cpu, dB | openvino, dB | LR matrix | remark |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n"
     )

@@ -148,10 +148,10 @@ SPANDREL: dict[str, tuple[str, dict[str, object]]] = {
     ),
     "CRAFT": (
         "CRAFT",
-        {"embed_dim": 24, "depths": [1, 1], "num_heads": [4, 4], "window_size": 16, "upscale": 2},
+        {"embed_dim": 64, "depths": [1, 1], "num_heads": [4, 4], "window_size": 16, "upscale": 2},
     ),
     "Compact": ("Compact", {"num_feat": 16, "num_conv": 4, "upscale": 2}),
-    "DAT": ("DAT", {"embed_dim": 24, "depth": [2], "num_heads": [2], "split_size": [8, 8]}),
+    "DAT": ("DAT", {"embed_dim": 64, "depth": [2], "num_heads": [2], "split_size": [8, 8]}),
     "DCTLSA": ("DCTLSA", {"nf": 20, "upscale": 2}),
     "DITN": ("DITN", {"dim": 20, "ITL_blocks": 1, "SAL_blocks": 1, "upscale": 2}),
     "DRCT": (
@@ -192,7 +192,7 @@ SPANDREL: dict[str, tuple[str, dict[str, object]]] = {
     "PLKSR": ("PLKSR", {"dim": 16, "n_blocks": 2, "upscaling_factor": 2}),
     "RealPLKSR": ("PLKSR", {"dim": 16, "n_blocks": 2, "upscaling_factor": 2}),
     "RCAN": ("RCAN", {"scale": 2, "n_resgroups": 1, "n_resblocks": 2, "n_feats": 16}),
-    "RGT": ("RGT", {"embed_dim": 24, "depth": [2], "num_heads": [2], "c_ratio": 0.5}),
+    "RGT": ("RGT", {"embed_dim": 64, "depth": [2], "num_heads": [2], "c_ratio": 0.5}),
     "UpCunet2x": ("RealCUGAN", {}),
     "SAFMN": ("SAFMN", {"dim": 16, "n_blocks": 2, "upscaling_factor": 2}),
     "SPAN": ("SPAN", {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 16, "upscale": 2}),

@@ -26,6 +26,8 @@ TRIED = (
     "monai: SegResNet",
     "spandrel: MoSR",
     "spandrel: SPAN",
+    "spandrel: SAFMN",
+    "fastmri: NormUnet",
 )
 
 
