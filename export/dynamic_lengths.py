@@ -66,7 +66,7 @@ def short_reasoning() -> Iterator[None]:
     symbols.simplify = sympy.cancel
     transforms: Any = fft
     roots = transforms.math
-    transforms.math = types.SimpleNamespace(sqrt=torch._sym_sqrt)
+    transforms.math = types.SimpleNamespace(sqrt=torch.sym_sqrt)
     try:
         with answers_by_trial():
             yield

@@ -312,7 +312,9 @@ class _Export:
             fixed_matrix=nominal if fixed else (0, 0),
             single_slice=not way.batch_open,
         )
-        inputs = gate_inputs(self.layout, multiple, nominal if fixed else None)
+        inputs = gate_inputs(
+            self.layout, multiple, nominal if fixed else None, long=self.facts.long_path
+        )
         lowered = in_own_process(
             lambda: _lowered(self.maker(), spec, inputs, way),
             "exporting the network",

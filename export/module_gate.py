@@ -10,7 +10,7 @@ import numpy as np
 
 from kspacesr_rt.conversion.parity import TIERS, Agreement, Case, ParityReport, compare
 from kspacesr_rt.errors import ExporterError, KspaceSRError, library_message
-from kspacesr_rt.export.network_probe import Layout
+from kspacesr_rt.export.network_probe import LONG, Layout
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, fft2c, upscaled
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.binding import bind
@@ -20,6 +20,8 @@ from kspacesr_rt.runtime.backends import open_backend
 
 MATRICES: tuple[Matrix, ...] = ((48, 48), (64, 64), (37, 45), (40, 72))
 """LR matrices: two even squares, one odd, one rectangular; brought to the network's multiple."""
+LONG_COLUMNS = 64
+"""Of the matrix of `LONG` rows on which a network is proved that takes another path there."""
 ANSWER_MATRIX: Matrix = (40, 33)
 """Of the self-test that travels in the file."""
 BATCH = 3
@@ -45,7 +47,9 @@ class GateInput:
     """Whether its first slice is the file's self-test."""
 
 
-def gate_inputs(layout: Layout, multiple: int, fixed: Matrix | None) -> list[GateInput]:
+def gate_inputs(
+    layout: Layout, multiple: int, fixed: Matrix | None, *, long: bool = False
+) -> list[GateInput]:
     """Make the batches every export of a user's network is judged on.
 
     Parameters
@@ -56,6 +60,8 @@ def gate_inputs(layout: Layout, multiple: int, fixed: Matrix | None) -> list[Gat
         What its matrix is a multiple of.
     fixed
         Its only matrix, if there is but one.
+    long
+        Whether there is a matrix of `LONG` rows too.
     """
     matrices = [fixed] if fixed else _distinct(MATRICES, multiple)
     found = [
@@ -65,6 +71,9 @@ def gate_inputs(layout: Layout, multiple: int, fixed: Matrix | None) -> list[Gat
         for matrix in matrices
         for batch in (1, BATCH)
     ]
+    if long and not fixed:
+        [large] = _distinct(((LONG, LONG_COLUMNS),), multiple)
+        found.append(_input(f"{large[0]} x {large[1]}, 1 slice", layout, large, 1))
     first = matrices[0]
     name = f"{first[0]} x {first[1]}, scanner units"
     stored = _input(name, layout, first, 1, gain=SCANNER_UNITS)

@@ -26,6 +26,8 @@ SINGLE = (128, 64, 256, 96, 160, 320, 192, 32, 16, 80, 224)
 """Square matrices tried where a network takes no other."""
 
 
+LONG = 320
+"""LR rows of a large matrix; the gate's have 72 at most."""
 _WINDOW_NAMES = ("window_size", "split_size")
 """Attributes in which window transformers keep the samples per axis of their windows."""
 _NARROW = (torch.float16, torch.bfloat16)
@@ -69,6 +71,9 @@ class Probed:
     """Multiple of the matrix that its windows have in common, or up to which it fills each matrix
     itself; 1 where neither is so. Such a network takes any matrix, but lengths that follow from
     doing so keep `torch.export` busy for hours."""
+    long_path: bool
+    """Whether it runs other operators on a matrix of `LONG` rows, as one does that counts its
+    reductions by a logarithm."""
     batches: bool
     """Whether it takes several slices at once, and makes of each what it makes of it alone."""
 
@@ -168,6 +173,7 @@ def probed(
             multiple=found,
             fixed=fixed,
             windows=_windows(module, layout, found),
+            long_path=fixed is None and _takes_another_path(module, layout),
             batches=_takes_batches(module, layout, matrix),
         )
     if fixed is None and multiple is None:
@@ -181,6 +187,7 @@ def probed(
                 multiple=1,
                 fixed=matrix,
                 windows=1,
+                long_path=False,
                 batches=_takes_batches(module, layout, matrix),
             )
     assert first is not None
@@ -238,6 +245,31 @@ def _require_repeatable(module: nn.Module, layout: Layout, matrix: Matrix) -> No
 
 def _at(place: str) -> str:
     return f"{place}: " if place else ""
+
+
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
+    """Notes which operators run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def _takes_another_path(module: nn.Module, layout: Layout) -> bool:
+    """Say whether a network runs other operators on a large matrix than on a small one."""
+    paths = []
+    for rows in (MULTIPLES[-1], LONG):
+        with _Operators() as operators:
+            try:
+                _run(module, layout, example(layout, 1, (rows, MULTIPLES[-1])))
+            except ExportError:
+                return False
+        paths.append(operators.names)
+    return paths[0] != paths[1]
 
 
 class _Pads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped

@@ -1,6 +1,7 @@
 """A user's own network, from a class to a proved model file, and all that may be wrong with it."""
 
 import ctypes
+import math
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from typer.testing import CliRunner
 
 import kspacesr_rt as ks
@@ -358,3 +360,20 @@ def test_options_of_other_networks_are_refused(tmp_path, source):
         result = CliRunner().invoke(app, ["export", *arguments, "-o", str(tmp_path / "net.onnx")])
         assert result.exit_code == 2, result.output
     assert not (tmp_path / "net.onnx").exists()
+
+
+class CountsByLogarithm(nn.Module):
+    """It smooths once more at four times the matrix, as RGT reduces."""
+
+    def forward(self, lr):
+        for _ in range(int(math.log(lr.shape[-2] // 16, 4))):
+            lr = functional.avg_pool2d(lr, 3, 1, 1)
+        return functional.interpolate(lr, scale_factor=2.0)
+
+
+def test_a_network_that_is_another_one_at_large_matrices_is_not_left_open(tmp_path):
+    """Below 80 rows, where the gate's matrices are, it takes the example's path."""
+    network = CountsByLogarithm().eval()
+    exported = ks.export_module(network, tmp_path / "net.onnx", upscale=2, name="net")
+    assert exported.spec.fixed_matrix == (128, 128)
+    assert any(text.startswith("right at one matrix only") for text in exported.remarks)
