@@ -48,11 +48,12 @@ def build(
         typer.Option(rich_help_panel=SPEED, help="Smallest, usual and largest batch."),
     ] = (1, 1, 8),
     tf32: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            rich_help_panel=SPEED, help="Allow TF32 (16-bit models; products in three parts)."
+            rich_help_panel=SPEED,
+            help="TF32 for FFT layers of 16-bit models; default: where it should pay, in fp16.",
         ),
-    ] = False,
+    ] = None,
     workspace: Annotated[
         int | None,
         typer.Option(min=1, rich_help_panel=SPEED, help="Limit of the builder's workspace in MiB."),

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
+from kspacesr_rt.graph.sample_coefficients import SAMPLES
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.kspace.real_band import coefficient_count
 from kspacesr_rt.model.binding import BoundModel, attributes_of
@@ -132,7 +133,7 @@ def _flop(node: onnx.NodeProto, graph: _Typed, matrix: Matrix, lowering: str) ->
     out = graph.samples(node.output[0])
     if node.op_type in REAL_TRANSFORMS:
         return _real_transform_flop(attributes_of(node), matrix)
-    if node.op_type in ("CentreCrop", "CentreFill"):
+    if node.op_type in ("CentreCrop", "CentreFill", SAMPLES):
         return 0.0
     kind = node.op_type.removeprefix("Corner")
     if kind in ("FFT2c", "IFFT2c"):
@@ -218,18 +219,21 @@ class _Typed:
             if value.name == INPUT_NAME:
                 value.type.tensor_type.shape.dim[0].dim_value = 1
         del proto.graph.value_info[:]
+        types = {item.name: item.data_type for item in proto.graph.initializer}
         for node in proto.graph.node:
             if node.domain == OP_DOMAIN:
                 values = attributes_of(node)
                 rows, columns = (n * values["output_upscale"] for n in matrix)
                 # Crops, fills and spectra keep both channels of complex k-space.
                 shape: tuple[int, ...] = (1, values.get("channels", 2), rows, columns)
+                kind = TensorProto.FLOAT
                 if node.op_type in REAL_TRANSFORMS:
+                    kind = types[node.input[-1]]  # which they compute in
                     shape = (1, 1, rows, columns)
-                if node.op_type == "RealFFT2c":
+                if node.op_type in ("RealFFT2c", SAMPLES):
                     shape = (1, 1, *(coefficient_count(n) for n in matrix))
                 proto.graph.value_info.append(
-                    helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, shape)
+                    helper.make_tensor_value_info(node.output[0], kind, shape)
                 )
         del proto.functions[:]  # their bodies need not be followed
         return cls(shape_inference.infer_shapes(proto, data_prop=True).graph)

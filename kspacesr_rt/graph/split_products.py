@@ -6,7 +6,9 @@ constant; ``high H + low H + high L`` lacks only ``low L``, a millionth [1]_. Th
 product of three times the length.
 
 The high part of a value is its bfloat16, 8 bits, since a graph can ask for that by two casts, which
-a typed network may not leave out; of a constant it is TF32 itself.
+a typed network may not leave out; of a constant it is TF32 itself. A value that comes from half
+precision has no low part, since TF32 holds all its bits: ``x H + x L`` are enough, and the second,
+small as it is, may be one of half precision.
 
 References
 ----------
@@ -16,15 +18,20 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
 TF32_BITS = 10
 """Of TF32's significand, besides the one that is not stored."""
 PRODUCTS = 3
 """That stand for one."""
+PRODUCT_OPERATORS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention")
+"""What tensor cores compute."""
 _LOWEST = 23 - TF32_BITS
 """Bits of an fp32 significand that TF32 has not."""
 
@@ -64,7 +71,9 @@ def with_split_products(proto: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(proto)
     graph = result.graph
     constants = {item.name: item for item in graph.initializer}
-    split: dict[tuple[str, bool], str] = {}
+    makers = {name: node for node in graph.node for name in node.output}
+    types = _types(proto)
+    split: dict[tuple[str, int, bool], list[str]] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         side = _constant_side(node, constants)
@@ -72,25 +81,47 @@ def with_split_products(proto: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         constant, value = node.input[side], node.input[1 - side]
-        key = (constant, side == 0)
+        whole = _is_half(value, makers, types)
+        key = (constant, side, whole)
         if key not in split:
-            split[key] = f"{constant}.split"
             array = numpy_helper.to_array(constants[constant])
-            graph.initializer.append(
-                numpy_helper.from_array(_split_constant(array, axis=1 - side), split[key])
-            )
-        name = node.output[0]
-        made = f"{name}.split"
-        nodes += _split_value(value, made, axis=-2 if side == 0 else -1)
-        inputs = [split[key], made] if side == 0 else [made, split[key]]
-        nodes.append(helper.make_node("MatMul", inputs, [name], name=node.name))
+            parts = _parts(constant, array) if whole else _joined(constant, array, axis=1 - side)
+            graph.initializer.extend(parts)
+            split[key] = [one.name for one in parts]
+        if whole:
+            half = makers[value].input[0]
+            nodes += _two_products(node, (value, half), split[key], side)
+        else:
+            nodes += _one_product(node, value, split[key][0], side)
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
+    _drop_unused(graph)
+    return result
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
     kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    return result
+
+
+def splits_every_product(proto: onnx.ModelProto) -> bool:
+    """Say whether no fp32 product or convolution of a flat graph would be left as TF32 rounds it.
+
+    Parameters
+    ----------
+    proto
+        A flat graph, not yet split; not changed.
+    """
+    constants = {item.name: item for item in proto.graph.initializer}
+    types = _types(proto)
+    return all(
+        _constant_side(node, constants) is not None
+        for node in proto.graph.node
+        if node.op_type in PRODUCT_OPERATORS
+        and any(types.get(name) == TensorProto.FLOAT for name in node.input)
+    )
 
 
 def _constant_side(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> int | None:
@@ -105,10 +136,62 @@ def _constant_side(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto])
     return sides[0] if is_matrix else None
 
 
-def _split_constant(array: Values, axis: int) -> Values:
+def _types(proto: onnx.ModelProto) -> dict[str, int]:
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    values = (*graph.input, *graph.value_info)
+    return {one.name: one.type.tensor_type.elem_type for one in values}
+
+
+def _is_half(value: str, makers: Mapping[str, onnx.NodeProto], types: Mapping[str, int]) -> bool:
+    """Say whether an fp32 value is one of half precision that was widened."""
+    maker = makers.get(value)
+    if maker is None or maker.op_type != "Cast":
+        return False
+    return types.get(maker.input[0]) == TensorProto.FLOAT16
+
+
+def _joined(name: str, array: Values, axis: int) -> list[onnx.TensorProto]:
     """Return ``(high, high, low)`` along the axis that is summed over."""
     high = rounded_to_tf32(array)
-    return np.concatenate([high, high, rounded_to_tf32(array - high)], axis=axis)
+    joined = np.concatenate([high, high, rounded_to_tf32(array - high)], axis=axis)
+    return [numpy_helper.from_array(joined, f"{name}.split")]
+
+
+def _parts(name: str, array: Values) -> list[onnx.TensorProto]:
+    """Return the high part, and the low one in half precision."""
+    high = rounded_to_tf32(array)
+    return [
+        numpy_helper.from_array(high, f"{name}.high"),
+        numpy_helper.from_array((array - high).astype(np.float16), f"{name}.low"),
+    ]
+
+
+def _one_product(
+    node: onnx.NodeProto, value: str, constant: str, side: int
+) -> list[onnx.NodeProto]:
+    """Return the nodes of one product, three times as long."""
+    (name,) = node.output
+    made = f"{name}.split"
+    product = helper.make_node("MatMul", _on(side, constant, made), [name], name=node.name)
+    return [*_split_value(value, made, axis=-2 if side == 0 else -1), product]
+
+
+def _two_products(
+    node: onnx.NodeProto, values: tuple[str, str], constants: list[str], side: int
+) -> list[onnx.NodeProto]:
+    """Return the nodes of two products, of a value widened and as it was."""
+    (name,) = node.output
+    high, half, low = (f"{name}.{part}" for part in ("high", "half", "low"))
+    return [
+        helper.make_node("MatMul", _on(side, constants[0], values[0]), [high], name=node.name),
+        helper.make_node("MatMul", _on(side, constants[1], values[1]), [half], name=half),
+        helper.make_node("Cast", [half], [low], name=low, to=TensorProto.FLOAT),
+        helper.make_node("Add", [high, low], [name], name=f"{name}.sum"),
+    ]
+
+
+def _on(side: int, constant: str, value: str) -> list[str]:
+    return [constant, value] if side == 0 else [value, constant]
 
 
 def _split_value(value: str, made: str, axis: int) -> list[onnx.NodeProto]:

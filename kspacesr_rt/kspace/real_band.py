@@ -12,6 +12,11 @@ and sines; the single one has ``a a^H = c c^T + s s^T + i (s c^T - c s^T)``, its
 both axes' cosines and sines, less that of the single lines turned by a quarter, ``(c, s)`` to
 ``(s, -c)``. An even axis has its `c` and `s` twice, the second time to be turned; a mask keeps the
 block of the plain ones, takes the block of the turned ones negative, and drops what would mix them.
+
+Any other basis of the band will do as well. One is that of the LR image's own samples, what is
+called sinc interpolation: then an LR image is its own coefficients, none is much larger than the
+image, and half precision holds them. Of an even axis the sine of the single line is 0 on the LR
+grid, so that it and the two turned ones stay beside the `n` samples.
 """
 
 from __future__ import annotations
@@ -88,6 +93,62 @@ def synthesis_matrix(n: int, length: int, dtype: npt.DTypeLike = np.float64) -> 
     if n % 2 == 0:
         cosine, sine = matrix[:, -2].copy(), matrix[:, -1].copy()
         matrix[:, -2], matrix[:, -1] = sine, -cosine
+    return matrix
+
+
+def sample_analysis_matrix(n: int, length: int, dtype: npt.DTypeLike = np.float64) -> FloatArray:
+    """Return `analysis_matrix` with the LR image's samples in place of DC, cosines and sines.
+
+    Parameters
+    ----------
+    n, dtype
+        See `analysis_matrix`.
+    length
+        Samples of the image's own grid: a multiple of `n`.
+
+    Returns
+    -------
+        Shape ``(coefficient_count(n), length)``: the `n` samples of the LR grid; of an even `n`
+        then the last three rows of `analysis_matrix`.
+
+    Raises
+    ------
+    ShapeError
+        If the grid's length is no multiple of `n`.
+
+    Notes
+    -----
+    A row is a shifted copy of one kernel, Dirichlet's; of an even `n` its outermost frequency
+    counts half. At ``length == n`` the first `n` rows are the identity.
+    """
+    if length < n or length % n:
+        raise ShapeError(f"{length} samples are no multiple of {n}")
+    finer = length // n
+    spectrum = np.zeros(length // 2 + 1)
+    spectrum[: (n - 1) // 2 + 1] = 1.0
+    if n % 2 == 0:
+        spectrum[n // 2] = 1.0 if finer == 1 else 0.5
+    kernel = np.sqrt(float(finer)) * np.fft.irfft(spectrum, length)
+    low = np.arange(n, dtype=np.int32) - n // 2
+    high = np.arange(length, dtype=np.int32) - length // 2
+    samples = kernel.astype(dtype)[(finer * low[:, None] - high) % length]
+    if n % 2:
+        return np.ascontiguousarray(samples)
+    others = analysis_matrix(n, length, dtype)[n:]
+    matrix: FloatArray = np.concatenate([samples, others])
+    return matrix
+
+
+def sample_synthesis_matrix(n: int, length: int, dtype: npt.DTypeLike = np.float64) -> FloatArray:
+    """Return `synthesis_matrix` from the coefficients of `sample_analysis_matrix`.
+
+    Returns
+    -------
+        Shape ``(length, coefficient_count(n))``; errors are those of `sample_analysis_matrix`.
+    """
+    matrix: FloatArray = np.ascontiguousarray(sample_analysis_matrix(n, length, dtype).T)
+    if n % 2 == 0:
+        matrix[:, n:] = synthesis_matrix(n, length, dtype)[:, n:]
     return matrix
 
 

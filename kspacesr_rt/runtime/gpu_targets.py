@@ -11,13 +11,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
+
 from kspacesr_rt.errors import InputError
-from kspacesr_rt.graph.layer_costs import CONVOLUTION, FFT, layer_costs
+from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
+from kspacesr_rt.graph.layer_costs import FFT, LayerCost, layer_costs
 from kspacesr_rt.graph.precision import narrowed
+from kspacesr_rt.graph.split_products import PRODUCTS
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.model.spec import Precision
+from kspacesr_rt.runtime.tensorrt.requirements import TF32_PAYS
 from kspacesr_rt.runtime.tensorrt.targets import NO_FP32_PRODUCTS, RTX_TARGETS
 from kspacesr_rt.system.gpu_driver import DRIVER_FLOOR
 from kspacesr_rt.system.gpu_models import GPU_MODELS, GpuModel, capability_of, find_gpu_model
@@ -139,30 +144,50 @@ def lowering_for(sm: int, runtime: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    group: str
-    flop: float
-    n_bytes: float
+    layer: LayerCost
+    narrow: bool
+    """Whether it computes in half precision."""
+
+    @property
+    def in_parts(self) -> bool:
+        """Say whether TF32 computes it in three parts, where it is taken."""
+        return self.layer.group == FFT and not self.narrow
 
 
 def _costs(model: ModelFile, matrix: Matrix, precision: Precision) -> list[_Cost]:
     proto = narrowed(model.proto, precision)
     spec = dataclasses.replace(model.spec, precision=precision)
-    bound = bind(dataclasses.replace(model, proto=proto, spec=spec), matrix)
-    costs = [_Cost(one.group, one.flop, one.bytes(1)) for one in layer_costs(bound)]
-    return [one for one in costs if one.flop or one.n_bytes]
+    bound = with_gpu_transforms(bind(dataclasses.replace(model, proto=proto, spec=spec), matrix))
+    half = {
+        item.name
+        for item in bound.proto.graph.initializer
+        if item.data_type == onnx.TensorProto.FLOAT16
+    }
+    costs = [
+        _Cost(layer=layer, narrow=not half.isdisjoint(node.input))
+        for node, layer in zip(bound.proto.graph.node, layer_costs(bound), strict=True)
+    ]
+    return [one for one in costs if one.layer.flop or one.layer.bytes(1)]
 
 
 def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estimate:
     seconds = {"memory": 0.0, "arithmetic": 0.0, "launches": 0.0}
     in_fft = 0.0
+    tf32 = precision == "fp16" and gpu.sm in TF32_PAYS
     for cost in costs:
-        narrow = precision == "fp16" and cost.group == CONVOLUTION
-        computing = cost.flop / (1e12 * (gpu.fp16_tflop_s if narrow else gpu.fp32_tflop_s))
-        moving = cost.n_bytes / (1e9 * gpu.bandwidth_gb_s)
-        launches = 2 if cost.group == FFT else 1  # two products
+        layer, flop, n_bytes = cost.layer, cost.layer.flop, cost.layer.bytes(1)
+        rate = gpu.fp16_tflop_s if cost.narrow else gpu.fp32_tflop_s
+        launches = 2 if layer.group == FFT else 1  # two products
+        if tf32 and cost.in_parts and flop:
+            rate = gpu.fp16_tflop_s / 2
+            flop *= PRODUCTS
+            # Operands and constants in parts, which a kernel before each product writes.
+            n_bytes += (2 * PRODUCTS - 1) * layer.input_bytes + (PRODUCTS - 1) * layer.weight_bytes
+            launches *= 2
+        computing, moving = flop / (1e12 * rate), n_bytes / (1e9 * gpu.bandwidth_gb_s)
         seconds["arithmetic" if computing > moving else "memory"] += max(computing, moving)
         seconds["launches"] += launches * LAUNCH_S
-        in_fft += (max(computing, moving) + launches * LAUNCH_S) * (cost.group == FFT)
+        in_fft += (max(computing, moving) + launches * LAUNCH_S) * (layer.group == FFT)
     total = sum(seconds.values())
     return Estimate(
         precision=precision,

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 
 from kspacesr_rt.errors import BackendUnavailableError
-from kspacesr_rt.graph.aligned_coefficients import with_aligned_coefficients
 from kspacesr_rt.graph.flat import flattened
+from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
 from kspacesr_rt.graph.right_hand_products import with_right_hand_constants
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.file import INPUT_NAME
@@ -75,10 +75,13 @@ def precision_notes(name: str, spec: ModelSpec) -> tuple[str, ...]:
 def provider_graph(name: str, model: BoundModel) -> onnx.ModelProto:
     """Return a model as a provider is given it.
 
-    Flat, with coefficients in multiples of 8; for CUDA, with constants on the right.
+    Flat, with the FFT layers of `with_gpu_transforms`; for CUDA, with constants on the right.
     """
-    flat = flattened(with_aligned_coefficients(model.proto))
-    return with_right_hand_constants(flat) if PROVIDER_OF[name] == CUDA else flat
+    if PROVIDER_OF[name] != CUDA:
+        return flattened(with_gpu_transforms(model).proto)
+    # It fuses nothing elementwise: two products are fewer kernels than what lays samples out.
+    flat = flattened(with_gpu_transforms(model, fused=False).proto)
+    return with_right_hand_constants(flat)
 
 
 def cuda_options(spec: ModelSpec, *, graph: bool = True) -> dict[str, str]:

@@ -16,8 +16,8 @@ from typing import Any
 import onnx
 
 from kspacesr_rt.errors import EngineError, OutputError
-from kspacesr_rt.graph.aligned_coefficients import with_aligned_coefficients
 from kspacesr_rt.graph.flat import flattened
+from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
 from kspacesr_rt.graph.split_products import with_split_products
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.binding import BoundModel, bind
@@ -97,7 +97,7 @@ def build_engine(
     runtime: RuntimeName = "tensorrt-rtx",
     gpu: str = CURRENT,
     batch: BatchRange = (1, 1, LARGEST_BATCH),
-    tf32: bool = False,
+    tf32: bool | None = None,
     workspace_bytes: int | None = None,
     optimisation_level: int | None = None,
     force: bool = False,
@@ -177,11 +177,11 @@ def engine_graph(model: BoundModel, *, tf32: bool = False) -> onnx.ModelProto:
     model
         Bound to a matrix.
     tf32
-        Whether fp32 products may round their operands: those of FFT layers are then split in
-        three, which keeps what TF32 alone loses. As 1x1 convolutions (``conv``) they are not.
+        Whether fp32 products may round their operands: those of FFT layers are then split in two
+        or three, which keeps what TF32 alone loses. As 1x1 convolutions (``conv``) they are not.
     """
-    aligned = with_aligned_coefficients(model.proto)
-    return with_split_products(flattened(aligned)) if tf32 else aligned
+    proto = with_gpu_transforms(model).proto
+    return with_split_products(flattened(proto)) if tf32 else proto
 
 
 def compile_in_subprocess(

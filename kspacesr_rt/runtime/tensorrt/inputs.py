@@ -13,15 +13,24 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from kspacesr_rt.errors import InputError
+from kspacesr_rt.graph.flat import flattened
+from kspacesr_rt.graph.split_products import splits_every_product
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.spec import MatrixTuple, ModelSpec, Precision
 from kspacesr_rt.runtime.tensorrt.library import load_runtime
-from kspacesr_rt.runtime.tensorrt.requirements import require_buildable
-from kspacesr_rt.runtime.tensorrt.targets import CURRENT, RUNTIMES, RuntimeName, resolve_target
+from kspacesr_rt.runtime.tensorrt.requirements import TF32_PAYS, require_buildable
+from kspacesr_rt.runtime.tensorrt.targets import (
+    CURRENT,
+    RUNTIMES,
+    GpuTarget,
+    RuntimeName,
+    resolve_target,
+)
 
-RECIPE = 3
+RECIPE = 4
 """Raised when this project sets its builder up differently, so that older engines are not taken.
-2: real coefficients in multiples of 8. 3: with TF32, products of FFT layers are split in three."""
+2: real coefficients in multiples of 8. 3: with TF32, products of FFT layers are split in three.
+4: LR samples as coefficients, half precision between convolutions, TF32 where it pays."""
 LARGEST_BATCH = 8
 """Slices that the default profile takes at once; backends cut larger batches."""
 LEVELS = range(6)
@@ -40,9 +49,10 @@ class EngineOptions:
     """``current``, a name such as ``L4``, or a compute capability such as ``sm89``."""
     batch: BatchRange = (1, 1, LARGEST_BATCH)
     """Fewest, usual and most slices at once; it is tuned for the usual number."""
-    tf32: bool = False
+    tf32: bool | None = None
     """Let fp32 convolutions and matrix products round their operands to 10 bits; products of FFT
-    layers are split in three, so that they lose nothing by it."""
+    layers are split in two or three, so that they lose nothing by it. None: in an fp16 model that
+    has no other fp32 products, on GPUs where it should pay (`TF32_PAYS`)."""
     workspace_bytes: int | None = None
     """GPU memory a layer may take as scratch; None leaves it to the library."""
     optimisation_level: int | None = None
@@ -172,9 +182,19 @@ def resolve_inputs(model: BoundModel, options: EngineOptions) -> EngineInputs:
         precision=model.spec.precision,
         matrix=model.spec.matrix,
         batch=batch,
-        tf32=options.tf32,
+        tf32=_takes_tf32(model, target) if options.tf32 is None else options.tf32,
         workspace_bytes=options.workspace_bytes,
         optimisation_level=options.optimisation_level,
+    )
+
+
+def _takes_tf32(model: BoundModel, target: GpuTarget) -> bool:
+    """Say whether an engine's FFT layers take TF32 where nobody said so."""
+    return (
+        target.sm in TF32_PAYS
+        and model.spec.precision == "fp16"
+        and model.spec.lowering == "gemm"
+        and splits_every_product(flattened(model.proto))
     )
 
 

@@ -15,6 +15,8 @@ from kspacesr_rt.kspace.real_band import (
     coefficient_count,
     coefficient_mask,
     coefficient_nyquist_gain,
+    sample_analysis_matrix,
+    sample_synthesis_matrix,
     synthesis_matrix,
 )
 from kspacesr_rt.model.binding import layer_constants
@@ -208,3 +210,37 @@ def test_nyquist_lines_are_doubled_in_real_coefficients_as_in_k_space(matrix, up
     held = left @ image @ right.T * coefficient_nyquist_gain(matrix) * coefficient_mask(matrix)
     up, across = (synthesis_matrix(n, length) for n, length in sides)
     np.testing.assert_allclose(up @ held @ across.T, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("finer", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [8, 9, 16, 21])
+def test_samples_are_coefficients_of_the_same_band(n, finer):
+    """Sinc interpolation from the LR grid, written by NumPy's FFT; and one mask for both bases."""
+    length = n * finer
+    there, back = sample_analysis_matrix(n, length), sample_synthesis_matrix(n, length)
+    lr = np.random.default_rng(0).random((n, n))
+    image = np.random.default_rng(1).random((length, length))
+    mask = coefficient_mask((n, n))
+    waves, summed = analysis_matrix(n, length), synthesis_matrix(n, length)
+    np.testing.assert_allclose(
+        back @ (mask * (there @ image @ there.T)) @ back.T,
+        summed @ (mask * (waves @ image @ waves.T)) @ summed.T,
+        atol=1e-12,
+    )
+    if finer == 1:
+        np.testing.assert_allclose(there[:n], np.eye(n), atol=1e-12)
+    own = np.zeros((len(there), len(there)))
+    own[:n, :n] = lr
+    if n % 2 == 0:  # where the single lines meet
+        signs = (-1.0) ** (np.arange(n) - n // 2)
+        own[n + 1, n + 1] = signs @ lr @ signs / n
+    np.testing.assert_allclose(
+        back @ (mask * own) @ back.T,
+        kspace.ifft2c(kspace.centre_fill(kspace.fft2c(lr), image.shape)).real,
+        atol=1e-12,
+    )
+
+
+def test_samples_need_a_multiple():
+    with pytest.raises(ShapeError, match="20 samples are no multiple of 8"):
+        sample_analysis_matrix(8, 20)

@@ -99,6 +99,12 @@ def test_the_estimate_is_the_roofline():
     # Bound by memory: as much faster as its memory is, but for the launches.
     ratio = l4.estimates[1].seconds / h100.estimates[1].seconds
     assert 4.0 < ratio < h100.gpu.bandwidth_gb_s / l4.gpu.bandwidth_gb_s
+    # An eighth at most goes to FFT layers, launches and all, on all but the fastest two.
+    shares = {
+        one.gpu.name: one.estimates[1].fft_share for one in describe_targets([], model, (256, 256))
+    }
+    assert {name for name, share in shares.items() if share > 0.12} == {"H200", "B200"}
+    assert max(shares.values()) < 0.17
     larger = describe_targets(["L4"], model, (512, 512))[0].estimates[1].seconds
     assert 3.5 < larger / l4.estimates[1].seconds < 5.0
 

@@ -330,6 +330,11 @@ def batch_of(n, seed=0):
     return np.random.default_rng(seed).random((n, 1, *MATRIX)).astype(np.float32)
 
 
+def assert_same(result, expected):
+    """Compare to rounding: engines are given coefficients of another basis, and so other sums."""
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
 @pytest.fixture
 def expected(bound):
     """Return a function that computes the same with ONNX Runtime."""
@@ -353,7 +358,7 @@ def test_it_computes_what_the_engine_computes(machine, bound, expected, runtime)
             result = backend.run(batch)
             assert result.shape == (n, 1, 42, 32)
             assert result.dtype == np.float32
-            np.testing.assert_allclose(result, expected(batch), rtol=1e-6, atol=1e-7)
+            assert_same(result, expected(batch))
             assert np.array_equal(batch, before)
     assert here.cuda.calls.count("cudaMallocHost") == 2  # not one for each run
     assert here.cuda.calls.count("cudaMalloc") == 3
@@ -447,7 +452,7 @@ def test_memory_for_half_a_batch_is_taken_and_said(machine, bound, expected, run
     with open_backend(runtime, bound) as backend:
         assert backend.notes == ("the GPU's memory does not hold 8 slices at once: computed by 4",)
         batch = batch_of(8)
-        np.testing.assert_allclose(backend.run(batch), expected(batch), rtol=1e-6, atol=1e-7)
+        assert_same(backend.run(batch), expected(batch))
     here.cuda.size = 10_000
     with pytest.raises(BackendUnavailableError) as caught:
         open_backend(runtime, bound)
@@ -480,7 +485,7 @@ def test_a_context_that_cannot_be_captured_runs_without_a_graph(machine, bound, 
     with open_backend("tensorrt-rtx", bound) as backend:
         here.trt.opened[0].capturable = False
         batch = batch_of(2)
-        np.testing.assert_allclose(backend.run(batch), expected(batch), rtol=1e-6, atol=1e-7)
+        assert_same(backend.run(batch), expected(batch))
         assert backend.notes == ("2 slices run without a CUDA graph: not capturable",)
         assert "cudaStreamBeginCapture" not in here.cuda.calls
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from kspacesr_rt.errors import EngineError, ModelFileError, OutputError
-from kspacesr_rt.graph.aligned_coefficients import with_aligned_coefficients
+from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.spec import NEW_IN
 from kspacesr_rt.runtime.tensorrt import build, inputs
@@ -75,7 +75,7 @@ def test_an_engine_is_built_once(model, engines, builds):
     assert len(builds) == 1
     info, plan = load_engine(first.path)
     assert info.inputs.matrix == MATRIX
-    assert plan.endswith(with_aligned_coefficients(bound.proto).SerializeToString())
+    assert plan.endswith(with_gpu_transforms(bound).proto.SerializeToString())
 
 
 def test_other_inputs_are_another_engine(model, engines, builds, monkeypatch):
