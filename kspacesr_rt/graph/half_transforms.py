@@ -65,15 +65,19 @@ class _Halving:
             name = node.output[0]
             if self._moves(node) and name not in results and self._only_narrow(name):
                 self.narrow.add(name)
+        aliases: dict[str, str] = {}
         for node in self.graph.node:
             name = node.output[0]
             if name in self.narrow:
                 self._write(node)
             elif self._casts(node, HALF) and node.input[0] in self.narrow:
-                alias = helper.make_node("Identity", list(node.input), [name], name=node.name)
-                self.nodes.append(alias)
+                aliases[name] = node.input[0]
             else:
                 self.nodes.append(node)
+        for node in self.nodes:
+            renamed = [aliases.get(name, name) for name in node.input]
+            del node.input[:]
+            node.input.extend(renamed)
         self._store()
 
     def _moves(self, node: onnx.NodeProto) -> bool:
@@ -133,9 +137,13 @@ class _Halving:
             if name in self.constants:
                 array = numpy_helper.to_array(self.constants[name]).astype(np.float16)
                 self.graph.initializer.append(numpy_helper.from_array(array, half))
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input}
+        used |= {item.name for item in self.graph.output}
+        del self.graph.node[:]
+        # What widened a value that nobody takes wide any more is left out.
+        self.graph.node.extend(
+            node for node in self.nodes if node.op_type != "Cast" or node.output[0] in used
+        )
         kept = [item for item in self.graph.initializer if item.name in used]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)

@@ -15,7 +15,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from kspacesr_rt.graph.aligned_coefficients import MULTIPLE
-from kspacesr_rt.graph.bodies import GRID_ATTRIBUTES, OPSET
+from kspacesr_rt.graph.bodies import GRID_ATTRIBUTES
+from kspacesr_rt.graph.precision import opset_of
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.kspace.real_band import (
     coefficient_count,
@@ -73,7 +74,7 @@ def with_sample_coefficients(model: BoundModel, *, fused: bool = True) -> onnx.M
         _replace(constants[right], make(matrix[1], finer * matrix[1]).T / root)
         nodes.append(node)
     if any(node.op_type == SAMPLES for node in nodes):
-        result.functions.append(_samples_body(matrix))
+        result.functions.append(_samples_body(matrix, opset_of(result)))
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
@@ -134,8 +135,8 @@ def _both_even(matrix: Matrix) -> bool:
     return not any(n % 2 for n in matrix)
 
 
-def _samples_body(matrix: Matrix) -> onnx.FunctionProto:
-    """Return the standard operators of such a layer."""
+def _samples_body(matrix: Matrix, opset: int) -> onnx.FunctionProto:
+    """Return the standard operators of such a layer; of another opset none would be inlined."""
     constants, nodes = ["pads"], []
     padded = "y"
     if _both_even(matrix):
@@ -154,6 +155,6 @@ def _samples_body(matrix: Matrix) -> onnx.FunctionProto:
         ["x", *constants],
         ["y"],
         nodes,
-        [helper.make_opsetid("", OPSET)],
+        [helper.make_opsetid("", opset)],
         attributes=GRID_ATTRIBUTES,
     )

@@ -32,6 +32,29 @@ CUDA_API int cublasSgemmBatched(void*, int, int, int m, int n, int k, const floa
                                 float* const[], int, int batch) {
     return product("by_pointers", m, n, k, batch);
 }
+// Of half precision: type 2, a sum in fp32 is compute type 68.
+static int half_product(const char* how, int m, int n, int k, int batch, int type, int computing) {
+    standin_record("product", "%s half type %d in %d %dx%dx%d batch %d", how, type, computing, m, n, k,
+                   batch);
+    return SUCCESS;
+}
+CUDA_API int cublasGemmEx(void*, int, int, int m, int n, int k, const void*, const void*, int type,
+                          int, const void*, int, int, const void*, void*, int, int, int computing,
+                          int) {
+    return half_product("plain", m, n, k, 1, type, computing);
+}
+CUDA_API int cublasGemmStridedBatchedEx(void*, int, int, int m, int n, int k, const void*,
+                                        const void*, int type, int, long long, const void*, int,
+                                        int, long long, const void*, void*, int, int, long long,
+                                        int batch, int computing, int) {
+    return half_product("strided", m, n, k, batch, type, computing);
+}
+CUDA_API int cublasGemmBatchedEx(void*, int, int, int m, int n, int k, const void*,
+                                 const void* const[], int type, int, const void* const[], int, int,
+                                 const void*, void* const[], int, int, int batch, int computing,
+                                 int) {
+    return half_product("by_pointers", m, n, k, batch, type, computing);
+}
 // A product with the identity: how ONNX Runtime transposes a matrix.
 CUDA_API int cublasSgeam(void*, int, int, int m, int n, const float*, const float*, int,
                          const float*, const float*, int, float*, int) {
