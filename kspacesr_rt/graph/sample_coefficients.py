@@ -23,7 +23,7 @@ from kspacesr_rt.kspace.real_band import (
     sample_analysis_matrix,
     sample_synthesis_matrix,
 )
-from kspacesr_rt.model.binding import BoundModel, attributes_of
+from kspacesr_rt.model.binding import BoundModel, Constants, attributes_of
 from kspacesr_rt.model.spec import OP_DOMAIN
 
 FORWARD, INVERSE, GAIN = "RealFFT2c", "RealIFFT2c", "RealWholeNyquist"
@@ -107,7 +107,7 @@ def _samples_of(node: onnx.NodeProto, matrix: Matrix, graph: onnx.GraphProto) ->
     """
     lengths = [-(-coefficient_count(n) // MULTIPLE) * MULTIPLE for n in matrix]
     more = [length - n for length, n in zip(lengths, matrix, strict=True)]
-    constants = {"pads": np.asarray([0, 0, 0, 0, 0, 0, *more], np.int64)}
+    constants: Constants = {"pads": np.asarray([0, 0, 0, 0, 0, 0, *more], np.int64)}
     if _both_even(matrix):
         rows, columns = ((1.0 - 2.0 * ((np.arange(n) - n // 2) % 2)) / np.sqrt(n) for n in matrix)
         corner = np.zeros((1, 1, *lengths), np.bool_)
@@ -137,8 +137,8 @@ def _both_even(matrix: Matrix) -> bool:
 
 def _samples_body(matrix: Matrix, opset: int) -> onnx.FunctionProto:
     """Return the standard operators of such a layer; of another opset none would be inlined."""
-    constants, nodes = ["pads"], []
-    padded = "y"
+    constants, padded = ["pads"], "y"
+    nodes: list[onnx.NodeProto] = []
     if _both_even(matrix):
         constants, padded = ["pads", "rows", "columns", "corner"], "padded"
         nodes = [
