@@ -49,6 +49,12 @@ class Augmentation:
     best prediction is zero-fill."""
     rician_snr: tuple[float, float] = (5.0, 50.0)
     """Lowest and highest signal-to-noise ratio of that noise, drawn evenly in dB."""
+    raw_share: float = 0.2
+    """Of networks of k-space: share of the batches that are measured k-space, where there is any
+    (`kspacesr_rt.train.complex_pairs.read_raw_series`)."""
+    coil_share: float = 0.25
+    """Of networks of k-space: share of the slices that are seen by a coil, whose field fades and
+    may change its sign; the others get a smooth phase alone."""
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
@@ -155,10 +161,10 @@ def vary(
     shrink = 1.0 if matrix else rng.uniform(options.matrix_shrink, 1.0)
     have: Matrix = (kspace.shape[-2], kspace.shape[-1])
     if not _happens(options.gibbs_share, rng):
-        return _magnitude(kspace, have, matrix or _divisible(have, (shrink, shrink), upscale))
+        return _magnitude(kspace, have, matrix or divisible(have, (shrink, shrink), upscale))
     if matrix is None:
         factors = rng.uniform(options.gibbs_shrink, 1.0, 2)
-        matrix = _divisible(have, (factors[0], factors[1]), upscale)
+        matrix = divisible(have, (factors[0], factors[1]), upscale)
     kspace = centre_crop(kspace, matrix)
     if rng.random() < 0.5:
         start, depth = rng.uniform(*APODISATION_START), rng.uniform(0.0, APODISATION_DEPTH)
@@ -184,7 +190,8 @@ def _happens(share: float, rng: np.random.Generator) -> bool:
     return share > 0.0 and rng.random() < share
 
 
-def _divisible(have: Matrix, factors: tuple[float, float], upscale: int) -> Matrix:
+def divisible(have: Matrix, factors: tuple[float, float], upscale: int) -> Matrix:
+    """Return about `factors` times a HR matrix, within it, both axes multiples of `upscale`."""
     rows, columns = (
         min(max(upscale, round(n * factor / upscale) * upscale), n - n % upscale)
         for n, factor in zip(have, factors, strict=True)

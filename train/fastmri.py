@@ -7,6 +7,8 @@ rule oversampled twice), then phase encode (its y).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from kspacesr_rt.errors import TrainingDataError, library_message
-from kspacesr_rt.kspace import Array, FloatArray, Matrix, centre_crop, ifft2c
+from kspacesr_rt.kspace import ComplexArray, FloatArray, Matrix, centre_crop, ifft2c
 from kspacesr_rt.train.formats import Samples
 
 if TYPE_CHECKING:
@@ -66,11 +68,36 @@ def read_fastmri(path: Path) -> Samples:
     the root of the sum of squares; the FOV is cropped to that of the header's reconstruction,
     which takes the readout oversampling away.
     """
+    with _opened(path) as file:
+        return _read(path, file)
+
+
+def read_coil_images(path: Path) -> ComplexArray:
+    """Return the complex image of each slice and coil of a file's raw k-space.
+
+    Returns
+    -------
+        Shape ``(n, y, x)``, the coils of a slice behind each other; FOV as for `read_fastmri`.
+
+    Raises
+    ------
+    TrainingDataError
+        If the file is not HDF5, or does not hold k-space with all of its lines.
+    """
+    with _opened(path) as file:
+        if KSPACE not in file:
+            raise TrainingDataError(f"{path.name}: holds no {KSPACE}, but {_contents(file)}")
+        return np.concatenate(list(_coil_images(path, file, _geometry(path, file))))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open a file; what is wrong with it, or found wrong while it is read, is one sentence."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            return _read(path, file)
+            yield file
     except TrainingDataError:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as exc:
@@ -120,6 +147,14 @@ def _dataset(path: Path, file: h5py.File, name: str, n_axes: tuple[int, ...]) ->
 
 
 def _reconstructed(path: Path, file: h5py.File, geometry: _Geometry | None) -> FloatArray:
+    """Return the root-sum-of-squares image of each slice."""
+    return np.stack(
+        [np.sqrt((np.abs(coils) ** 2).sum(axis=0)) for coils in _coil_images(path, file, geometry)]
+    )
+
+
+def _coil_images(path: Path, file: h5py.File, geometry: _Geometry | None) -> Iterator[ComplexArray]:
+    """Yield the complex images of the coils of each slice, the FOV cropped around the origin."""
     kspace = _dataset(path, file, KSPACE, (SINGLE_COIL_AXES, MULTI_COIL_AXES))
     if kspace.dtype.kind != "c":
         raise TrainingDataError(f"{path.name}: {KSPACE} is {_what(kspace)}, expected complex")
@@ -137,15 +172,8 @@ def _reconstructed(path: Path, file: h5py.File, geometry: _Geometry | None) -> F
             min(have[0], int(geometry.matrix[rows])),
             min(have[1], int(geometry.matrix[columns])),
         )
-    # One slice at a time: a multi-coil file is gigabytes.
-    return np.stack([_combined(kspace[n], want) for n in range(kspace.shape[0])])
-
-
-def _combined(kspace: Array, matrix: Matrix) -> FloatArray:
-    """Return the root-sum-of-squares image of one slice, its FOV cropped around the origin."""
-    coils = np.abs(centre_crop(ifft2c(kspace), matrix)).reshape(-1, *matrix)
-    combined: FloatArray = np.sqrt((coils**2).sum(axis=0))
-    return combined
+    for one in kspace:  # a multi-coil file is gigabytes
+        yield centre_crop(ifft2c(one), want).reshape(-1, *want)
 
 
 def _geometry(path: Path, file: h5py.File) -> _Geometry | None:

@@ -169,6 +169,15 @@ class Magnitude(nn.Module):
         return torch.linalg.vector_norm(channels, dim=1, keepdim=True)
 
 
+class UnitPhase(nn.Module):
+    """Divide complex samples by their magnitude: ``(n, 2, y, x)``, zero where they are zero."""
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """Keep the phase."""
+        magnitude = torch.linalg.vector_norm(channels, dim=1, keepdim=True)
+        return channels / magnitude.clamp_min(TINY)
+
+
 class WholeNyquist(nn.Module):
     """Double the Nyquist lines of even axes: ``(n, 2, ky, kx)``, in front of a real ``IFFT2c``.
 

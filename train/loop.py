@@ -24,9 +24,10 @@ from kspacesr_rt.quality.metrics import Quality
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.interruption import deferred_signals
 from kspacesr_rt.train.checkpoint import load_checkpoint, save_checkpoint
+from kspacesr_rt.train.complex_pairs import ComplexPairSampler, RawSeries
 from kspacesr_rt.train.discriminator import Discriminator, discriminator_loss
 from kspacesr_rt.train.distributed import Ranks
-from kspacesr_rt.train.generators import build_generator
+from kspacesr_rt.train.generators import build_generator, magnitude_image
 from kspacesr_rt.train.initial_weights import read_start, start_from
 from kspacesr_rt.train.losses import GeneratorLoss, find_vgg_features
 from kspacesr_rt.train.optimisers import build_optimiser
@@ -85,6 +86,7 @@ def train(
     images: bool = False,
     ranks: Ranks | None = None,
     vgg_weights: Path | None = None,
+    raw: list[RawSeries] | None = None,
     save_every_s: float = SAVE_EVERY_S,
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -113,6 +115,9 @@ def train(
         This process among several, see `kspacesr_rt.train.distributed.joined`.
     vgg_weights
         VGG16 weights for the feature term; default: those in torch's cache.
+    raw
+        Measured k-space for a network of k-space, see
+        `kspacesr_rt.train.complex_pairs.read_raw_series`.
     save_every_s
         Seconds between checkpoints, if validations are rarer: what a killed run loses at most.
     on_progress
@@ -131,7 +136,7 @@ def train(
     KeyboardInterrupt
         On Ctrl-C, after the step has been finished and the checkpoint written.
     """
-    run = _Run(options, series, output, ranks or Ranks(), vgg_weights, on_note)
+    run = _Run(options, series, output, ranks or Ranks(), vgg_weights, raw or [], on_note)
     if resume:
         run.restore(validation)
     else:
@@ -180,6 +185,7 @@ class _Run:
         output: Path,
         ranks: Ranks,
         vgg_weights: Path | None,
+        raw: list[RawSeries],
         on_note: Callable[[str], None] | None,
     ) -> None:
         self.options, self.output, self.ranks = options, output, ranks
@@ -211,7 +217,8 @@ class _Run:
         self.loss = GeneratorLoss(options.loss, options.loss_weights, features).to(self.device)
         # Rank 0 draws what a run of one process draws.
         seed = [options.random_state, ranks.rank] if ranks.rank else options.random_state
-        self.sampler = PairSampler(
+        self.sampler: PairSampler | ComplexPairSampler
+        self.sampler = magnitudes = PairSampler(
             series,
             upscale=options.upscale,
             batch=options.batch,
@@ -220,6 +227,10 @@ class _Run:
             degradation=options.degradation,
             balance=options.balance,
         )
+        if options.input == "kspace":
+            self.sampler = ComplexPairSampler(
+                magnitudes, raw, upscale=options.upscale, augmentation=options.augmentation
+            )
         self.step = 0
         self.origin = ""
         self.best_db = -math.inf
@@ -262,6 +273,8 @@ class _Run:
         with autocast:
             sr = self.forward(lr)
         sr = sr.float()
+        if options.input == "kspace":
+            sr = magnitude_image(sr)
         terms: dict[str, Tensor] = {}
         fake_probability = None
         if self.discriminator is not None:
@@ -316,6 +329,7 @@ class _Run:
             validation,
             self.options.upscale,
             degradation=self.options.degradation,
+            given=self.options.input,
             device=self.device,
         )
         self.judged_on = _digest(validation)
@@ -334,6 +348,7 @@ class _Run:
             one,
             self.options.upscale,
             degradation=self.options.degradation,
+            given=self.options.input,
             device=self.device,
         )
         replace_file(folder / f"step-{self.step:06d}.png", picture)
@@ -415,6 +430,7 @@ class _Run:
                     validation,
                     self.options.upscale,
                     degradation=self.options.degradation,
+                    given=self.options.input,
                     device=self.device,
                 )
                 self.best_db = _deciding_db(found)

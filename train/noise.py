@@ -74,11 +74,27 @@ def rician(lr: FloatArray, snr: float, rng: np.random.Generator) -> FloatArray:
         Same shape, float32: the magnitude of what complex Gaussian noise makes of the slice. Of a
         slice's phase nothing need be known: turning white complex noise leaves it what it is.
     """
+    deviation = deviation_at(lr, snr)[:, None, None]
+    noise = rng.standard_normal((2, *lr.shape), dtype=np.float32) * deviation
+    noisy: FloatArray = np.hypot(lr + noise[0], noise[1]).astype(np.float32)
+    return noisy
+
+
+def deviation_at(lr: FloatArray, snr: float) -> FloatArray:
+    """Return the standard deviation of noise, in one part of complex slices, at a given SNR.
+
+    Parameters
+    ----------
+    lr, snr
+        As for `rician`.
+
+    Returns
+    -------
+        One of each slice, shape ``(n,)``, float32; 0 of a slice without tissue.
+    """
     mask = tissue_mask(lr)
     tissue = np.array(
         [one[where].mean() if where.any() else 0.0 for one, where in zip(lr, mask, strict=True)]
     )
-    deviation = (tissue / snr).astype(np.float32)[:, None, None]
-    noise = rng.standard_normal((2, *lr.shape), dtype=np.float32) * deviation
-    noisy: FloatArray = np.hypot(lr + noise[0], noise[1]).astype(np.float32)
-    return noisy
+    deviation: FloatArray = (tissue / snr).astype(np.float32)
+    return deviation

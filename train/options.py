@@ -12,7 +12,7 @@ import torch
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import InputError
-from kspacesr_rt.model.spec import Architecture, DataConsistency, ModelSpec, Provenance
+from kspacesr_rt.model.spec import Architecture, DataConsistency, Input, ModelSpec, Provenance
 from kspacesr_rt.train.augmentation import Augmentation
 from kspacesr_rt.train.balance import Balance
 from kspacesr_rt.train.degradation import DEGRADATIONS, grid_after
@@ -48,6 +48,8 @@ class TrainingOptions:
     """Name of the model."""
     architecture: Architecture = "dc-residual"
     """Which generator."""
+    input: Input = "image"
+    """What it is given: magnitude images, or complex k-space (``dc-residual`` alone)."""
     upscale: int = 2
     """SR samples per LR sample and axis."""
     width: int = 32
@@ -134,6 +136,7 @@ class TrainingOptions:
                 raise InputError(f"option {item.name} is {value!r}, expected {item.type}")
         for name, value, allowed in (
             ("precision", self.precision, get_args(Precision)),
+            ("input", self.input, get_args(Input)),
             ("rim", self.rim, get_args(Rim)),
             ("optimiser", self.optimiser, get_args(Optimiser)),
             ("schedule", self.schedule, get_args(Schedule)),
@@ -142,6 +145,12 @@ class TrainingOptions:
         ):
             if value not in allowed:
                 raise InputError(f"{name} '{value}' is not one of {', '.join(allowed)}")
+        if self.input == "kspace" and (
+            self.architecture != "dc-residual" or self.degradation != "kspace-crop"
+        ):
+            raise InputError(
+                "input 'kspace' is for architecture 'dc-residual' and degradation 'kspace-crop'"
+            )
         if not (self.lr > 0.0 and 0.0 <= self.ema < 1.0 and 0.0 <= self.weight_decay < 1.0):
             raise InputError("lr must be above 0, ema and weight_decay at least 0 and below 1")
         if not (0.0 <= self.window_until <= 1.0 and self.window >= 0 and self.window_batch >= 1):
@@ -247,7 +256,10 @@ class TrainingOptions:
             bias=self.bias,
             matrix=(matrix, matrix),
             data_consistency=consistency,
-            output="magnitude" if self.architecture == "seed-kspace" else "real",
+            input=self.input,
+            output="kspace"
+            if self.input == "kspace"
+            else ("magnitude" if self.architecture == "seed-kspace" else "real"),
             adversarial=self.adversarial > 0.0,
             output_grid=grid_after(self.degradation, consistency),
             provenance=Provenance(

@@ -294,7 +294,8 @@ class PairSampler:
             raise InputError(f"degradation '{degradation}' is not one of {', '.join(DEGRADATIONS)}")
         self._series = series
         self._upscale = upscale
-        self._batch = batch
+        self.batch = batch
+        """Slices of a batch that states no other number."""
         self._augmentation = augmentation
         self._degrade = DEGRADATIONS[degradation]
         self.rng = rng
@@ -321,7 +322,13 @@ class PairSampler:
         batch
             Pairs, if not as many as the sampler was made for.
         """
-        n = batch or self._batch
+        hr = self.draw_hr(window, batch)
+        lr, hr = self._noisy(self._degrade(hr, self._upscale), hr)
+        return lr[:, None], hr[:, None]
+
+    def draw_hr(self, window: int = 0, batch: int = 0) -> FloatArray:
+        """Return varied HR slices alone, ``(n, s*y, s*x)``, float32; arguments as for `draw`."""
+        n = batch or self.batch
         if not window:
             chosen = self._choose()
             index = self.rng.choice(len(chosen.slices), size=n, replace=True)
@@ -333,8 +340,7 @@ class PairSampler:
             )
         else:
             hr = np.concatenate([self._window(window - window % self._upscale) for _ in range(n)])
-        lr, hr = self._noisy(self._degrade(hr, self._upscale), hr.astype(np.float32))
-        return lr[:, None], hr[:, None]
+        return hr.astype(np.float32)
 
     def _choose(self) -> TrainingSeries:
         return self._series[int(self.rng.choice(len(self._series), p=self._weights))]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from kspacesr_rt.errors import OutputError
+from kspacesr_rt.errors import InputError, OutputError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.system.cpu import lacks_bf16
+from kspacesr_rt.train.complex_pairs import read_raw_series
 from kspacesr_rt.train.distributed import joined
 from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.loop import Progress, train
@@ -53,6 +54,7 @@ def train_from_folders(
     options: TrainingOptions,
     *,
     validation: list[Path] | None = None,
+    raw: list[Path] | None = None,
     settings: RunSettings | None = None,
     reading: Reading | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -70,6 +72,9 @@ def train_from_folders(
         What to train and how.
     validation
         Folders that are only judged on; without them `options.held_out` of the patients are.
+    raw
+        Folders of measured k-space, for a network of k-space; see
+        `kspacesr_rt.train.complex_pairs.read_raw_series`.
     settings
         How the run is carried out.
     reading
@@ -84,6 +89,8 @@ def train_from_folders(
     ------
     TrainingDataError
         If a folder holds nothing to train on, or too few patients to hold any out.
+    InputError
+        If k-space is named for a network of images.
     CheckpointError
         If a resumed checkpoint belongs to another run.
     OutputError
@@ -96,6 +103,11 @@ def train_from_folders(
         raise OutputError(
             f"{output} exists", hint="go on with --resume, or replace it with --force"
         )
+    if raw and options.input != "kspace":
+        raise InputError(
+            "raw k-space is for a network of k-space", hint="train it with --input kspace"
+        )
+    measured = read_raw_series(raw or [])
     if how.threads:
         torch.set_num_threads(how.threads)
     note = on_note or (lambda sentence: None)
@@ -128,7 +140,10 @@ def train_from_folders(
                 note(EMULATED)
             if val_slices:
                 base = zero_fill_quality(
-                    val_slices, options.upscale, degradation=options.degradation
+                    val_slices,
+                    options.upscale,
+                    degradation=options.degradation,
+                    given=options.input,
                 )
                 for where, found in (("", base.whole), (" inside tissue", base.tissue)):
                     if found is not None:
@@ -137,6 +152,9 @@ def train_from_folders(
                             f"{found.psnr_db:.2f} dB, SSIM {found.ssim:.4f}, MAE {found.mae:.5f}"
                         )
         seen = f"{n_slices} slices of {len(series)} series"
+        if measured:
+            n_measured = sum(len(one.images) for one in measured)
+            seen += f", {n_measured} of k-space of {len(measured)}"
         description = f"{resolved.training} ({seen})" if resolved.training else seen
         return train(
             dataclasses.replace(resolved, training=description),
@@ -147,6 +165,7 @@ def train_from_folders(
             images=how.images,
             ranks=ranks,
             vgg_weights=how.vgg_weights,
+            raw=measured,
             on_progress=on_progress,
             on_note=on_note,
         )

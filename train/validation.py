@@ -12,10 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kspacesr_rt.kspace import FloatArray, divisible_crop
+from kspacesr_rt.kspace import FloatArray, divisible_crop, from_channels, to_channels
 from kspacesr_rt.kspace.resampling import zero_fill
+from kspacesr_rt.model.spec import Input
 from kspacesr_rt.quality.metrics import Quality, evaluate, tissue_mask
+from kspacesr_rt.train.complex_pairs import filled_image, kspace_crop, smooth_phase
 from kspacesr_rt.train.degradation import DEGRADATIONS
+from kspacesr_rt.train.generators import magnitude_image
 from kspacesr_rt.train.pairs import Rim, TrainingSeries
 from kspacesr_rt.train.volumes import Volume, supported
 
@@ -86,22 +89,48 @@ def _without_stored_twins(
 
 
 def pairs_of(
-    slices: list[FloatArray], upscale: int, degradation: str
+    slices: list[FloatArray], upscale: int, degradation: str, given: Input = "image"
 ) -> list[tuple[FloatArray, FloatArray]]:
-    """Return ``(lr, hr)`` of each HR slice, float32, HR cropped to a multiple of the upscale."""
+    """Return ``(lr, hr)`` of each HR slice, float32, HR cropped to a multiple of the upscale.
+
+    For a network of k-space LR is ``(2, ky, kx)``, and each slice gets a smooth phase, the same
+    whenever it is asked for.
+    """
     pairs = []
-    for one in slices:
+    for number, one in enumerate(slices):
         hr = divisible_crop(one.astype(np.float32), upscale)
-        lr = DEGRADATIONS[degradation](hr[None], upscale)[0].astype(np.float32)
-        pairs.append((lr, hr))
+        if given == "kspace":
+            phase = smooth_phase((hr.shape[0], hr.shape[1]), np.random.default_rng(number))
+            lr = to_channels(kspace_crop((hr * phase)[None], upscale)[0])
+        else:
+            lr = DEGRADATIONS[degradation](hr[None], upscale)[0]
+        pairs.append((lr.astype(np.float32), hr))
     return pairs
 
 
 def super_resolve(generator: nn.Module, lr: FloatArray, device: torch.device) -> FloatArray:
-    """Run a generator on one LR slice ``(y, x)``; negative values are clipped as DICOM does."""
+    """Run a generator on one LR slice; negative values are clipped as DICOM does.
+
+    Parameters
+    ----------
+    generator
+        Of images or of k-space.
+    lr
+        An image ``(y, x)`` or k-space ``(2, ky, kx)``.
+    device
+        Where the generator is.
+
+    Returns
+    -------
+        An image ``(s*y, s*x)``, of k-space the magnitude.
+    """
     generator.eval()
+    given = torch.from_numpy(lr).to(device)
     with torch.inference_mode():
-        sr = generator(torch.from_numpy(lr)[None, None].to(device))
+        if lr.ndim == 3:
+            sr = magnitude_image(generator(given[None]))
+        else:
+            sr = generator(given[None, None])
     result: FloatArray = sr[0, 0].float().clamp_min(0.0).cpu().numpy()
     return result
 
@@ -122,20 +151,22 @@ def evaluate_slices(
     upscale: int,
     *,
     degradation: str = "kspace-crop",
+    given: Input = "image",
 ) -> ValidationQuality:
     """Judge what makes SR of LR on HR slices (each scaled to its series' maximum, any matrix).
 
     Parameters
     ----------
     resolve
-        LR slice ``(y, x)`` to SR slice; negative values are clipped as DICOM does.
+        LR slice ``(y, x)``, or k-space ``(2, ky, kx)``, to SR slice; negative values are clipped
+        as DICOM does.
     slices
         HR.
-    upscale, degradation
-        How LR is made.
+    upscale, degradation, given
+        How LR is made, and what of it is given; see `pairs_of`.
     """
     whole, tissue = [], []
-    for lr, hr in pairs_of(slices, upscale, degradation):
+    for lr, hr in pairs_of(slices, upscale, degradation, given):
         sr = np.maximum(resolve(lr), 0.0)[None]
         whole.append(evaluate(sr, hr[None], "slice-range1"))
         if tissue_mask(hr).any():
@@ -160,22 +191,36 @@ def validation_quality(
     upscale: int,
     *,
     degradation: str = "kspace-crop",
+    given: Input = "image",
     device: torch.device | None = None,
 ) -> ValidationQuality:
     """Judge a generator on HR slices (each scaled to its series' maximum, any matrix)."""
     where = device or torch.device("cpu")
     return evaluate_slices(
-        lambda lr: super_resolve(generator, lr, where), slices, upscale, degradation=degradation
+        lambda lr: super_resolve(generator, lr, where),
+        slices,
+        upscale,
+        degradation=degradation,
+        given=given,
     )
 
 
 def zero_fill_quality(
-    slices: list[FloatArray], upscale: int, *, degradation: str = "kspace-crop"
+    slices: list[FloatArray],
+    upscale: int,
+    *,
+    degradation: str = "kspace-crop",
+    given: Input = "image",
 ) -> ValidationQuality:
     """Judge zero-filling on the same slices: what the run has to beat."""
-    return evaluate_slices(
-        lambda lr: zero_fill(lr, upscale), slices, upscale, degradation=degradation
-    )
+
+    def resolve(lr: FloatArray) -> FloatArray:
+        if given == "image":
+            return zero_fill(lr, upscale)
+        filled: FloatArray = np.abs(filled_image(from_channels(lr), upscale))
+        return filled
+
+    return evaluate_slices(resolve, slices, upscale, degradation=degradation, given=given)
 
 
 def triptych(
@@ -184,10 +229,11 @@ def triptych(
     upscale: int,
     *,
     degradation: str = "kspace-crop",
+    given: Input = "image",
     device: torch.device | None = None,
 ) -> bytes:
     """Draw HR, SR and their difference (times `DIFFERENCE_GAIN`) side by side as a PNG."""
-    ((lr, hr),) = pairs_of([one], upscale, degradation)
+    ((lr, hr),) = pairs_of([one], upscale, degradation, given)
     sr = super_resolve(generator, lr, device or torch.device("cpu"))
     white = float(np.percentile(hr, 99.5)) or 1.0
     panels = np.concatenate([hr, sr, DIFFERENCE_GAIN * np.abs(sr - hr)], axis=1) / white

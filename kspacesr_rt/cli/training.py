@@ -84,6 +84,15 @@ def train(
         list[Path] | None,
         typer.Option(exists=True, rich_help_panel=DATA, help="Folders that are only judged on."),
     ] = None,
+    raw: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            rich_help_panel=DATA,
+            help="With --input kspace: folders of measured k-space, .npy (n, ky, kx) or fastMRI "
+            ".h5, that join the images; repeatable.",
+        ),
+    ] = None,
     held_out: Annotated[
         float | None,
         typer.Option(
@@ -116,6 +125,15 @@ def train(
     architecture: Annotated[
         Literal["dc-residual", "seed-kspace", "seed-image"] | None,
         typer.Option(rich_help_panel=NETWORK, help="What kind of network."),
+    ] = None,
+    given: Annotated[
+        Literal["image", "kspace"] | None,
+        typer.Option(
+            "--input",
+            rich_help_panel=NETWORK,
+            help="What the network is given: magnitudes, or complex k-space, for which images get "
+            "a phase.",
+        ),
     ] = None,
     upscale: Annotated[
         int | None,
@@ -235,6 +253,7 @@ def train(
             "licence": licence,
             "attribution": attribution,
             "architecture": architecture,
+            "input": given,
             "upscale": upscale,
             "width": width,
             "blocks": blocks,
@@ -268,6 +287,7 @@ def train(
             checkpoint,
             options,
             validation=validation,
+            raw=raw,
             settings=RunSettings(
                 resume=resume,
                 force=force,

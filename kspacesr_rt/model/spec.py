@@ -446,6 +446,10 @@ def _odd_contracts(spec: ModelSpec) -> list[str]:
         found.append("only images are padded to a multiple")
     if spec.is_own:
         plain = NEW_IN[3] | {"output": spec.output if spec.output != "kspace" else "real"}
+        if spec.architecture == "dc-residual" and spec.input == "kspace":
+            plain |= {"input": "kspace", "output": "kspace"}
+            if spec.data_consistency != "hard":
+                found.append("a dc-residual generator of k-space keeps measured samples ('hard')")
         found += [
             f"{name} is for the architectures custom and adopted"
             for name, usual in plain.items()
