@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import torch
 
-from kspacesr_rt.conversion.parity import ParityReport, Run
+from kspacesr_rt.conversion.parity import Run
 from kspacesr_rt.conversion.proof import Reference, prove, require_free, stamped
+from kspacesr_rt.export.exported import Exported
 from kspacesr_rt.export.lowering import lower
+from kspacesr_rt.export.module_precision import export_module_at
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.file import ModelFile, parse_model
 from kspacesr_rt.model.spec import DataConsistency, Lowering, ModelSpec, Precision
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.train.checkpoint import Checkpoint, SpecOverrides, load_checkpoint
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exported:
-    """A model that passed the gate and was written."""
-
-    path: Path
-    """Where it is."""
-    spec: ModelSpec
-    """As stored in it."""
-    report: ParityReport
-    """What the gate measured."""
-    size_bytes: int
-    """Size of the file."""
-    remarks: tuple[str, ...] = ()
-    """What was decided on the way."""
-    notes: tuple[str, ...] = ()
-    """What the checkpoint did not say; see `kspacesr_rt.train.checkpoint.Checkpoint`."""
+COMPLEX = (
+    "A dc-residual generator on complex k-space: the CNN sees the part of the image that is in "
+    "phase with the zero-filled one, and measured samples are kept."
+)
 
 
 def torch_runner(generator: torch.nn.Module) -> Run:
@@ -121,6 +109,27 @@ def export_model(
     loaded = load_checkpoint(
         Path(checkpoint), name=name, data_consistency=data_consistency, stated=stated
     )
+    if loaded.spec.input == "kspace":
+        return export_module_at(
+            precision,
+            loaded.generator,
+            output,
+            conversion={"runtime": runtime, "calibration": calibration},
+            upscale=loaded.spec.upscale,
+            name=loaded.spec.name,
+            input="kspace",
+            kspace_output=True,
+            data_consistency="hard",
+            output_grid="kspace",
+            homogeneous=not loaded.spec.bias,
+            lowering=lowering,
+            description=COMPLEX,
+            provenance=_stamped(loaded, lowering).provenance,
+            backend=backend,
+            force=force,
+            report_file=report_file,
+            stored_matrix=loaded.spec.matrix,
+        )
     proto = lower(loaded.generator, loaded.spec, lowering)
     lowered = ModelFile(
         name=output.name, proto=proto, spec=_stamped(loaded, lowering), size_bytes=0

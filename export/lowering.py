@@ -28,6 +28,7 @@ from kspacesr_rt._version import __version__
 from kspacesr_rt.errors import ExportError
 from kspacesr_rt.graph.bodies import OPSET, function_bodies
 from kspacesr_rt.graph.real_layers import REAL_LOWERINGS, in_real_coefficients
+from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.binding import rebind
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.model.spec import OP_DOMAIN, Lowering, ModelSpec
@@ -212,13 +213,27 @@ def _largest(writer: _GraphWriter, node: fx.Node, value: str) -> None:
     """Add the largest sample of each slice, at least `TINY`, as the value of a layer."""
     axes = writer.weight("slice_axes", np.asarray([1, 2, 3], dtype=np.int64))
     largest = writer.intermediate("ReduceMax", [value, axes], f"{node.name}.largest", keepdims=1)
-    tiny = writer.weight("tiny", np.asarray(layers.TINY, dtype=np.float32))
-    writer.emit("Max", [largest, tiny], node)
+    writer.emit("Max", [largest, _tiny(writer)], node)
+
+
+def _channel_axis(writer: _GraphWriter) -> str:
+    return writer.weight("channel_axis", np.asarray([1], dtype=np.int64))
+
+
+def _tiny(writer: _GraphWriter) -> str:
+    return writer.weight("tiny", np.asarray(layers.TINY, dtype=np.float32))
 
 
 def _magnitude(writer: _GraphWriter, node: fx.Node, layer: nn.Module) -> None:
-    axes = writer.weight("channel_axis", np.asarray([1], dtype=np.int64))
-    writer.emit("ReduceL2", [_source(node).name, axes], node, keepdims=1)
+    writer.emit("ReduceL2", [_source(node).name, _channel_axis(writer)], node, keepdims=1)
+
+
+def _unit_phase(writer: _GraphWriter, node: fx.Node, layer: nn.Module) -> None:
+    source, name = _source(node).name, node.name
+    axes = _channel_axis(writer)
+    magnitude = writer.intermediate("ReduceL2", [source, axes], f"{name}.magnitude", keepdims=1)
+    divisor = writer.intermediate("Max", [magnitude, _tiny(writer)], f"{name}.divisor")
+    writer.emit("Div", [source, divisor], node)
 
 
 def _binary(op: str) -> Callable[[_GraphWriter, fx.Node], None]:
@@ -234,12 +249,15 @@ def _expand(writer: _GraphWriter, node: fx.Node) -> None:
     writer.emit("Expand", [_source(node).name, target], node)
 
 
-def _mean(writer: _GraphWriter, node: fx.Node) -> None:
-    axes = writer.weight(
-        f"{node.name}.axes", np.atleast_1d(np.asarray(node.kwargs["dim"], dtype=np.int64))
-    )
-    keep = int(bool(node.kwargs.get("keepdim", False)))
-    writer.emit("ReduceMean", [_source(node).name, axes], node, keepdims=keep)
+def _reduction(op: str) -> Callable[[_GraphWriter, fx.Node], None]:
+    def emitter(writer: _GraphWriter, node: fx.Node) -> None:
+        axes = writer.weight(
+            f"{node.name}.axes", np.atleast_1d(np.asarray(node.kwargs["dim"], dtype=np.int64))
+        )
+        keep = int(bool(node.kwargs.get("keepdim", False)))
+        writer.emit(op, [_source(node).name, axes], node, keepdims=keep)
+
+    return emitter
 
 
 _MODULES: dict[type[nn.Module], Callable[[_GraphWriter, fx.Node, Any], None]] = {
@@ -264,6 +282,7 @@ _MODULES: dict[type[nn.Module], Callable[[_GraphWriter, fx.Node, Any], None]] = 
     layers.SliceMaximum: _slice_maximum,
     layers.SlicePeak: _slice_peak,
     layers.Magnitude: _magnitude,
+    layers.UnitPhase: _unit_phase,
 }
 _FUNCTIONS: dict[Any, Callable[[_GraphWriter, fx.Node], None]] = {
     operator.add: _binary("Add"),
@@ -273,7 +292,11 @@ _FUNCTIONS: dict[Any, Callable[[_GraphWriter, fx.Node], None]] = {
     torch.add: _binary("Add"),
     torch.mul: _binary("Mul"),
 }
-_METHODS: dict[str, Callable[[_GraphWriter, fx.Node], None]] = {"expand": _expand, "mean": _mean}
+_METHODS: dict[str, Callable[[_GraphWriter, fx.Node], None]] = {
+    "expand": _expand,
+    "mean": _reduction("ReduceMean"),
+    "sum": _reduction("ReduceSum"),
+}
 
 
 def _fold_batch_norms(traced: fx.GraphModule) -> None:
@@ -300,16 +323,16 @@ def lower(generator: nn.Module, spec: ModelSpec, lowering: Lowering = "gemm") ->
     Parameters
     ----------
     generator
-        Image in, image out, in evaluation mode, float32; it is not changed.
+        One of ours, in evaluation mode, float32; it is not changed.
     spec
-        What it is; its `matrix` is bound.
+        What it is, and takes; its `matrix` is bound.
     lowering
         What stands in the bodies of the FFT layers.
 
     Returns
     -------
-        One graph ``lr (n, 1, y, x) -> sr (n, 1, s*y, s*x)`` with a dynamic batch and without
-        metadata, checked by ONNX.
+        One graph ``lr (n, 1, y, x) -> sr (n, 1, s*y, s*x)``, or of k-space, with a dynamic batch
+        and without metadata, checked by ONNX.
 
     Raises
     ------
@@ -318,7 +341,7 @@ def lower(generator: nn.Module, spec: ModelSpec, lowering: Lowering = "gemm") ->
     """
     traced = fx.GraphModule(generator, _LayerTracer().trace(generator)).eval()
     _fold_batch_norms(traced)
-    ShapeProp(traced).propagate(torch.zeros(1, 1, TRACE_MATRIX, TRACE_MATRIX))
+    ShapeProp(traced).propagate(torch.zeros(1, *spec.input_axes, TRACE_MATRIX, TRACE_MATRIX))
     writer = _GraphWriter(traced)
     modules: dict[str, nn.Module] = dict(traced.named_modules())
     for node in traced.graph.nodes:
@@ -327,8 +350,8 @@ def lower(generator: nn.Module, spec: ModelSpec, lowering: Lowering = "gemm") ->
     graph = helper.make_graph(
         nodes,
         spec.name,
-        [_image_value(INPUT_NAME, spec.matrix)],
-        [_image_value(OUTPUT_NAME, spec.sr_matrix(spec.matrix))],
+        [_value(INPUT_NAME, spec.input_axes, spec.matrix)],
+        [_value(OUTPUT_NAME, spec.output_axes, spec.sr_matrix(spec.matrix))],
         list(writer.initializers.values()),
     )
     used = {node.op_type for node in nodes if node.domain == OP_DOMAIN}
@@ -345,8 +368,8 @@ def lower(generator: nn.Module, spec: ModelSpec, lowering: Lowering = "gemm") ->
     return proto
 
 
-def _image_value(name: str, matrix: tuple[int, int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1, *matrix])
+def _value(name: str, axes: tuple[int, ...], matrix: Matrix) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *axes, *matrix])
 
 
 def _emit(writer: _GraphWriter, node: fx.Node, modules: dict[str, nn.Module]) -> None:

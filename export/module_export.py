@@ -30,8 +30,9 @@ from kspacesr_rt.errors import (
     ParityError,
     ResultError,
 )
-from kspacesr_rt.export.exporter import Exported
+from kspacesr_rt.export.exported import Exported
 from kspacesr_rt.export.isolated_process import TIME_LIMIT_S, TimeLimitError, in_own_process
+from kspacesr_rt.export.lowering import lower
 from kspacesr_rt.export.module_gate import (
     SCANNER_UNITS,
     GateInput,
@@ -60,6 +61,7 @@ from kspacesr_rt.quality.array_contracts import with_contracts
 from kspacesr_rt.runtime.backends import BACKENDS, open_backend
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.progress_messages import report_step
+from kspacesr_rt.train.generators import ComplexDCResidualGenerator
 
 HR_NOMINAL = 256
 """SR samples per axis of the matrix a file is stored for."""
@@ -111,6 +113,7 @@ def export_module(
     force: bool = False,
     report_file: Path | None = None,
     time_limit_s: float = TIME_LIMIT_S,
+    stored_matrix: Matrix | None = None,
 ) -> Exported:
     """Export a network of one's own, prove it at several matrices, and write it if it passed.
 
@@ -153,6 +156,9 @@ def export_module(
     time_limit_s
         Seconds that running the network, and each attempt to export it, may take. After an attempt
         at any matrix that took longer, one matrix is tried.
+    stored_matrix
+        LR rows and columns that the file is stored for, where it takes any; the constants of its
+        FFT layers grow with it. None: `HR_NOMINAL` over the upscale.
 
     Raises
     ------
@@ -212,7 +218,7 @@ def export_module(
         return made
 
     report_step("running the network on several matrices")
-    nominal = _nominal(upscale, multiple or 1)
+    nominal = stored_matrix or _nominal(upscale, multiple or 1)
     facts = in_own_process(
         lambda: probed(maker(), layout, multiple=multiple, fixed=fixed_matrix, nominal=nominal),
         "running the network",
@@ -230,6 +236,7 @@ def export_module(
         grid_stated=output_grid is not None,
         report_file=report_file,
         time_limit_s=time_limit_s,
+        stored_matrix=stored_matrix,
     ).written()
 
 
@@ -260,6 +267,7 @@ class _Export:
     grid_stated: bool
     report_file: Path | None
     time_limit_s: float
+    stored_matrix: Matrix | None
 
     def written(self) -> Exported:
         """Try one way after another; write the first that is right."""
@@ -303,7 +311,7 @@ class _Export:
 
     def _through(self, way: _Way, tried: tuple[str, ...]) -> Exported:
         multiple = way.multiple
-        nominal = self.facts.fixed or _nominal(self.spec.upscale, multiple)
+        nominal = self.facts.fixed or self.stored_matrix or _nominal(self.spec.upscale, multiple)
         fixed = not way.matrix_open
         spec = dataclasses.replace(
             self.spec,
@@ -394,8 +402,8 @@ class _Export:
             notes["placement"] = placement.to_dict()
             remarks.append(placement.as_text())
             require_contracts(spec, run)
-        elif spec.homogeneous:
-            _require_scaling(candidate, pairs[0][0], self.backend)
+        elif spec.homogeneous or spec.data_consistency != "none":
+            _require_declared(candidate, pairs[0][0], self.backend)
         remarks += self._elsewhere(candidate, pairs)
         answer = next(
             KnownAnswer(lr=_slice_of(given.values, spec.input), sr=_slice_of(result, spec.output))
@@ -471,6 +479,8 @@ def _lowered(
                 f"the network's output is not finite on {given.name}",
                 hint="run it in PyTorch on a phantom of that matrix first",
             )
+    if isinstance(module, ComplexDCResidualGenerator):  # of layers that are lowered one by one
+        return _Lowered(proto=lower(module, spec, spec.lowering), results=results)
     module = without_scripts(module)
     proto = lower_module(module, spec=spec, matrix_open=way.matrix_open, batch_open=way.batch_open)
     return _Lowered(proto=proto, results=results)
@@ -492,8 +502,8 @@ def _slice_of(values: FloatArray, kind: str) -> FloatArray:
     return values[0] if kind == "kspace" else values[0, 0]
 
 
-def _require_scaling(model: ModelFile, given: GateInput, backend: str) -> None:
-    """Check a network of k-space that is declared homogeneous."""
+def _require_declared(model: ModelFile, given: GateInput, backend: str) -> None:
+    """Check what is declared of a network of k-space."""
     values = given.values
     with open_backend(backend, bind(model, (values.shape[-2], values.shape[-1]))) as opened:
         run = with_contracts(opened.run, model.spec)

@@ -8,6 +8,7 @@ the product. What was measured as k-space joins as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from kspacesr_rt.kspace import (
 )
 from kspacesr_rt.train.augmentation import Augmentation, divisible
 from kspacesr_rt.train.fastmri import read_coil_images
+from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.formats import read_numpy
 from kspacesr_rt.train.noise import deviation_at
 from kspacesr_rt.train.pairs import PairSampler
@@ -37,6 +39,8 @@ CURVATURE = np.pi
 """Largest quadratic phase towards an edge of the FOV, as an uneven field leaves it."""
 RIPPLE = 0.5
 """Largest amplitude, in radians, of what varies over one or two cycles of the FOV."""
+ENDINGS = (".npy", ".h5", ".hdf5")
+"""Of files that may hold k-space."""
 OFF_CENTRE = 0.125
 """Share of a matrix by which the peak of k-space may lie beside its middle."""
 
@@ -45,47 +49,51 @@ OFF_CENTRE = 0.125
 class RawSeries:
     """What a scanner measured, as complex images."""
 
+    label: str
+    """What tables and messages call it."""
     images: ComplexArray
     """Shape ``(n, y, x)``, complex64, largest magnitude 1; of several coils each is a slice."""
 
 
-def read_raw_series(roots: Iterable[Path]) -> list[RawSeries]:
+def read_raw_series(roots: Iterable[Path], reading: Reading | None = None) -> list[RawSeries]:
     """Read measured k-space: ``.npy`` of ``(n, ky, kx)``, or fastMRI's ``.h5``.
 
     Parameters
     ----------
     roots
         Folders or files. Complex numbers, DC at ``n // 2`` of both axes.
+    reading
+        Takes note of files that cannot be read, and the others are returned; None raises.
 
     Raises
     ------
     TrainingDataError
-        If there is none, or a file is something else.
+        If a root holds none, or a file is something else.
     """
-    found = []
+    found: list[RawSeries] = []
     for root in roots:
         files = [root] if root.is_file() else sorted(root.rglob("*"))
-        read = [
-            RawSeries(images=_scaled(path, images))
-            for path in files
-            if path.is_file() and (images := _images_of(path)) is not None
-        ]
-        if not read:
+        named = [path for path in files if path.is_file() and path.name.endswith(ENDINGS)]
+        if not named:
+            shown = root if reading is None or reading.show_paths else "the folder"
             raise TrainingDataError(
-                f"{root}: no k-space found",
+                f"{shown}: no k-space found",
                 hint="name a folder of .npy files (n, ky, kx), complex, or of fastMRI's .h5",
             )
-        found += read
+        for path in named:
+            label = reading.label(path, root) if reading else path.name
+            with nullcontext() if reading is None else reading.failing(label, path):
+                found.append(RawSeries(label=label, images=_scaled(path, _images_of(path))))
+    if reading is not None:
+        reading.require_any(found)
     return found
 
 
-def _images_of(path: Path) -> ComplexArray | None:
-    """Return the complex images of a file of k-space; None of other kinds of file."""
+def _images_of(path: Path) -> ComplexArray:
+    """Return the complex images of a file of k-space."""
     if path.name.endswith(".npy"):
         return _transformed(path, read_numpy(path).values)
-    if path.name.endswith((".h5", ".hdf5")):
-        return read_coil_images(path)
-    return None
+    return read_coil_images(path)
 
 
 def _transformed(path: Path, kspace: Array) -> ComplexArray:

@@ -107,7 +107,7 @@ def train_from_folders(
         raise InputError(
             "raw k-space is for a network of k-space", hint="train it with --input kspace"
         )
-    measured = read_raw_series(raw or [])
+    measured = read_raw_series(raw or [], reading)
     if how.threads:
         torch.set_num_threads(how.threads)
     note = on_note or (lambda sentence: None)

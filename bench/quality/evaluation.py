@@ -49,9 +49,13 @@ HEADLINE = "tissue"
 SHOWN = (HEADLINE, CONVENTION, "slice-range1-gaussian")
 """What tables of models show: tissue first, which is what is read; the whole slice, which is what
 is published; and another window, because SSIM depends more on it than on most models."""
+MEASURED = "measured-kspace"
+"""How LR of `kspacesr_rt.bench.quality.kspace_evaluation` is made."""
 LR_OF = {
     "kspace-crop": "LR = magnitude of the inverse FFT of the k-space centre",
     "seed-resize": "LR = bilinear resize of the image, which lies off the k-space grid",
+    MEASURED: "LR = centre of measured k-space; networks of images get the magnitude of its image, "
+    "and zero-fill keeps the phase",
 }
 """How a table's caption words each degradation."""
 
@@ -75,7 +79,7 @@ class QualityRow:
     convention: str = CONVENTION
     """Name of the convention of `quality`."""
     degradation: str = "kspace-crop"
-    """How LR was made, a key of `kspacesr_rt.train.degradation.DEGRADATIONS`."""
+    """How LR was made, a key of `LR_OF`."""
     interpolated: str = ""
     """What is known of HR's empty rim, in words; empty if its scanner did not interpolate it."""
     cropped_to: Matrix | None = None
@@ -144,7 +148,7 @@ def evaluate_models(
     return rows
 
 
-def _require_fitting(model: ModelFile, matrix: Matrix) -> None:
+def require_fitting_matrix(model: ModelFile, matrix: Matrix) -> None:
     """Refuse a series whose LR matrix a network of one matrix does not take."""
     try:
         require_fitting(model.spec, matrix)
@@ -185,7 +189,7 @@ class _Series:
             matrix = (lr.shape[1], lr.shape[2])
             results = _baselines(lr, upscale, GRID_OF[made], options)
             for model in group:
-                _require_fitting(model, matrix)
+                require_fitting_matrix(model, matrix)
                 name = choose_backend(backend, model, options).backend
                 opened = open_backend(name, bind(model, matrix), options)
                 results[model.spec.name] = _run(lr, opened)

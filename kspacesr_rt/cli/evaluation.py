@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from kspacesr_rt.cli.options import (
     Verbose,
 )
 from kspacesr_rt.cli.shell import app, echo_json, failures_json, print_failures, print_text
+from kspacesr_rt.errors import InputError
 
 
 @app.command()
@@ -82,12 +83,16 @@ def evaluate(
     config: ConfigFile = None,
     verbose: Verbose = False,
 ) -> None:
-    """Evaluate models beside zero-fill and bicubic on HR images they never saw."""
+    """Evaluate models beside zero-fill and bicubic on HR images they never saw.
+
+    Where a model takes k-space, DATA is measured k-space: .npy (n, ky, kx) or fastMRI .h5.
+    """
     from kspacesr_rt.bench.quality.cards import write_card
     from kspacesr_rt.bench.quality.comparison_picture import comparison
     from kspacesr_rt.bench.quality.evaluation import HEADLINE, SHOWN, as_text, evaluate_models
     from kspacesr_rt.bench.quality.hallucination import as_text as hallucination_text
     from kspacesr_rt.bench.quality.hallucination import measure, why_not_measured
+    from kspacesr_rt.bench.quality.kspace_evaluation import evaluate_on_kspace, takes_kspace
     from kspacesr_rt.bench.quality.limits import as_text as limits_text
     from kspacesr_rt.bench.quality.limits import measure_limits
     from kspacesr_rt.bench.quality.proofs.measure import as_text as proofs_text
@@ -107,18 +112,27 @@ def evaluate(
     for name, choice in choices.items():
         if backend != choice.backend:
             print_text(f"{name}: {choice.as_text(verbose=verbose)}", err=True)
-    rows = evaluate_models(
-        data,
-        models,
-        backend=backend,
-        threads=threads,
-        conventions=SHOWN,
-        on_interpolated=on_interpolated,
-        reading=reading,
-        on_note=(lambda sentence: None)
-        if quiet
-        else lambda sentence: print_text(sentence, err=True),
-    )
+
+    def note(sentence: str) -> None:
+        if not quiet:
+            print_text(sentence, err=True)
+
+    shared: dict[str, Any] = {
+        "backend": backend,
+        "threads": threads,
+        "conventions": SHOWN,
+        "reading": reading,
+        "on_note": note,
+    }
+    if takes_kspace(models):
+        if cards or proofs or picture is not None:
+            raise InputError(
+                "--cards, --proofs and --picture are of networks of images",
+                hint="a network of k-space is judged on measured k-space without them",
+            )
+        rows = evaluate_on_kspace(data, models, **shared)
+    else:
+        rows = evaluate_models(data, models, on_interpolated=on_interpolated, **shared)
     if cards and reading.failures:
         print_text(
             "warning: no card is written: figures of a part of the data would stand in it", err=True

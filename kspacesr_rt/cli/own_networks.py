@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -12,7 +11,8 @@ import typer
 from kspacesr_rt.errors import InputError
 
 if TYPE_CHECKING:
-    from kspacesr_rt.export.exporter import Exported
+    from kspacesr_rt.export.exported import Exported
+    from kspacesr_rt.model.spec import Precision
 
 OWN: Final = "Networks and weights"
 
@@ -110,12 +110,9 @@ class OwnNetwork:
     settings: dict[str, Any]
     """Of `kspacesr_rt.export.module_export.export_module`, as they are."""
 
-    def exported(self, output: Path, precision: str, **conversion: Any) -> Exported:
+    def exported(self, output: Path, precision: Precision, **conversion: Any) -> Exported:
         """Export it in fp32, and bring it to another precision if one is asked for."""
-        from kspacesr_rt.conversion.convert import convert_model
-        from kspacesr_rt.conversion.proof import require_free
-        from kspacesr_rt.export.exporter import Exported
-        from kspacesr_rt.export.module_export import export_module
+        from kspacesr_rt.export.module_precision import export_module_at
         from kspacesr_rt.export.network_factories import network_from
 
         if self.upscale is None:
@@ -133,26 +130,7 @@ class OwnNetwork:
         def make() -> Any:
             return network_from(factory, weights)
 
-        if precision == "fp32":
-            return export_module(make, output, **settings)
-        require_free(output, force=settings["force"], report_file=settings["report_file"])
-        with tempfile.TemporaryDirectory() as folder:
-            wide = export_module(make, Path(folder) / output.name, **settings)
-            made = convert_model(
-                wide.path,
-                output,
-                precision=precision,  # type: ignore[arg-type]  # checked by the command line
-                force=settings["force"],
-                report_file=settings["report_file"],
-                **conversion,
-            )
-        return Exported(
-            path=output,
-            spec=made.spec,
-            report=made.report,
-            size_bytes=output.stat().st_size,
-            remarks=(*wide.remarks, *made.remarks),
-        )
+        return export_module_at(precision, make, output, conversion=conversion, **settings)
 
 
 def require_unset(source: str, options: dict[str, Any]) -> None:

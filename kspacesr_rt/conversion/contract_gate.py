@@ -34,14 +34,20 @@ def require_checkable(spec: ModelSpec) -> None:
     Raises
     ------
     ExportError
-        If it takes k-space, and data consistency or a range is declared: both compare a result
-        with an image.
+        If it takes k-space, and a range is declared, or data consistency of a network that gives
+        images: both compare a result with an image. Of one that gives k-space ``hard`` data
+        consistency can be seen.
     """
-    if spec.input == "kspace" and (spec.data_consistency != "none" or spec.output_range):
+    unseen = spec.data_consistency != "none" and (spec.output, spec.data_consistency) != (
+        "kspace",
+        "hard",
+    )
+    if spec.input == "kspace" and (unseen or spec.output_range):
         raise ExportError(
             "data consistency and output range are checked against the image that a network is "
             "given, and this one takes k-space",
-            hint="leave them out: what is not declared is not claimed",
+            hint="leave them out: what is not declared is not claimed; hard data consistency can "
+            "be checked of a network that gives k-space",
         )
 
 

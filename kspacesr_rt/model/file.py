@@ -329,6 +329,12 @@ def shipped_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
 
 
+def shipped_kspace_models() -> dict[str, Path]:
+    """Return the models in the wheel that take k-space, name to path: no series of images does."""
+    folder = Path(str(resources.files("kspacesr_rt.model.shipped"))) / "kspace"
+    return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
+
+
 def resolve_model(name_or_path: str | None, *, upscale: int | None) -> Path:
     """Find the file a user means by a path, a shipped name, or nothing at all.
 
@@ -352,6 +358,7 @@ def resolve_model(name_or_path: str | None, *, upscale: int | None) -> Path:
                 f"no model for upscale {upscale} is shipped",
                 hint=f"shipped: {', '.join(shipped)}; or name a model file",
             )
+    shipped |= shipped_kspace_models()
     if name_or_path in shipped:
         return shipped[name_or_path]
     path = Path(name_or_path)

@@ -13,6 +13,7 @@ from kspacesr_rt.quality.result_checks import (
     HOMOGENEITY_FACTOR,
     check_result,
     require_homogeneous,
+    require_measured_kspace,
 )
 
 BatchRun = Callable[[FloatArray], FloatArray]
@@ -31,7 +32,8 @@ def with_contracts(run: BatchRun, spec: ModelSpec) -> BatchRun:
         Of the model.
     """
     of_images = spec.input == "image" and (spec.data_consistency != "none" or spec.output_range)
-    if spec.is_own or not (of_images or spec.homogeneous):
+    of_kspace = spec.output == "kspace" and spec.data_consistency == "hard"
+    if spec.is_own or not (of_images or of_kspace or spec.homogeneous):
         return run
 
     def checked(batch: FloatArray) -> FloatArray:
@@ -40,6 +42,8 @@ def with_contracts(run: BatchRun, spec: ModelSpec) -> BatchRun:
             if of_images:
                 for sr, lr in zip(results, batch, strict=True):
                     check_result(sr[0], lr[0], spec)
+            if of_kspace:
+                require_measured_kspace(results, batch)
             if spec.homogeneous:
                 require_homogeneous(results, run(batch * np.float32(HOMOGENEITY_FACTOR)))
         except SliceFailed as exc:

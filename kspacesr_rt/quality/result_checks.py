@@ -17,7 +17,14 @@ from typing import Any, Final
 import numpy as np
 
 from kspacesr_rt.errors import ShapeError, SliceFailed
-from kspacesr_rt.kspace import FloatArray, SampleGrid, magnitude_residual, sample_origin, upscaled
+from kspacesr_rt.kspace import (
+    FloatArray,
+    SampleGrid,
+    centre_crop,
+    magnitude_residual,
+    sample_origin,
+    upscaled,
+)
 from kspacesr_rt.kspace.percentiles import high_percentile
 from kspacesr_rt.model.spec import BOUNDED, ModelSpec
 from kspacesr_rt.quality.half_spectra import HalfSpectra, row_squares
@@ -169,11 +176,7 @@ def check_result(sr: FloatArray, lr: FloatArray, spec: ModelSpec) -> SliceFigure
         return dataclasses.replace(figures, measured_residual=off)
     keeps = spec.data_consistency == "hard" or spec.name == "zero-fill"
     if keeps and spec.output == "real" and residual > MEASURED_TOLERANCE:
-        raise SliceFailed(
-            "data-consistency",
-            f"measured k-space samples are off by {residual:.1e} of the largest, "
-            f"{MEASURED_TOLERANCE:.0e} is allowed",
-        )
+        raise SliceFailed("data-consistency", _moved(residual))
     return figures
 
 
@@ -190,6 +193,39 @@ def _require_range(sr: FloatArray, lr: FloatArray, spec: ModelSpec) -> None:
             f"the result goes from {found[0]:.4g} to {found[1]:.4g} of its source's maximum, "
             f"{low:g} to {high:g} is declared",
         )
+
+
+def require_measured_kspace(results: FloatArray, given: FloatArray) -> None:
+    """Check that k-space keeps the samples that were measured.
+
+    Parameters
+    ----------
+    results
+        Centred orthonormal SR k-space, ``(n, ..., s*ky, s*kx)``.
+    given
+        The LR k-space that it was made of, ``(n, ..., ky, kx)``. On the finer grid of the same
+        values its samples are `s` times as large.
+
+    Raises
+    ------
+    SliceFailed
+        ``data-consistency``, with how far the worst slice is off.
+    """
+    matrix = (given.shape[-2], given.shape[-1])
+    upscale = np.float32(results.shape[-1] // matrix[1])
+    for result, lr in zip(results, given, strict=True):
+        measured = lr * upscale
+        top = float(np.abs(measured).max()) or 1.0
+        off = float(np.abs(centre_crop(result, matrix) - measured).max()) / top
+        if not off <= MEASURED_TOLERANCE:
+            raise SliceFailed("data-consistency", _moved(off))
+
+
+def _moved(off: float) -> str:
+    return (
+        f"measured k-space samples are off by {off:.1e} of the largest, "
+        f"{MEASURED_TOLERANCE:.0e} is allowed"
+    )
 
 
 def require_homogeneous(

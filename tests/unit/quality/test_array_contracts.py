@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kspacesr_rt.errors import ResultError
+from kspacesr_rt.kspace import centre_fill
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.quality.array_contracts import with_contracts
@@ -44,3 +45,26 @@ def test_true_declarations_change_nothing():
 
 def test_nothing_declared_costs_nothing():
     assert with_contracts(brighter, SPEC) is brighter
+
+
+KSPACE = dataclasses.replace(
+    SPEC, input="kspace", output="kspace", data_consistency="hard", matrix=(12, 9)
+)
+
+
+def filled(batch):
+    return 2.0 * centre_fill(batch, (24, 18))
+
+
+def test_kspace_keeps_what_was_measured():
+    batch = np.random.default_rng(0).normal(size=(2, 2, 12, 9)).astype("f4")
+    added = filled(batch)
+    added[..., 0, :] = 3.0  # beyond the measured band anything may be
+    np.testing.assert_array_equal(with_contracts(lambda _: added, KSPACE)(batch), added)
+    for moved in (filled(batch) * np.float32(1.001), np.roll(added, 1, axis=-1)):
+        with pytest.raises(ResultError, match="measured k-space samples are off by"):
+            with_contracts(lambda _, result=moved: result, KSPACE)(batch)
+    nan = filled(batch)
+    nan[1, 0, 12, 9] = np.nan
+    with pytest.raises(ResultError, match="measured k-space samples"):
+        with_contracts(lambda _: nan, KSPACE)(batch)

@@ -502,3 +502,75 @@ def test_an_unmeasured_spectrum_changes_nothing_on_its_own_matrix():
     """Bare seed weights carry no spectra: the neutral ones must be neutral."""
     signal = noise(1, 2, 8, 8)
     assert torch.equal(layers.MeanSpectrum(8, divide=True)(signal), signal)
+
+
+# --- complex k-space ------------------------------------------------------------------------------
+
+
+def complex_generator(upscale: int = 2) -> nn.Module:
+    spec = ModelSpec(
+        name="complex",
+        architecture="dc-residual",
+        upscale=upscale,
+        width=8,
+        blocks=2,
+        cascades=2,
+        matrix=(16, 16),
+        input="kspace",
+        output="kspace",
+        data_consistency="hard",
+    )
+    torch.manual_seed(1)
+    generator = build_generator(spec).eval()
+    with torch.no_grad():  # as built, its convolutions add next to nothing
+        for weight in generator.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape))
+    return generator
+
+
+def joined(channels: torch.Tensor) -> torch.Tensor:
+    return torch.complex(channels[:, 0], channels[:, 1])
+
+
+@pytest.mark.parametrize(("upscale", "matrix"), [(2, (12, 12)), (2, (11, 14)), (4, (9, 10))])
+def test_a_network_of_kspace_keeps_measured_samples_and_turns_with_the_phase(upscale, matrix):
+    generator = complex_generator(upscale)
+    given = torch.randn(2, 2, *matrix, generator=torch.Generator().manual_seed(2))
+    result = run(generator, given)
+    assert result.shape == (2, 2, *(upscale * n for n in matrix))
+    top = float(given.abs().max())
+    kept = layers.centre_crop(result, *matrix)
+    assert float((kept - upscale * given).abs().max()) < 1e-5 * upscale * top
+    beyond = result - layers.centre_fill(kept, *result.shape[-2:])
+    assert float(beyond.abs().max()) > 1e-3 * top  # it does predict something
+    turned = joined(given) * np.exp(0.7j)
+    of_turned = run(generator, torch.stack([turned.real, turned.imag], dim=1))
+    off = (joined(of_turned) - joined(result) * np.exp(0.7j)).abs().max()
+    assert float(off) < 1e-4 * float(result.abs().max())
+    scaled = run(generator, 1000.0 * given)
+    assert float((scaled / 1000.0 - result).abs().max()) < 1e-4 * float(result.abs().max())
+
+
+def test_a_network_of_kspace_has_the_weights_of_one_of_images():
+    of_images = build_generator(
+        ModelSpec(
+            name="m", architecture="dc-residual", upscale=2, width=8, blocks=2, cascades=2,
+            data_consistency="hard",
+        )
+    )  # fmt: skip
+    shapes = {key: value.shape for key, value in of_images.state_dict().items()}
+    ours = {key: value.shape for key, value in complex_generator().state_dict().items()}
+    assert ours == shapes
+
+
+def test_kspace_of_zeros_gives_zeros():
+    result = run(complex_generator(), torch.zeros(1, 2, 8, 8))
+    assert not result.any()
+
+
+def test_a_network_of_kspace_keeps_measured_samples_or_is_none():
+    with pytest.raises(ModelSpecError, match="keeps measured samples"):
+        ModelSpec(
+            name="m", architecture="dc-residual", upscale=2, blocks=1, input="kspace",
+            output="kspace", data_consistency="none",
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Models of k-space in the wheel, with their cards."""
