@@ -13,17 +13,13 @@ from kspacesr_rt.conversion.parity import Run
 from kspacesr_rt.conversion.proof import Reference, prove, require_free, stamped
 from kspacesr_rt.export.exported import Exported
 from kspacesr_rt.export.lowering import lower
-from kspacesr_rt.export.module_precision import export_module_at
+from kspacesr_rt.export.module_export import export_as
+from kspacesr_rt.export.module_precision import at_precision
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.file import ModelFile, parse_model
 from kspacesr_rt.model.spec import DataConsistency, Lowering, ModelSpec, Precision
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.train.checkpoint import Checkpoint, SpecOverrides, load_checkpoint
-
-COMPLEX = (
-    "A dc-residual generator on complex k-space: the CNN sees the part of the image that is in "
-    "phase with the zero-filled one, and measured samples are kept."
-)
 
 
 def torch_runner(generator: torch.nn.Module) -> Run:
@@ -110,25 +106,22 @@ def export_model(
         Path(checkpoint), name=name, data_consistency=data_consistency, stated=stated
     )
     if loaded.spec.input == "kspace":
-        return export_module_at(
+        return at_precision(
             precision,
-            loaded.generator,
+            lambda path: export_as(
+                _stamped(loaded, lowering),
+                loaded.generator,
+                path,
+                multiple=1,
+                grid_stated=True,
+                backend=backend,
+                force=force,
+                report_file=report_file,
+            ),
             output,
-            conversion={"runtime": runtime, "calibration": calibration},
-            upscale=loaded.spec.upscale,
-            name=loaded.spec.name,
-            input="kspace",
-            kspace_output=True,
-            data_consistency="hard",
-            output_grid="kspace",
-            homogeneous=not loaded.spec.bias,
-            lowering=lowering,
-            description=COMPLEX,
-            provenance=_stamped(loaded, lowering).provenance,
-            backend=backend,
             force=force,
             report_file=report_file,
-            stored_matrix=loaded.spec.matrix,
+            conversion={"runtime": runtime, "calibration": calibration},
         )
     proto = lower(loaded.generator, loaded.spec, lowering)
     lowered = ModelFile(

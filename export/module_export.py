@@ -113,7 +113,6 @@ def export_module(
     force: bool = False,
     report_file: Path | None = None,
     time_limit_s: float = TIME_LIMIT_S,
-    stored_matrix: Matrix | None = None,
 ) -> Exported:
     """Export a network of one's own, prove it at several matrices, and write it if it passed.
 
@@ -156,9 +155,6 @@ def export_module(
     time_limit_s
         Seconds that running the network, and each attempt to export it, may take. After an attempt
         at any matrix that took longer, one matrix is tried.
-    stored_matrix
-        LR rows and columns that the file is stored for, where it takes any; the constants of its
-        FFT layers grow with it. None: `HR_NOMINAL` over the upscale.
 
     Raises
     ------
@@ -185,11 +181,6 @@ def export_module(
     >>> exported.spec.architecture, exported.spec.output_grid
     ('custom', 'pixel-centre')
     """
-    output = Path(output)
-    require_free(output, force=force, report_file=report_file)
-    if isinstance(module, nn.Module) or not callable(module):
-        require_usable(module)
-    layout = _layout(upscale, input, coils, kspace_output)
     spec = ModelSpec(
         name=name,
         architecture="custom",
@@ -211,6 +202,50 @@ def export_module(
         description=description,
         provenance=stamped(provenance or Provenance(), torch=torch.__version__),
     )
+    return export_as(
+        spec,
+        module,
+        Path(output),
+        multiple=multiple,
+        grid_stated=output_grid is not None,
+        backend=backend,
+        force=force,
+        report_file=report_file,
+        time_limit_s=time_limit_s,
+    )
+
+
+def export_as(
+    spec: ModelSpec,
+    module: nn.Module | Maker,
+    output: Path,
+    *,
+    multiple: int | None,
+    grid_stated: bool,
+    backend: str,
+    force: bool,
+    report_file: Path | None,
+    time_limit_s: float = TIME_LIMIT_S,
+) -> Exported:
+    """Export a network of a stated specification; `export_module` says the rest.
+
+    Parameters
+    ----------
+    spec
+        What the network is. Its `matrix`, where none is fixed, is what the file is stored for;
+        (0, 0) stands for `HR_NOMINAL` over the upscale.
+    module, output, backend, force, report_file, time_limit_s
+        As for `export_module`, whose errors these are.
+    multiple
+        What rows and columns must be multiples of; None finds it by running the network.
+    grid_stated
+        Whether whoever exports says where SR samples lie.
+    """
+    require_free(output, force=force, report_file=report_file)
+    if isinstance(module, nn.Module) or not callable(module):
+        require_usable(module)
+    layout = Layout(upscale=spec.upscale, input_axes=spec.input_axes, output_axes=spec.output_axes)
+    fixed = spec.fixed_matrix if any(spec.fixed_matrix) else None
     require_checkable(spec)
 
     def maker() -> nn.Module:
@@ -218,9 +253,9 @@ def export_module(
         return made
 
     report_step("running the network on several matrices")
-    nominal = stored_matrix or _nominal(upscale, multiple or 1)
+    nominal = spec.matrix if any(spec.matrix) else _nominal(spec.upscale, multiple or 1)
     facts = in_own_process(
-        lambda: probed(maker(), layout, multiple=multiple, fixed=fixed_matrix, nominal=nominal),
+        lambda: probed(maker(), layout, multiple=multiple, fixed=fixed, nominal=nominal),
         "running the network",
         time_limit_s,
     )
@@ -232,19 +267,11 @@ def export_module(
         output=output,
         backend=backend,
         multiple_stated=multiple is not None,
-        fixed_stated=fixed_matrix is not None,
-        grid_stated=output_grid is not None,
+        fixed_stated=fixed is not None,
+        grid_stated=grid_stated,
         report_file=report_file,
         time_limit_s=time_limit_s,
-        stored_matrix=stored_matrix,
     ).written()
-
-
-def _layout(upscale: int, given: Input, coils: int, kspace_output: bool) -> Layout:
-    if given == "image":
-        return Layout(upscale=upscale)
-    axes = (coils, 2) if coils else (2,)
-    return Layout(upscale=upscale, input_axes=axes, output_axes=axes if kspace_output else (1,))
 
 
 def _nominal(upscale: int, multiple: int) -> Matrix:
@@ -267,7 +294,6 @@ class _Export:
     grid_stated: bool
     report_file: Path | None
     time_limit_s: float
-    stored_matrix: Matrix | None
 
     def written(self) -> Exported:
         """Try one way after another; write the first that is right."""
@@ -311,7 +337,9 @@ class _Export:
 
     def _through(self, way: _Way, tried: tuple[str, ...]) -> Exported:
         multiple = way.multiple
-        nominal = self.facts.fixed or self.stored_matrix or _nominal(self.spec.upscale, multiple)
+        nominal = self.facts.fixed or (
+            self.spec.matrix if any(self.spec.matrix) else _nominal(self.spec.upscale, multiple)
+        )
         fixed = not way.matrix_open
         spec = dataclasses.replace(
             self.spec,

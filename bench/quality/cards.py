@@ -14,7 +14,14 @@ from pathlib import Path
 
 import onnx
 
-from kspacesr_rt.bench.quality.evaluation import CONVENTION, HEADLINE, QualityRow, means
+from kspacesr_rt.bench.quality.evaluation import (
+    CONVENTION,
+    HEADLINE,
+    LR_OF,
+    MEASURED,
+    QualityRow,
+    means,
+)
 from kspacesr_rt.bench.quality.hallucination import (
     LIMIT_MARGIN,
     ROUNDING,
@@ -42,8 +49,12 @@ LIMITS = """\
   show how far two such steps go.
 - Made for LR images whose k-space is full up to its edge. Scanner-interpolated or strongly
   filtered series have an empty rim, and the model then sharpens what the filter left.
-- Works slice by slice, in plane only; slice thickness stays.
+- Works slice by slice, in plane only; slice thickness stays."""
+OF_IMAGES = """\
 - From a magnitude image, so the measured k-space is image-derived, without acquired phase."""
+OF_KSPACE = """\
+- Takes measured complex k-space of one coil, DC in its middle, in Python; files of images hold
+  magnitudes without a phase. What it adds has the phase of the zero-filled image."""
 
 
 FOREIGN_LIMITS = """\
@@ -128,7 +139,7 @@ def stamp(
 
 def _quality(spec: ModelSpec, rows: list[QualityRow]) -> dict[str, dict[str, float]]:
     quality: dict[str, dict[str, float]] = {}
-    made = degradation_for(spec.output_grid)
+    made = MEASURED if spec.input == "kspace" else degradation_for(spec.output_grid)
     for row in means([row for row in rows if row.convention in PREFIXES]):
         if (row.upscale, row.degradation) != (spec.upscale, made):
             continue
@@ -157,7 +168,7 @@ def card(model: ModelFile) -> str:
     lines = [
         f"# {spec.name}",
         "",
-        f"Upscales MR magnitude slices by {spec.upscale} per axis. {spec.intended_use}",
+        f"Upscales {_given(spec)} by {spec.upscale} per axis. {spec.intended_use}",
         "",
         "| | |",
         "| --- | --- |",
@@ -174,7 +185,7 @@ def card(model: ModelFile) -> str:
         "",
         "## Measured quality",
         "",
-        f"{_CAPTION} {LR_IS[spec.output_grid]} "
+        f"{_CAPTION} {_lr_is(spec)} "
         + (
             "No series here was trained on; `validation` steered the choice of settings, "
             "`evaluation` did not."
@@ -184,7 +195,8 @@ def card(model: ModelFile) -> str:
         "",
         *_measured_quality(spec),
     ]
-    limits = LIMITS if spec.is_own else FOREIGN_LIMITS
+    own = f"{LIMITS}\n{OF_KSPACE if spec.input == 'kspace' else OF_IMAGES}"
+    limits = own if spec.is_own else FOREIGN_LIMITS
     sections = [
         "",
         *_hallucination(spec),
@@ -198,6 +210,14 @@ def card(model: ModelFile) -> str:
         "",
     ]
     return "\n".join([*lines, *sections])
+
+
+def _given(spec: ModelSpec) -> str:
+    return "complex k-space of MR slices" if spec.input == "kspace" else "MR magnitude slices"
+
+
+def _lr_is(spec: ModelSpec) -> str:
+    return f"{LR_OF[MEASURED]}." if spec.input == "kspace" else LR_IS[spec.output_grid]
 
 
 _CAPTION = (
@@ -247,7 +267,7 @@ def _network(spec: ModelSpec) -> list[str]:
 def _hallucination(spec: ModelSpec) -> list[str]:
     """Return the section on what the model adds, from the stored bounds alone."""
     title = "## No invented structure"
-    if why := "" if spec.is_own else why_not_measured(spec):
+    if why := "" if spec.is_own and spec.input == "image" else why_not_measured(spec):
         return [title, "", f"{NOT_MEASURED.capitalize()}: it {why}."]
     if not spec.bounds:
         return [title, "", f"{NOT_MEASURED.capitalize()}; {_command(spec)} does it."]

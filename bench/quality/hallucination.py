@@ -412,6 +412,8 @@ def _quantiles(name: str, values: list[float]) -> dict[str, float]:
 
 def why_not_measured(spec: ModelSpec) -> str:
     """Say why what a model adds cannot be measured; empty if it can."""
+    if spec.input == "kspace":
+        return "takes k-space, and lesions are planted in magnitude images"
     if spec.sample_grid != "kspace":
         return (
             "does not answer on the grid of k-space, where lesions are planted and measured "

@@ -125,9 +125,9 @@ def evaluate(
         "on_note": note,
     }
     if takes_kspace(models):
-        if cards or proofs or picture is not None:
+        if proofs or picture is not None:
             raise InputError(
-                "--cards, --proofs and --picture are of networks of images",
+                "--proofs and --picture are of networks of images",
                 hint="a network of k-space is judged on measured k-space without them",
             )
         rows = evaluate_on_kspace(data, models, **shared)
@@ -140,7 +140,7 @@ def evaluate(
         cards = False
     measured = [
         None
-        if (not one.spec.is_own and why_not_measured(one.spec))
+        if takes_kspace(models) or (not one.spec.is_own and why_not_measured(one.spec))
         else measure(one, data, backend=backend, threads=threads, reading=reading)
         for one in models
         if cards

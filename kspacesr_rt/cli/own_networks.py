@@ -112,7 +112,8 @@ class OwnNetwork:
 
     def exported(self, output: Path, precision: Precision, **conversion: Any) -> Exported:
         """Export it in fp32, and bring it to another precision if one is asked for."""
-        from kspacesr_rt.export.module_precision import export_module_at
+        from kspacesr_rt.export.module_export import export_module
+        from kspacesr_rt.export.module_precision import at_precision
         from kspacesr_rt.export.network_factories import network_from
 
         if self.upscale is None:
@@ -130,7 +131,14 @@ class OwnNetwork:
         def make() -> Any:
             return network_from(factory, weights)
 
-        return export_module_at(precision, make, output, conversion=conversion, **settings)
+        return at_precision(
+            precision,
+            lambda path: export_module(make, path, **settings),
+            output,
+            force=settings["force"],
+            report_file=settings["report_file"],
+            conversion=conversion,
+        )
 
 
 def require_unset(source: str, options: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""What is declared of a network of others, checked on arrays as `infer` checks it on files."""
+"""What is declared of a network of others, checked on arrays as `infer` checks it on files.
+
+That a network of k-space keeps what was measured is checked here whoever made it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def with_contracts(run: BatchRun, spec: ModelSpec) -> BatchRun:
     """
     of_images = spec.input == "image" and (spec.data_consistency != "none" or spec.output_range)
     of_kspace = spec.output == "kspace" and spec.data_consistency == "hard"
-    if spec.is_own or not (of_images or of_kspace or spec.homogeneous):
+    if not of_kspace and (spec.is_own or not (of_images or spec.homogeneous)):
         return run
 
     def checked(batch: FloatArray) -> FloatArray:

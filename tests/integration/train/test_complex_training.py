@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from kspacesr_rt import kspace
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import ResultError
 from kspacesr_rt.kspace.phantoms import brain_phantom
+from kspacesr_rt.model.file import load_model
 from kspacesr_rt.quality import array_contracts
 from kspacesr_rt.train.complex_pairs import kspace_crop, smooth_phase
 
@@ -98,12 +100,23 @@ def test_what_does_not_fit_is_refused(model, data, tmp_path):
     of_images = refused("evaluate", data / "images", "--model", model)
     assert "expected complex k-space (n, ky, kx), found float32" in of_images
     assert "phantom.npy" not in of_images
-    cards = refused("evaluate", data / "raw", "--model", model, "--cards")
-    assert "--cards, --proofs and --picture are of networks of images" in cards
+    proofs = refused("evaluate", data / "raw", "--model", model, "--proofs")
+    assert "--proofs and --picture are of networks of images" in proofs
     raw = refused("train", data / "images", "--raw", data / "raw", "-o", tmp_path / "n.pt")
     assert "raw k-space is for a network of k-space" in raw
     infer = refused("infer", data / "images", tmp_path / "out", "--model", model)
     assert "takes k-space" in infer
+
+
+def test_its_card_says_what_it_is_given(model, data, tmp_path):
+    own = shutil.copy(model, tmp_path / "phase.onnx")
+    run("evaluate", data / "raw", "--model", own, "--cards", "-q")
+    card = (tmp_path / "phase.md").read_text()
+    assert "Upscales complex k-space of MR slices by 2" in card
+    assert "zero-fill keeps the phase" in card
+    assert "takes k-space, and lesions are planted in magnitude images" in card
+    assert "without acquired phase" not in card
+    assert load_model(own).spec.quality["raw"].keys() >= {"tissue_psnr_db", "zero_fill_psnr_db"}
 
 
 def test_other_precisions_are_proved_like_any(model, tmp_path):
