@@ -67,6 +67,9 @@ def in_own_process(
     with warnings.catch_warnings():
         # A fork of a process with threads: the child uses none of theirs, see `_work`.
         warnings.simplefilter("ignore", DeprecationWarning)
+        collects = gc.isenabled()
+        # Python runs some of its own code in the child before `_work`, see there.
+        gc.disable()
         try:
             process.start()
         except (AttributeError, TypeError, pickle.PicklingError) as exc:
@@ -74,6 +77,9 @@ def in_own_process(
                 f"{doing}: the network cannot be handed to another process: {exc}",
                 hint="define its class in a module of its own, not in a script or a notebook",
             ) from exc
+        finally:
+            if collects:
+                gc.enable()
     sending.close()
     try:
         if not receiving.poll(time_limit_s):
@@ -118,6 +124,7 @@ def _work(work: Callable[[], Any], sending: Connection) -> None:
     torch.set_num_threads(1)
     # Nor do a runtime's: what the parent left to the collector would wait for them as it is freed.
     gc.freeze()
+    gc.enable()
     # Torch's exporters print whole graphs, and what a network prints is no result of ours.
     logging.disable(logging.CRITICAL)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -29,3 +29,18 @@ def test_what_the_parent_left_to_the_collector_is_not_freed_in_the_child(tmp_pat
     finally:
         gc.enable()
     assert not freed.exists()
+
+
+def test_nothing_is_collected_before_the_child_has_put_it_aside(tmp_path):
+    """Python's own code in a new process would free it, and did: an export hung until its limit."""
+    seen = tmp_path / "seen"
+    parent = os.getpid()
+
+    def note() -> None:  # hooks cannot be taken back: of this test's child alone
+        if os.getppid() == parent and seen.parent.is_dir() and not seen.exists():
+            seen.write_text(str(gc.isenabled()))
+
+    os.register_at_fork(after_in_child=note)
+    assert in_own_process(gc.isenabled, "looking")
+    assert seen.read_text() == "False"
+    assert gc.isenabled()
