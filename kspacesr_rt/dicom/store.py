@@ -57,8 +57,8 @@ WRITABLE: Final = (
     "look at its owner, its permissions, and whether its disk is full, mounted read-only or gone"
 )
 """What to do about an output folder that cannot be written."""
-READ_BYTES: Final = 1 << 18
-"""Bytes that are read back at a time, 256 KiB: what fits into a cache."""
+READ_BYTES: Final = 1 << 16
+"""Bytes that are read back at a time, 64 KiB: what fits into a cache, and is no new memory."""
 Part = memoryview
 """Bytes of a file; of one dimension."""
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)

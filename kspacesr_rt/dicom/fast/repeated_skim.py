@@ -41,6 +41,10 @@ _PIXELS: Final = key_of(PIXEL_DATA)
 _DECISIVE: Final = frozenset({key_of(0x00080005), key_of(0x00080016)})
 """Character set and SOP Class: how a file is read hangs on them."""
 
+KNOWN_MAX: Final = 4
+"""Headers that others are compared to: folders hold files of several kinds in any order."""
+TRIED: Final = 2
+"""Of them, those of the files that are nearest in size."""
 JUDGED_MAX: Final = 256
 """Sets of headers that differ in what they have per slice alone: of so many series, say."""
 _PER_SLICE: Final = frozenset(key_of(tag_for_keyword(keyword) or 0) for keyword in PER_SLICE)
@@ -54,23 +58,27 @@ class RepeatedSkim:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._known: _Known | None = None
+        self._known: tuple[_Known, ...] = ()
+        """Headers that others are compared to, the one that last fitted first."""
         self._n_others = 0
         """Headers in a row that did not fit."""
 
     def read(self, skim: Skim) -> SkimmedHeader:
         """Return what `Skim.header` returns, or raise what it raises."""
-        if self._known is not None:
+        size = skim.size
+        for known in sorted(self._known, key=lambda one: abs(one.size - size))[:TRIED]:
             with suppress(_OtherElementsError, *_ODD):
-                found = self._known.header(skim.beginning, skim.size)
+                found = known.header(skim.beginning, size)
                 self._n_others = 0
+                if known is not self._known[0]:
+                    self._known = (known, *(one for one in self._known if one is not known))
                 return found
         found = skim.header()
         self._n_others += 1
         if self._n_others <= ATTEMPTS or self._n_others % AGAIN == 0:
-            self._known = None
             with suppress(_OtherElementsError, *_ODD):
-                self._known = _Known(skim.beginning, found)
+                learned = _Known(skim.beginning, found, size)
+                self._known = (learned, *self._known[: KNOWN_MAX - 1])
         return found
 
 
@@ -81,7 +89,8 @@ class _OtherElementsError(Exception):
 class _Known:
     """A header in pieces, and what it says."""
 
-    def __init__(self, data: bytes, header: SkimmedHeader) -> None:
+    def __init__(self, data: bytes, header: SkimmedHeader, size: int) -> None:
+        self.size = size
         self._skimmed = header.dataset
         self._implicit = header.dataset.implicit
         self._meta = MetaOfSeries(data)

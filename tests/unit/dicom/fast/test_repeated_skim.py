@@ -15,6 +15,7 @@ from kspacesr_rt.dicom.fast import repeated_skim
 from kspacesr_rt.dicom.fast.repeated_skim import RepeatedSkim
 from kspacesr_rt.dicom.fast.skim import Skim, SkimmedHeader, skim_content, skim_header
 from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
+from kspacesr_rt.dicom.triage import examine
 from kspacesr_rt.errors import SliceError
 from kspacesr_rt.sample import sample_folder
 
@@ -110,6 +111,61 @@ def test_elements_may_come_go_and_change(files, syntax):
             ds.save_as(written, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
         content = written.getvalue()
         assert outcome(content, repeated.read) == outcome(content)
+
+
+OF_SLICES = {
+    "SOPInstanceUID": st.sampled_from(["1.2.3", "1.2.4", "", "JANE"]),
+    "ImagePositionPatient": st.sampled_from([[0, 0, 1], [0, 0, 2.5], [0, 0], None]),
+    "InstanceNumber": st.integers(0, 9) | st.none(),
+    "TriggerTime": st.sampled_from([0.0, 1.5, None]),
+    "SeriesInstanceUID": st.sampled_from(["1.5", "1.6"]),
+    "Rows": st.sampled_from([64, 65]),
+}
+
+
+def examined(content, read=None):
+    try:
+        with quiet_pydicom():
+            return examine(skim_content((memoryview(content),), read), Path("slice.dcm"))
+    except SliceError as exc:
+        return exc.reason, str(exc)
+
+
+@settings(max_examples=60)
+@given(
+    slices=st.lists(
+        st.tuples(st.fixed_dictionaries({}, optional=OF_SLICES), st.sampled_from([None, -1, 3000])),
+        min_size=3,
+        max_size=8,
+    )
+)
+def test_slices_that_differ_in_their_own_are_judged_as_alone(slices):
+    """Whatever was said of the others of their series, and wherever their file ends."""
+    repeated = RepeatedSkim()
+    for attributes, end in slices:
+        ds, written = dcmread(io.BytesIO(SAMPLE[0])), io.BytesIO()
+        with quiet_pydicom():
+            for keyword, value in attributes.items():
+                setattr(ds, keyword, value)
+            ds.save_as(written)
+        content = written.getvalue()[:end]
+        assert examined(content, repeated.read) == examined(content)
+
+
+def test_files_of_several_kinds_are_compared_each_to_its_own(monkeypatch):
+    """As a folder has them in which nothing is sorted."""
+    kinds = []
+    for number in range(3):
+        ds, written = dcmread(io.BytesIO(SAMPLE[0])), io.BytesIO()
+        block = ds.private_block(0x0021, "SOMEBODY", create=True)
+        for element in range(1 + 20 * number):
+            block.add_new(element, "LO", "something")
+        ds.save_as(written)
+        kinds.append(written.getvalue())
+    whole, repeated = counting(monkeypatch), RepeatedSkim()
+    for content in kinds * 3:
+        outcome(content, repeated.read)
+    assert len(whole) == len(kinds)
 
 
 def test_what_is_different_every_time_is_compared_no_more(monkeypatch):
