@@ -111,24 +111,27 @@ class _Trials:
         symbols = question.free_symbols
         if any(one not in env.backed_var_to_val or one in env.replacements for one in symbols):
             return None
-        answers = set(self._of(question) or ())
+        answers = set(self._of(question, env) or ())
         return sympy.sympify(*answers) if len(answers) == 1 else None
 
-    def _of(self, expression: Any) -> tuple[Any, ...] | None:
+    def _of(self, expression: Any, env: Any) -> tuple[Any, ...] | None:
         """Return an expression's values, one for each trial; None of what is not known here."""
         if expression not in self._values:
-            self._values[expression] = self._computed(expression)
+            self._values[expression] = self._computed(expression, env)
         return self._values[expression]
 
-    def _computed(self, expression: Any) -> tuple[Any, ...] | None:
+    def _computed(self, expression: Any, env: Any) -> tuple[Any, ...] | None:
         if expression.is_Integer:
-            return (int(expression),) * len(TRIED)
+            return (int(expression),) * (len(TRIED) + 1)
         if expression.is_Symbol:
             at = self._columns.setdefault(expression, len(self._columns))
             step = _STEPS[at % len(_STEPS)]
-            return tuple(TRIED[(trial * step + 5 * at) % len(TRIED)] for trial in range(len(TRIED)))
+            tried = [TRIED[(trial * step + 5 * at) % len(TRIED)] for trial in range(len(TRIED))]
+            # The example is one more: torch may have asked for a product of lengths as a number,
+            # and asks again whether it is that.
+            return (*tried, int(env.backed_var_to_val[expression]))
         compute = _COMPUTED.get(expression.func)
-        parts = [self._of(one) for one in expression.args] if compute else [None]
+        parts = [self._of(one, env) for one in expression.args] if compute else [None]
         if compute is None or any(one is None for one in parts):
             return None
         try:
