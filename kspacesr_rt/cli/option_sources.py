@@ -25,6 +25,7 @@ OTHER_VARIABLES: Final = frozenset(
     for name in (
         "CACHE",
         "TELEMETRY",
+        "PYTHON_IMAGE",
         "STALL_S",
         "REQUIRE",
         "FUZZ",

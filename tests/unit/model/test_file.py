@@ -21,6 +21,7 @@ from kspacesr_rt.model.file import (
     load_model,
     parse_model,
     resolve_model,
+    shipped_kspace_models,
     shipped_models,
     weights_digest,
 )
@@ -413,7 +414,8 @@ def test_an_unknown_name_lists_what_is_shipped():
     with pytest.raises(InputError) as caught:
         resolve_model("x2-fats", upscale=None)
     assert str(caught.value) == "no model file 'x2-fats'"
-    assert caught.value.hint == f"shipped models: {', '.join(shipped_models())}"
+    named = ", ".join((*shipped_models(), *shipped_kspace_models()))
+    assert caught.value.hint == f"shipped models: {named}"
 
 
 def test_a_folder_in_place_of_a_model_is_named_as_one(tmp_path):
