@@ -29,9 +29,9 @@ from kspacesr_rt.errors import OutputError, RunMismatchError
 from kspacesr_rt.pipeline import (
     InferOptions,
     backend_pool,
-    classic_file,
     infer,
     preflight,
+    slice_work,
 )
 from kspacesr_rt.pipeline.compute import BatchRunner
 from kspacesr_rt.pipeline.file_in_progress import MADE_AGAIN, FileInProgress
@@ -743,17 +743,17 @@ def test_a_source_that_is_overwritten_while_it_is_read_is_computed_anew(
 ):
     """What the survey has read is not written once its file says something else."""
     path = some(study, 10)  # in the middle of its series: the survey reads it
-    real = classic_file.ClassicFile.read
+    real = slice_work.SliceWork.read
 
-    def overwrite_and_read(file):
-        if file.task.source.path == path and path in file.surveyed:
+    def overwrite_and_read(work):
+        if work._source.path == path and work._stored is not None:
             dataset = pydicom.dcmread(path)
             dataset.PixelData = dataset.PixelData[2:] + dataset.PixelData[:2]
             dataset.save_as(path)
-        return real(file)
+        return real(work)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classic_file.ClassicFile, "read", overwrite_and_read)
+        patch.setattr(slice_work.SliceWork, "read", overwrite_and_read)
         report = infer(study, out, ZERO_FILL)
     assert report.reasons() == [("failed", "changed", 1)]
     infer(study, out, ZERO_FILL)
