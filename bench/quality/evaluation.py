@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -148,6 +148,35 @@ def evaluate_models(
     return rows
 
 
+def judged(
+    results: Mapping[str, FloatArray], hr: FloatArray, conventions: Sequence[str], **place: Any
+) -> list[QualityRow]:
+    """Compare what each method made of one series with HR.
+
+    Parameters
+    ----------
+    results
+        Method to SR ``(n, y, x)``; values below zero are clipped, as DICOM clips them.
+    hr
+        Shape ``(n, y, x)``, series maximum 1.
+    conventions
+        Names of metric conventions; each gives its own rows.
+    place
+        The other fields of `QualityRow`: which series this is, and how LR was made.
+    """
+    return [
+        QualityRow(
+            method=method,
+            n_slices=len(hr),
+            quality=evaluate(np.maximum(sr, 0.0), hr, convention),
+            convention=convention,
+            **place,
+        )
+        for convention in conventions
+        for method, sr in results.items()
+    ]
+
+
 def require_fitting_matrix(model: ModelFile, matrix: Matrix) -> None:
     """Refuse a series whose LR matrix a network of one matrix does not take."""
     try:
@@ -193,22 +222,17 @@ class _Series:
                 name = choose_backend(backend, model, options).backend
                 opened = open_backend(name, bind(model, matrix), options)
                 results[model.spec.name] = _run(lr, opened)
-            rows += [
-                QualityRow(
-                    data=self.data,
-                    series=volume.label,
-                    method=method,
-                    upscale=upscale,
-                    n_slices=len(hr),
-                    quality=evaluate(np.maximum(sr, 0.0), hr, convention),
-                    convention=convention,
-                    degradation=made,
-                    interpolated=band.warning or "",
-                    cropped_to=volume.matrix if volume is not stored else None,
-                )
-                for convention in conventions
-                for method, sr in results.items()
-            ]
+            rows += judged(
+                results,
+                hr,
+                conventions,
+                data=self.data,
+                series=volume.label,
+                upscale=upscale,
+                degradation=made,
+                interpolated=band.warning or "",
+                cropped_to=volume.matrix if volume is not stored else None,
+            )
         return rows
 
     def crops(self, band: AcquiredBand) -> bool:

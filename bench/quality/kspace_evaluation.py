@@ -21,6 +21,7 @@ from kspacesr_rt.bench.quality.evaluation import (
     CONVENTION,
     MEASURED,
     QualityRow,
+    judged,
     require_fitting_matrix,
 )
 from kspacesr_rt.errors import TrainingDataError
@@ -29,7 +30,7 @@ from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.model.slice_arrays import result_image
 from kspacesr_rt.quality.array_contracts import with_contracts
-from kspacesr_rt.quality.metrics import evaluate, tissue_slices
+from kspacesr_rt.quality.metrics import tissue_slices
 from kspacesr_rt.runtime.backends import BackendOptions, open_backend
 from kspacesr_rt.runtime.selection import choose_backend
 from kspacesr_rt.train.complex_pairs import (
@@ -123,21 +124,15 @@ class _Judged:
             for model in self.models:
                 if model.spec.upscale == upscale:
                     results[model.spec.name] = _results(model, kspace, backend, options)
-            target = np.abs(hr).astype(np.float32)
-            found += [
-                QualityRow(
-                    data=self.data,
-                    series=self.series.label,
-                    method=method,
-                    upscale=upscale,
-                    n_slices=len(target),
-                    quality=evaluate(np.maximum(sr, 0.0), target, convention),
-                    convention=convention,
-                    degradation=MEASURED,
-                )
-                for convention in conventions
-                for method, sr in results.items()
-            ]
+            found += judged(
+                results,
+                np.abs(hr).astype(np.float32),
+                conventions,
+                data=self.data,
+                series=self.series.label,
+                upscale=upscale,
+                degradation=MEASURED,
+            )
         return found
 
 
