@@ -1,11 +1,11 @@
-"""What a command with ``--json`` prints where it fails: one object, on standard output, as ever.
+"""What a command with ``--json`` prints where it fails: one object, a line of standard error.
 
 ::
 
     {"error": {"kind": "input", "message": "...", "hint": "..."}, "exit_code": 2}
 
-A command that has printed its result already (a self-test that failed, a run with failed slices)
-prints nothing more. Paths, which often hold a patient's name, stand there only with --show-paths.
+Standard output stays empty: what stands there is a result. A command that has printed one already
+(a self-test that failed, a run with failed slices) prints nothing more. Paths, which often hold a patient's name, stand there only with --show-paths.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def _end_log(context: typer.Context) -> None:
 
 
 def _print_error(kind: str, message: str, hint: str | None, exit_code: int) -> None:
-    """Say what went wrong: two lines on stderr, and with ``--json`` an object on stdout."""
+    """Say what went wrong, on stderr: two lines, and with ``--json`` an object besides."""
     print_text(f"error: {printable(message)}", err=True)
     if hint:
         print_text(f"hint: {printable(hint)}", err=True)
@@ -199,7 +199,7 @@ def _print_error(kind: str, message: str, hint: str | None, exit_code: int) -> N
 
 def _echo_error(kind: str, message: str, hint: str | None, exit_code: int) -> None:
     if _json.wanted and not _json.printed:
-        echo_json(_json.error(kind, message, hint, exit_code))
+        echo_json(_json.error(kind, message, hint, exit_code), err=True)
 
 
 def print_text(text: object, *, err: bool = False, wrap: bool = True) -> None:
@@ -326,8 +326,8 @@ def error_json(exc: KspaceSRError) -> dict[str, Any]:
     return _json.error(kind_of(exc), printable(str(exc)), exc.hint, exc.exit_code)
 
 
-def echo_json(value: Any) -> None:
+def echo_json(value: Any, *, err: bool = False) -> None:
     """Print one machine-readable line."""
     line = json.dumps(value, sort_keys=True, allow_nan=False)
     _json.printed = True
-    print_text(line, wrap=False)
+    print_text(line, err=err, wrap=False)

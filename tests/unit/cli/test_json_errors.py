@@ -28,6 +28,13 @@ def _commands(command, words=()):
         yield from _commands(one, (*words, name))
 
 
+def told_by(done):
+    """Return the error of a command that must have printed it alone, and nothing on stdout."""
+    assert done.stdout == ""
+    (line,) = (one for one in done.stderr.splitlines() if one.startswith("{"))
+    return json.loads(line)
+
+
 EVERY = sorted(_commands(get_command(cli.app)))
 
 
@@ -38,11 +45,10 @@ def test_the_list_of_commands_is_not_empty():
 
 @pytest.mark.parametrize("words", EVERY, ids=" ".join)
 def test_a_usage_error_is_an_object(run, words):
-    """What cannot be parsed fails before any command runs: a script still reads JSON."""
+    """What cannot be parsed fails before any command runs: a script still finds JSON."""
     done = run(*words, "--json", "--no-such-option")
     assert done.exit_code == 2
-    (line,) = done.stdout.splitlines()
-    told = json.loads(line)
+    told = told_by(done)
     assert told["exit_code"] == 2
     assert told["error"]["kind"] == "usage"
     assert "--no-such-option" in told["error"]["message"]
@@ -53,7 +59,6 @@ def test_a_usage_error_is_an_object(run, words):
     [
         (("infer", "{file}/none", "{out}"), 2, "input"),
         (("infer", "{folder}", "{out}", "--uids", "odd"), 2, "usage"),
-        (("infer", "{folder}", "{out}"), 9, "no-mr-image"),
         (("evaluate", "{folder}/none"), 2, "usage"),
         (("evaluate", "{folder}", "--model", "{file}"), 2, "model-file"),
         (("inspect", "{file}"), 2, "model-file"),
@@ -81,30 +86,42 @@ def test_an_error_is_an_object_without_paths(run, tmp_path, monkeypatch, words, 
     file.write_bytes(b"no model, no picture, no result")
     places = {"folder": folder, "file": file, "out": tmp_path / "out" / PATIENT}
     done = run(*(word.format(**places) for word in words), "--json")
-    (line,) = done.stdout.splitlines()
-    told = json.loads(line)
+    told = told_by(done)
     assert done.exit_code == told["exit_code"] == code
     assert told["error"].keys() == {"kind", "message", "hint"}
     assert told["error"]["kind"] == kind
     assert told["error"]["message"]
     for secret in (PATIENT, "jane", str(tmp_path)):
-        assert secret not in line
+        assert secret not in json.dumps(told)
     assert "error: " in done.stderr or "Error" in done.stderr  # people still read it there
+
+
+def test_a_run_that_found_nothing_has_a_result(run, tmp_path):
+    """What was there, by reason, is one; it stands where results do, with the error in it."""
+    (tmp_path / PATIENT).mkdir()
+    (tmp_path / PATIENT / "letter").write_bytes(b"no picture")
+    done = run("infer", tmp_path / PATIENT, tmp_path / "out", "--json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == told["exit_code"] == 9
+    assert told["error"]["kind"] == "no-mr-image"
+    assert told["reasons"]
+    assert PATIENT not in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.startswith("{")]
 
 
 def test_show_paths_shows_them(run, tmp_path):
     """Where a user says that paths may be shown, the object names the file."""
     done = run("infer", sample_folder(), tmp_path, "--json", "--model", "none.onnx")
-    assert "<path>" in json.loads(done.stdout)["error"]["message"]
+    assert "<path>" in told_by(done)["error"]["message"]
     done = run("infer", sample_folder(), tmp_path, "--json", "--model", "none.onnx", "--show-paths")
-    assert "none.onnx" in json.loads(done.stdout)["error"]["message"]
+    assert "none.onnx" in told_by(done)["error"]["message"]
 
 
 @pytest.mark.parametrize("words", EVERY, ids=" ".join)
 def test_every_command_that_knows_json_can_be_asked_for_paths(run, words):
     """So a script may hand the same words to all of them."""
     done = run(*words, "--json", "--show-paths", "--no-such-option")
-    assert "--no-such-option" in json.loads(done.stdout)["error"]["message"]
+    assert "--no-such-option" in told_by(done)["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +151,7 @@ def test_an_internal_error_is_an_object_without_values(run, monkeypatch):
     """A fault of ours has exit code 1, and quotes nothing."""
     monkeypatch.setattr("kspacesr_rt.runtime.doctor.diagnose_machine", lambda: {}[PATIENT])
     done = run("doctor", "--json")
-    told = json.loads(done.stdout)
+    told = told_by(done)
     assert done.exit_code == told["exit_code"] == 1
     assert told["error"]["kind"] == "internal"
     assert PATIENT not in done.output
@@ -148,7 +165,7 @@ def test_a_signal_is_an_object(run, monkeypatch):
 
     monkeypatch.setattr("kspacesr_rt.runtime.doctor.diagnose_machine", interrupted)
     done = run("doctor", "--json")
-    told = json.loads(done.stdout)
+    told = told_by(done)
     assert done.exit_code == told["exit_code"] == 130
     assert told["error"]["kind"] == "interrupted"
 
@@ -161,7 +178,7 @@ def test_a_missing_package_is_an_object(run, monkeypatch):
 
     monkeypatch.setattr("kspacesr_rt.runtime.doctor.diagnose_machine", missing)
     done = run("doctor", "--json")
-    told = json.loads(done.stdout)
+    told = told_by(done)
     assert done.exit_code == told["exit_code"] == 3
     assert told["error"]["kind"] == "backend-unavailable"
     assert "pip install" in told["error"]["hint"]

@@ -546,12 +546,14 @@ def test_a_variable_that_names_nothing_is_told(run, monkeypatch):
 
 
 def test_json_is_printed_for_errors_wherever_it_was_asked_for(run, monkeypatch, tmp_path):
-    """A script reads standard output, however it set the option; paths do not stand there."""
+    """A script finds it, however it set the option; paths do not stand there."""
     monkeypatch.setenv("KSPACESR_RT_JSON", "1")
     monkeypatch.setenv("KSPACESR_RT_MODEL", "Meier.onnx")
     done = run("infer", tmp_path, tmp_path / "out")
     assert done.exit_code == 2
-    error = json.loads(done.stdout)["error"]
+    assert done.stdout == ""
+    (line,) = (one for one in done.stderr.splitlines() if one.startswith("{"))
+    error = json.loads(line)["error"]
     assert error["message"] == "no model file '<path>'"
 
 
