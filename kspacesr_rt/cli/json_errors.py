@@ -5,7 +5,8 @@
     {"error": {"kind": "input", "message": "...", "hint": "..."}, "exit_code": 2}
 
 Standard output stays empty: what stands there is a result. A command that has printed one already
-(a self-test that failed, a run with failed slices) prints nothing more. Paths, which often hold a patient's name, stand there only with --show-paths.
+(a self-test that failed, a run with failed slices) prints nothing more. Paths, which often hold a
+patient's name, stand there only with --show-paths.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ computes at a time.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from typing import Any, Self
 
@@ -33,7 +32,12 @@ from kspacesr_rt.runtime.ort_placement import (
     require_provider,
 )
 from kspacesr_rt.system.interruption import deferred_signals
-from kspacesr_rt.system.vulkan import DRIVER_HINT, adapters, adapters_text
+from kspacesr_rt.system.vulkan import (
+    DRIVER_HINT,
+    adapters,
+    adapters_text,
+    every_adapter_is_software,
+)
 
 PROVIDER = "WebGpuExecutionProvider"
 OPTION = "ep.webgpuexecutionprovider."
@@ -48,6 +52,8 @@ NO_MESSAGES = 4
 """ONNX Runtime's log level but for what ends the process."""
 _NO_ADAPTER = "Failed to get a WebGPU adapter"
 _NO_HALF = "requires f16"
+NO_FP16_SHADERS = "the GPU has no fp16 shaders"
+"""Begins the sentence about a GPU that has fp32 alone."""
 _OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "exceeds the max buffer size")
 """Dawn's words."""
 _device = threading.Lock()
@@ -175,12 +181,9 @@ def _open(content: bytes, spec: ModelSpec) -> tuple[Any, tuple[str, ...]]:
 
 def _software_note() -> tuple[str, ...]:
     """Say so if the only adapters are programs."""
-    if sys.platform != "linux":
+    if not every_adapter_is_software():
         return ()
-    found = adapters()
-    if not all(one.is_software for one in found):
-        return ()
-    return (f"computed by {found[0].name}, which is software on the CPU and no GPU",)
+    return (f"computed by {adapters()[0].name}, which is software on the CPU and no GPU",)
 
 
 def _failure(exc: Exception, spec: ModelSpec, n: int | None = None) -> BackendUnavailableError:
@@ -204,7 +207,7 @@ def _failure(exc: Exception, spec: ModelSpec, n: int | None = None) -> BackendUn
         )
     if _NO_HALF in text:
         return BackendUnavailableError(
-            f"the GPU has no fp16 shaders, which '{spec.name}' needs", hint="take the fp32 model"
+            f"{NO_FP16_SHADERS}, which '{spec.name}' needs", hint="take the fp32 model"
         )
     return BackendUnavailableError(
         f"ONNX Runtime cannot run this model on {PROVIDER}: {first_line(exc)}",

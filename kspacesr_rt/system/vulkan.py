@@ -112,6 +112,17 @@ def require_adapter() -> None:
         adapters()
 
 
+def every_adapter_is_software() -> bool:
+    """Say whether programs alone would compute, and no GPU; on Linux, where Vulkan is asked.
+
+    Raises
+    ------
+    BackendUnavailableError
+        As from `adapters`.
+    """
+    return sys.platform == "linux" and all(one.is_software for one in adapters())
+
+
 def adapters_text() -> str:
     """Return them for people, or why there is none; for `doctor`."""
     if sys.platform != "linux":

@@ -12,7 +12,8 @@ VERIFY = ("verify", "x2-fast", "--backend", "ort-webgpu", "--json")
 def refusal(done):
     """Return the error of a command that printed nothing else."""
     assert done.returncode == 3, done.stderr[-2000:]
-    (line,) = done.stdout.splitlines()
+    assert done.stdout == ""
+    (line,) = (one for one in done.stderr.splitlines() if one.startswith("{"))
     answer = json.loads(line)
     assert answer["exit_code"] == 3
     return answer["error"]["message"], answer["error"]["hint"]
@@ -44,6 +45,24 @@ def test_infer_computes_on_it_and_says_so(machine, tmp_path):
     assert np.load(written).shape == (2, 32, 32)
     says = "which is software on the CPU and no GPU" in done.stdout + done.stderr
     assert says == listed.endswith("(software)")
+
+
+def test_smoke_takes_it(machine, tmp_path):
+    """As the GPU backend that runs here; known answers are tried elsewhere, so time ends before."""
+    listed = json.loads(machine.cli("doctor", "--json").stdout)["vulkan"]
+    output = tmp_path / "smoke.json"
+    done = machine.cli("bench", "--profile", "smoke", "--budget", 1, "-o", output)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(output.read_text())
+    assert found["backend"] == "ort-webgpu"
+    first, _, computes, *others = found["checks"]
+    assert (first["check"], first["outcome"]) == (
+        "machine",
+        "not proved" if listed.endswith("(software)") else "passed",
+    )
+    assert first["measured"]["adapters"] == listed.split(", ")
+    assert (computes["check"], computes["outcome"]) == ("the GPU computes", "passed")
+    assert {one["outcome"] for one in others} == {"no time left"}
 
 
 def test_without_vulkan(machine, tmp_path):

@@ -21,6 +21,7 @@ from kspacesr_rt.bench.run.smoke_checks import ORDER, SmokeChecks, choose_gpu_ba
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import BackendUnavailableError, InputError, RegressionError
 from kspacesr_rt.runtime.backends import BACKENDS
+from kspacesr_rt.system.vulkan import Adapter
 
 
 def raising(error):
@@ -126,6 +127,70 @@ def test_a_gpu_that_computes_nothing_proves_nothing(checks, monkeypatch):
             check()
 
 
+class TestAnyGpu:
+    """WebGPU: any maker's GPU, and software that does a GPU's work."""
+
+    @pytest.fixture
+    def checks(self, monkeypatch):
+        """Return a function that makes the checks, with adapters of a kind; the CPU computes."""
+        real = smoke_checks.open_backend
+        monkeypatch.setattr(
+            smoke_checks, "open_backend", lambda name, model: real("ort-cpu", model)
+        )
+        monkeypatch.setattr(smoke_checks.sys, "platform", "linux")
+
+        def make(kind):
+            listed = (Adapter(name="Radeon", kind=kind),)
+            monkeypatch.setattr(smoke_checks, "adapters", lambda: listed)
+            monkeypatch.setattr(
+                smoke_checks, "every_adapter_is_software", lambda: listed[0].is_software
+            )
+            found = SmokeChecks("ort-webgpu")
+            found._computes = True
+            return found
+
+        return make
+
+    def test_times_are_told_without_a_limit(self, checks, monkeypatch):
+        """No data sheet of them is known here."""
+        monkeypatch.setattr(smoke_checks, "TIMED_MATRIX", (16, 16))
+        monkeypatch.setattr(smoke_checks, "TIMED_S", 0.0)
+        found = checks("GPU")
+        assert found._machine() == {"adapters": ["Radeon (GPU)"]}
+        measured = found._times("fp32", 2)
+        assert measured["whole_p50_us"] > 0.0
+        assert "estimate_us" not in measured
+        assert [measured[key] for key in ("copies_us", "device_p50_us", "fft_share")] == [None] * 3
+        limits = {one.limit for one in found.checks() if one.name.startswith("times of ")}
+        assert limits == {"measured"}
+
+    def test_times_of_software_prove_nothing(self, checks):
+        """Its numbers do."""
+        found = checks("software")
+        for check in (
+            *(found._machine, found._energy, found._sample),
+            lambda: found._times("fp32", 1),
+        ):
+            with pytest.raises(NotProved, match="it is software on the CPU, and no GPU"):
+                check()
+        assert found._agreement()["largest_difference"] <= smoke_checks.AGREEMENT
+
+    def test_a_gpu_without_fp16_is_no_fault(self, checks, monkeypatch):
+        """Many an older one has none; any other refusal is."""
+        found = checks("GPU")
+        for message, error in (
+            (f"{smoke_checks.NO_FP16_SHADERS}, which 'x2-fast' needs", NotProved),
+            ("the GPU is gone", BackendUnavailableError),
+        ):
+
+            def refuse(model, backend, message=message):
+                raise BackendUnavailableError(message)
+
+            monkeypatch.setattr(smoke_checks, "verify_model", refuse)
+            with pytest.raises(error, match=message):
+                found._known_answer("x2-fast", "fp16")
+
+
 def test_what_is_no_gpu_backend_is_refused():
     """And a machine without one says why of each."""
     with pytest.raises(InputError, match="'ort-cpu' is no backend that the first run checks"):
@@ -133,7 +198,8 @@ def test_what_is_no_gpu_backend_is_refused():
     if all(BACKENDS[name].why_not() for name in ORDER):
         done = CliRunner().invoke(app, ["bench", "--profile", "smoke", "--json"])
         assert done.exit_code == 3
-        message = json.loads(done.stdout)["error"]["message"]
+        (line,) = (one for one in done.stderr.splitlines() if one.startswith("{"))
+        message = json.loads(line)["error"]["message"]
         assert all(f"backend '{name}'" in message for name in ORDER)
     refused = CliRunner().invoke(app, ["bench", "--profile", "smoke", "--batch", "2"])
     assert refused.exit_code == 2
