@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kspacesr_rt.bench.report.recommendation import recommended
 from kspacesr_rt.bench.report.report_header import report_header
 from kspacesr_rt.bench.report.tables import markdown, markdown_text, scaling_text
 from kspacesr_rt.bench.run.plans import PEERS
@@ -48,6 +49,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         *(f"- `{name}`: {text}" for name, text in PEERS.items() if name in present),
     ]
+    if taken := recommended(rows):
+        lines += ["", "Fastest here that keeps its tier:", ""]
+        lines += [f"- {markdown_text(one.as_text())}" for one in taken]
     curves = scaling_of(result)
     if curves:
         lines += ["", "```", scaling_text(curves), "```"]

@@ -134,6 +134,7 @@ def bench(
         return run_suites(output=output, only=tuple(only or ()), quiet=quiet)
     from kspacesr_rt.bench.report.html_report import as_html
     from kspacesr_rt.bench.report.markdown_report import as_markdown, scaling_of
+    from kspacesr_rt.bench.report.recommendation import recommended_text
     from kspacesr_rt.bench.report.tables import as_csv, as_text, scaling_text
     from kspacesr_rt.bench.run.benchmark import BenchOptions, benchmark
     from kspacesr_rt.bench.run.stored_result import read_result, rows_of
@@ -175,6 +176,8 @@ def bench(
         echo_json(figures)
     elif not quiet:
         print_text(as_text(rows))
+        if said := recommended_text(rows):
+            print_text(f"\n{said}")
         if curves:
             print_text(f"\n{scaling_text(curves)}")
     print_failures(reading)
