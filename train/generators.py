@@ -203,6 +203,12 @@ class SeedImageGenerator(nn.Module):
         return predicted.mean(dim=1, keepdim=True) * maximum
 
 
+def _draw(weight: Tensor, *, std: float) -> None:
+    """Draw first weights; not where there is no memory, where torch loads its compiler to do it."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
+
+
 class PlainBlock(nn.Module):
     """Conv, PReLU, Conv, added to the input: no normalisation, so intensity is not washed out."""
 
@@ -211,7 +217,7 @@ class PlainBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
         self.prelu = nn.PReLU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
-        nn.init.normal_(self.conv2.weight, std=1e-3)
+        _draw(self.conv2.weight, std=1e-3)
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine the features."""
@@ -226,9 +232,9 @@ class Cascade(nn.Module):
         self.head = nn.Conv2d(phases, width, 3, padding=1, bias=bias)
         self.body = nn.Sequential(*(PlainBlock(width, bias=bias) for _ in range(blocks)))
         self.tail = nn.Conv2d(width, phases, 3, padding=1, bias=bias)
-        nn.init.normal_(self.tail.weight, std=1e-3)
+        _draw(self.tail.weight, std=1e-3)
         if not first:
-            nn.init.normal_(self.head.weight, std=1e-2)
+            _draw(self.head.weight, std=1e-2)
 
     def forward(self, phases: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the predicted phases and the features behind them."""

@@ -9,10 +9,13 @@ How to read it: `infer` over `plain loop` of one backend is the price of checks 
 header; `infer` on `ort-cpu` over `torch-eager` below 1 means that a finished DICOM series costs
 less than the bare forward passes in PyTorch.
 
-Run: ``pytest bench/suites/test_pipeline.py``, or ``kspacesr-rt bench --suite --only pipeline``.
+Run: ``pytest bench/suites/test_pipeline.py``, or ``kspacesr-rt bench --suite --only pipeline``;
+``KSPACESR_RT_SLICES`` says how many slices of the sample (20).
 """
 
 import itertools
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -31,16 +34,25 @@ from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.train.generator_from_model import generator_from_model
 
 ROUNDS = 5
-SLICES = 20
+SLICES = int(os.environ.get("KSPACESR_RT_SLICES", "20"))
 MODELS = ("x2-fast", "x4-fast")
 BACKENDS_SHOWN = ("zero-fill", "ort-cpu")
 
 
-def plain_loop(model, backend, output):
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """Copy so many slices of the sample."""
+    folder = tmp_path_factory.mktemp("series")
+    for path in sorted(sample_folder().glob("*.dcm"))[:SLICES]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def plain_loop(series, model, backend, output):
     """Do what a script would: no geometry, no safety, and nothing is verified."""
     output.mkdir()
     opened, matrix = None, None
-    for path in sorted(sample_folder().glob("*.dcm")):
+    for path in sorted(series.glob("*.dcm")):
         dataset = dcmread(path)
         lr = apply_rescale(dataset.pixel_array, dataset).astype(np.float32)
         if opened is None or lr.shape != matrix:
@@ -63,7 +75,7 @@ def plain_loop(model, backend, output):
 
 @pytest.mark.parametrize("contestant", ["infer", "plain loop"])
 @pytest.mark.parametrize("backend", BACKENDS_SHOWN)
-def test_sample_series(benchmark, tmp_path, backend, contestant):
+def test_sample_series(benchmark, series, tmp_path, backend, contestant):
     """Time the 20 slices of the sample, 256 x 256 LR, x2, DICOM in to DICOM out."""
     benchmark.group = f"the sample's {SLICES} slices, x2"
     benchmark.extra_info.update(contestant=contestant, backend=backend, threads=THREADS)
@@ -73,18 +85,18 @@ def test_sample_series(benchmark, tmp_path, backend, contestant):
     def once():
         output = tmp_path / str(next(numbers))
         if contestant == "plain loop":
-            return plain_loop(model, backend, output)
+            return plain_loop(series, model, backend, output)
         options = InferOptions(backend=backend, model="x2-fast", threads=THREADS)
         if not BACKENDS[backend].model:
             options = InferOptions(backend=backend, upscale=2, threads=THREADS)
-        return infer(sample_folder(), output, options).count("written")
+        return infer(series, output, options).count("written")
 
     assert benchmark.pedantic(once, rounds=ROUNDS, warmup_rounds=1) == SLICES
 
 
 @pytest.mark.parametrize("contestant", ["infer", "torch-eager"])
 @pytest.mark.parametrize("name", MODELS)
-def test_beside_forward_passes(benchmark, tmp_path, name, contestant):
+def test_beside_forward_passes(benchmark, series, tmp_path, name, contestant):
     """Time `infer` on `ort-cpu`, and nothing but PyTorch's forward passes on the same slices."""
     benchmark.group = name
     benchmark.extra_info.update(contestant=contestant, threads=THREADS)
@@ -92,7 +104,7 @@ def test_beside_forward_passes(benchmark, tmp_path, name, contestant):
 
     def run_infer():
         options = InferOptions(backend="ort-cpu", model=name, threads=THREADS)
-        return infer(sample_folder(), tmp_path / str(next(numbers)), options)
+        return infer(series, tmp_path / str(next(numbers)), options)
 
     if contestant == "infer":
         report = benchmark.pedantic(run_infer, rounds=ROUNDS, warmup_rounds=1)
@@ -101,8 +113,7 @@ def test_beside_forward_passes(benchmark, tmp_path, name, contestant):
         return
     run = eager(generator_from_model(load_model(shipped_models()[name])), threads=THREADS)
     slices = [
-        read_slice(source).values[None, None]
-        for source in scan_folder(sample_folder()).series[0].slices
+        read_slice(source).values[None, None] for source in scan_folder(series).series[0].slices
     ]
     results = benchmark.pedantic(
         lambda: [run(one) for one in slices], rounds=ROUNDS, warmup_rounds=1

@@ -13,6 +13,7 @@ Run: ``pytest bench/suites/test_resident.py``, or ``kspacesr-rt bench --suite --
 """
 
 import itertools
+import os
 
 import pytest
 
@@ -21,7 +22,8 @@ from kspacesr_rt.bench.run.suite_runner import THREADS, usable_backends
 from kspacesr_rt.pipeline import InferOptions, Session
 
 ROUNDS = 7
-SERIES = ((3, 64), (3, 256), (20, 256))
+SLICES = int(os.environ.get("KSPACESR_RT_SLICES", "20"))
+SERIES = ((3, 64), (3, 256), (SLICES, 256))
 """Slices, and rows and columns cut out of the sample: a localizer, a few slices, a whole series."""
 
 

@@ -12,6 +12,7 @@ same size is the spool's (every file and every step synced to the disk) and the 
 Run: ``pytest bench/suites/test_serve.py``, or ``kspacesr-rt bench --suite --only serve``.
 """
 
+import os
 import threading
 
 import pytest
@@ -27,7 +28,8 @@ from kspacesr_rt.services.node.service import Node, NodeOptions
 pynetdicom = pytest.importorskip("pynetdicom", reason="the node needs pynetdicom")
 
 ROUNDS, PATIENCE_S = 7, 120.0
-SERIES = ((3, 64), (3, 256), (20, 256))
+SLICES = int(os.environ.get("KSPACESR_RT_SLICES", "20"))
+SERIES = ((3, 64), (3, 256), (SLICES, 256))
 """Slices, and rows and columns cut out of the sample."""
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 

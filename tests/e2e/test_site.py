@@ -3,11 +3,13 @@
 import functools
 import http.server
 import importlib.util
+import os
 import re
 import subprocess
 import sys
 import threading
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from chromium import Page, needs_chromium
@@ -22,7 +24,12 @@ needs_mkdocs = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Build it, strictly: a dead link or anchor, or a page outside the menu, is an error."""
+    """Build it, strictly: a dead link or anchor, or a page outside the menu, is an error.
+
+    ``KSPACESR_RT_SITE`` names what was built so already, as CI does beside its unit tests.
+    """
+    if built := os.environ.get("KSPACESR_RT_SITE"):
+        return Path(built)
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],

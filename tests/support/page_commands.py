@@ -11,7 +11,6 @@ comment in the line before a block says otherwise:
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,10 +20,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
 from repository import ROOT
 
-from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.bench.run.sample_series import cut_sample
 
 REASONS = {
     "a GPU": "no machine of the tests has one",
@@ -39,6 +37,8 @@ REASONS = {
 """Why a block is not run."""
 PORTS = ("11112", "11113", "8080")
 """Of the pages; free ones take their places."""
+MATRIX = 96
+"""Rows and columns of `study` and `archive`: what is computed shows nothing that 256 would not."""
 PATIENCE_S = 900
 BLOCK = re.compile(
     r"(?:^[ ]*<!-- (?P<marker>[a-z ]+): (?P<told>.*?) -->\n\n?)?"
@@ -99,16 +99,15 @@ def looks_like_a_clone(folder):
     for path in ROOT.iterdir():
         if not path.name.startswith(".") and path.name not in ("build", "dist", "site", "out"):
             (folder / path.name).symlink_to(path)
-    sample = sorted(sample_folder().glob("*.dcm"))
     (folder / "study").mkdir()
-    for path in sample[8:12]:
-        shutil.copy(path, folder / "study")
-    for number, first in ((1, 4), (2, 12)):
-        (folder / "archive" / f"series{number}").mkdir(parents=True)
-        for path in sample[first : first + 2]:
-            dataset = pydicom.dcmread(path)
-            dataset.SeriesInstanceUID += f".{number}"
-            dataset.save_as(folder / "archive" / f"series{number}" / path.name)
+    sample = cut_sample(14, MATRIX)
+    for number, dataset in enumerate(sample[8:12]):
+        dataset.save_as(folder / "study" / f"brain_{number:03}.dcm")
+    for series, first in ((1, 4), (2, 12)):
+        (folder / "archive" / f"series{series}").mkdir(parents=True)
+        for number, dataset in enumerate(sample[first : first + 2]):
+            dataset.SeriesInstanceUID += f".{series}"
+            dataset.save_as(folder / "archive" / f"series{series}" / f"brain_{number:03}.dcm")
 
 
 def free_ports(n):

@@ -157,6 +157,21 @@ def test_the_seed_network_refuses_what_pixel_shuffle_by_two_cannot_do(upscale):
     assert str(caught.value) == f"the seed network upscales by 2 or 4, not by {upscale}"
 
 
+@pytest.mark.parametrize("architecture", ["dc-residual", "seed-image"])
+def test_without_memory_no_weights_are_drawn(make_spec, architecture, monkeypatch):
+    """To draw them there, torch loads its compiler: a second and a half of every export."""
+
+    def refuse(weight, **how):
+        raise AssertionError(f"drawn on {weight.device}")
+
+    monkeypatch.setattr(nn.init, "normal_", refuse)
+    with torch.device("meta"):
+        generator = build_generator(make_spec(architecture))
+    assert all(one.is_meta for one in generator.parameters())
+    with pytest.raises(AssertionError, match="drawn on cpu"):
+        build_generator(make_spec("dc-residual"))
+
+
 def test_a_baseline_has_no_generator():
     """'none' is a valid architecture of a specification; weights for it do not exist."""
     with pytest.raises(CheckpointError) as caught:

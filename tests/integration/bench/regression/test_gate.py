@@ -282,6 +282,13 @@ def short_visits(monkeypatch):
     monkeypatch.setattr(scheduler, "VISIT_S", SHORT_VISIT_S)
 
 
+@pytest.fixture
+def one_round(monkeypatch):
+    """Time each row once: for what does not depend on speed."""
+    monkeypatch.setattr(scheduler, "WARM_UP_VISITS", 0)
+    monkeypatch.setattr(scheduler, "MAX_ROUNDS", 1)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """Measure a baseline of this machine, of two comparisons, in fewer rounds than the real one."""
@@ -350,6 +357,7 @@ def test_a_planted_blur_fails_though_it_is_faster(measured, planted):
 
 
 @pytest.mark.alone
+@pytest.mark.usefixtures("one_round")
 def test_a_blurred_baseline_method_fails_too(measured, planted):
     """Zero-fill has no PyTorch to agree with: the stored quality alone holds it."""
     planted("zero-fill", "blur")
@@ -359,6 +367,7 @@ def test_a_blurred_baseline_method_fails_too(measured, planted):
 
 
 @pytest.mark.alone
+@pytest.mark.usefixtures("one_round")
 def test_an_unknown_machine_gates_quality_and_says_that_speed_is_not(
     measured, tmp_path, planted, monkeypatch
 ):
@@ -377,6 +386,7 @@ def test_an_unknown_machine_gates_quality_and_says_that_speed_is_not(
 
 
 @pytest.mark.alone
+@pytest.mark.usefixtures("one_round")
 def test_what_does_not_run_fails(measured):
     """A backend that went missing is a regression of its row, not a row fewer."""
     lost = dataclasses.replace(SHORT[0].plan, contestant="ort-cuda")
@@ -386,9 +396,9 @@ def test_what_does_not_run_fails(measured):
 
 
 @pytest.mark.alone
+@pytest.mark.usefixtures("one_round")
 def test_no_baseline_is_taken_from_a_wrong_result(tmp_path, planted, monkeypatch):
     planted("ort-cpu gemm", "noise")
-    monkeypatch.setattr(gate, "UPDATE_ROUNDS", 7)
     monkeypatch.setattr(gate, "UPDATE_SETS", 1)
     path = tmp_path / "baseline.json"
     with pytest.raises(RegressionError, match="no baseline is taken"):
@@ -397,6 +407,7 @@ def test_no_baseline_is_taken_from_a_wrong_result(tmp_path, planted, monkeypatch
 
 
 @pytest.mark.alone
+@pytest.mark.usefixtures("one_round")
 def test_other_weights_and_versions_are_said(measured, tmp_path):
     """The figures are compared all the same; the reader must know why they may differ."""
     values = json.loads(measured.read_text())
@@ -412,6 +423,7 @@ def test_other_weights_and_versions_are_said(measured, tmp_path):
 
 
 @pytest.mark.alone
+@pytest.mark.usefixtures("one_round")
 def test_a_contest_the_baseline_lacks_is_not_gated(measured):
     comparison = dataclasses.replace(SHORT[1], name="zero-fill, renamed")
     found = gate.gate(gate.GateOptions(baseline=measured, comparisons=(comparison,)))
