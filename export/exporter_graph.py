@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx
 from onnx import numpy_helper
 
-from kspacesr_rt.export.centred_norms import centre_norms
 from kspacesr_rt.graph.constant_moduli import write_constant_moduli
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 
@@ -13,9 +12,8 @@ from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 def cleaned(proto: onnx.ModelProto, *, batch_open: bool = True) -> onnx.ModelProto:
     """Return a graph ``lr -> sr`` without doc strings, source paths and stored shapes.
 
-    A PReLU of one slope becomes the LeakyRelu it is, which keeps ONNX Runtime's blocked layout.
-    Instance norms are given centred values, see `centre_norms`; moduli of constants, see
-    `write_constant_moduli`.
+    A PReLU of one slope becomes the LeakyRelu it is, which keeps ONNX Runtime's blocked layout. For
+    moduli of constants, see `write_constant_moduli`.
     """
     made = onnx.ModelProto()
     made.CopyFrom(proto)
@@ -24,7 +22,6 @@ def cleaned(proto: onnx.ModelProto, *, batch_open: bool = True) -> onnx.ModelPro
         message.doc_string = ""
         if hasattr(message, "metadata_props"):
             del message.metadata_props[:]
-    centre_norms(graph)  # while the shapes of values are there
     del graph.value_info[:]
     graph.name = "network"
     _rename(graph, {graph.input[0].name: INPUT_NAME, graph.output[0].name: OUTPUT_NAME})

@@ -165,7 +165,7 @@ def _openvino_profile(
 ) -> dict[tuple[str, str], float]:
     import openvino
 
-    flat = flat_network(model.proto)
+    flat = flat_network(model)
     core = openvino.Core()
     config: dict[str, Any] = {"PERF_COUNT": "YES", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:

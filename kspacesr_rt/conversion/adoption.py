@@ -1,8 +1,9 @@
 """Adopt an ONNX file that others made: normalised around, measured, proved, and given our metadata.
 
-What computes is their graph, untouched. Nothing is believed of it: what it upscales by, which
-matrices it takes, where its samples lie and whether it takes several slices at once is measured on
-its own runtime, which is also what the gate compares the adopted file with. No torch is needed.
+What computes is their graph, untouched but for moduli of constants. Nothing is believed of it: what
+it upscales by, which matrices it takes, where its samples lie and whether it takes several slices
+at once is measured on its own runtime, which is also what the gate compares the adopted file with.
+No torch is needed.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kspacesr_rt._version import __version__
 from kspacesr_rt.conversion.foreign_graph import PREFIX, ForeignGraph
+from kspacesr_rt.graph.constant_moduli import write_constant_moduli
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 
@@ -25,6 +26,8 @@ OLDEST_IR = 8
 """Version of the file format that is written at least: before 4, weights had to be inputs too."""
 AXES_AS_INPUTS = 18
 """Opset from which reductions take their axes as an input."""
+MAX_TAKES_INTEGERS = 12
+"""Opset from which moduli can be written as the larger of two values of any type."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +145,8 @@ def normalised(
         [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [batch, 1, *sr])],
         [*graph.weights, *around.weights],
     )
+    if graph.opset >= MAX_TAKES_INTEGERS:
+        write_constant_moduli(made)
     return helper.make_model(
         made,
         opset_imports=[helper.make_opsetid("", graph.opset)],

@@ -187,6 +187,14 @@ class ParityReport:
     reference: str = "PyTorch fp32"
     """What it was compared with."""
 
+    @property
+    def least_db(self) -> float:
+        """Agreement in the worst case; minus infinity if a result was not finite."""
+        return min(
+            (one.psnr_between_db if one.finite else -math.inf for one in self.agreements),
+            default=math.inf,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for strict JSON."""
         rows = [

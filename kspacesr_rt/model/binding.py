@@ -29,6 +29,7 @@ from kspacesr_rt.kspace.real_band import (
 )
 from kspacesr_rt.model.file import ModelFile, bound_constants
 from kspacesr_rt.model.graph_memory import require_bounded
+from kspacesr_rt.model.known_integers import write_integers
 from kspacesr_rt.model.padding import pad_around
 from kspacesr_rt.model.spec import OP_DOMAIN, Lowering, ModelSpec
 
@@ -316,7 +317,9 @@ def bind(model: ModelFile, matrix: Matrix) -> BoundModel:
     # Nor are shapes in a file: a runtime would fold constants of them.
     for part in (proto.graph, *proto.functions):
         del part.value_info[:]
-    require_bounded(proto, spec, model.name)
+    memory = require_bounded(proto, spec, model.name)
+    if spec.lowering != "dynamic":  # such a graph takes other matrices too
+        write_integers(proto.graph, memory.integers)
     return BoundModel(spec=spec, proto=proto)
 
 

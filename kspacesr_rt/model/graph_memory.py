@@ -16,8 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, TypeProto, helper
 
@@ -64,6 +66,10 @@ class GraphMemory:
     """The most that is alive at a time, without initialisers."""
     largest_bytes: int
     """The largest value."""
+    integers: dict[str, npt.NDArray[Any]]
+    """Small arrays of integers that nodes make, the same for every batch: lengths, indices."""
+    lengths: dict[str, Numbers]
+    """Lengths of the axes of every value of the graph."""
 
 
 def require_bounded(proto: onnx.ModelProto, spec: ModelSpec, name: str) -> GraphMemory:
@@ -151,6 +157,12 @@ class _Walk:
         return GraphMemory(
             total_bytes=self._most_at_a_time(),
             largest_bytes=max((value.size for value in self._values), default=0),
+            integers={
+                name: numbers.fixed
+                for name, numbers in scope.known.items()
+                if numbers.fixed.dtype.kind == "i" and not numbers.follow_batch
+            },
+            lengths=scope.lengths,
         )
 
     def _take_image(self, value: onnx.ValueInfoProto, scope: Scope) -> None:

@@ -27,6 +27,7 @@ from onnx import inliner
 from kspacesr_rt.errors import BackendUnavailableError, first_line, library_message
 from kspacesr_rt.graph.phase_convolutions import in_phases
 from kspacesr_rt.graph.phase_transforms import transforms_in_phases
+from kspacesr_rt.graph.plane_means import with_plane_means
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.spec import Precision
@@ -63,7 +64,7 @@ class OpenVinoBackend:
                 f"OpenVINO computes FFT layers lowered as '{model.spec.lowering}' wrongly",
                 hint="export with --fft gemm",
             )
-        flat = flat_network(model.proto, any_size=options.as_large)
+        flat = flat_network(model, any_size=options.as_large)
         compiled = compile_network(flat, options)
         self.executed = executed_types(compiled)
         require_fp32_products(self.executed)
@@ -119,11 +120,14 @@ def rewritten_network(proto: onnx.ModelProto, *, any_size: bool = False) -> onnx
     return transforms_in_phases(in_phases(proto), any_size=any_size)
 
 
-def flat_network(proto: onnx.ModelProto, *, any_size: bool = False) -> onnx.ModelProto:
-    """Return a bound model as OpenVINO is given it: some layers in phases, no functions."""
-    rewritten = rewritten_network(proto, any_size=any_size)
+def flat_network(model: BoundModel, *, any_size: bool = False) -> onnx.ModelProto:
+    """Return a bound model as OpenVINO is given it: some layers in phases, no functions.
+
+    Means over planes, also of instance norms, are taken in two steps.
+    """
+    rewritten = rewritten_network(model.proto, any_size=any_size)
     flat: onnx.ModelProto = inliner.inline_local_functions(rewritten)
-    return flat
+    return with_plane_means(flat, model.spec)
 
 
 def executed_types(compiled: Any) -> dict[str, dict[str, int]]:

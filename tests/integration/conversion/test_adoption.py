@@ -70,6 +70,29 @@ def test_it_is_verified_like_any_other(plain, backend):
     assert verify_model(load_model(plain[1].path), backend).passed
 
 
+def test_distances_that_follow_from_the_matrix_are_the_same_on_any_runtime(tmp_path):
+    """OpenVINO takes the sign for granted where it folds ``Abs`` of constants."""
+    pytest.importorskip("openvino")
+    nodes, weights = shuffle_network()
+    nodes[-1].output[0] = "shuffled"
+    nodes += [
+        op("Shape", "input", "width", start=3),
+        op("Squeeze", "width", "columns"),
+        op("Range", "zero columns unit", "column"),
+        op("Cast", "column", "place", to=TensorProto.FLOAT),
+        op("Sub", "place centre", "from_centre"),
+        op("Abs", "from_centre", "distance"),
+        op("ReduceMean", "distance", "mean_distance", keepdims=0),
+        op("Mul", "shuffled mean_distance", "output"),
+    ]
+    weights += [weight("zero", 0, np.int64), weight("unit", 1, np.int64), weight("centre", 20)]
+    adopted = adopted_spec(tmp_path, model(nodes, weights))
+    assert verify_model(load_model(adopted.path), "openvino").passed
+    lr = brain_phantom((40, 43)).astype(np.float32)
+    one, other = (ks.load(adopted.path, backend=name)(lr) for name in ("ort-cpu", "openvino"))
+    np.testing.assert_allclose(other, one, atol=1e-4 * one.max())
+
+
 def adopted_spec(tmp_path, proto, **options):
     return adopt_model(saved(tmp_path / "theirs.onnx", proto), tmp_path / "ours.onnx", **options)
 

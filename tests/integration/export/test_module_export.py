@@ -377,3 +377,23 @@ def test_a_network_that_is_another_one_at_large_matrices_is_not_left_open(tmp_pa
     exported = ks.export_module(network, tmp_path / "net.onnx", upscale=2, name="net")
     assert exported.spec.fixed_matrix == (128, 128)
     assert any(text.startswith("right at one matrix only") for text in exported.remarks)
+
+
+class NormsOfFarMeans(nn.Module):
+    """An instance norm of values whose mean is 1000 deviations from zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(1)
+
+    def forward(self, lr):
+        detail = self.norm(lr / lr.amax((1, 2, 3), keepdim=True).clamp_min(1e-20) * 1e-3 + 1.0)
+        return nn.functional.interpolate(lr + 0.1 * detail, scale_factor=2, mode="nearest")
+
+
+def test_norms_are_centred_where_the_gate_asks_for_it(tmp_path):
+    """They cost time: other networks have none of it."""
+    far = ks.export_module(NormsOfFarMeans().eval(), tmp_path / "far.onnx", upscale=2, name="far")
+    kinds = [node.op_type for node in load_model(far.path).proto.graph.node]
+    assert "ReduceMean" in kinds
+    assert far.report.least_db > 100.0
