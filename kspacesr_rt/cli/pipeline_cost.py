@@ -1,4 +1,4 @@
-"""The command that measures what is around a backend."""
+"""The commands that measure what is around a backend."""
 
 from __future__ import annotations
 
@@ -53,3 +53,35 @@ def pipeline(
         echo_json(cost.to_dict())
     elif not quiet:
         print_text(cost.as_text())
+
+
+@bench_app.command()
+def soak(
+    slices: Annotated[int, typer.Option(min=100, help="Slices that are run through.")] = 20_000,
+    matrix: Annotated[int, typer.Option(min=8, max=4096, help="LR rows and columns.")] = 64,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Processes that read and write, beside one that computes.")
+    ] = 0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON to write.")] = None,
+    show_paths: ShowPaths = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    config: ConfigFile = None,
+) -> None:
+    """Run through a large archive: memory, open files and speed from start to end.
+
+    On a backend that repeats samples. Every output is read again afterwards. Needs Linux.
+    """
+    from kspacesr_rt.bench.run.soak import SoakOptions
+    from kspacesr_rt.bench.run.soak import soak as run_soak
+    from kspacesr_rt.system.files import replace_file
+
+    options = SoakOptions(slices=slices, matrix=matrix, processes=processes)
+    with progress_bar("bench soak", quiet, lines=True) as update:
+        result = run_soak(options, lambda step: update(None, None, step))
+    if output is not None:
+        replace_file(output, json.dumps(result.to_dict(), indent=1).encode())
+    if as_json:
+        echo_json(result.to_dict())
+    elif not quiet:
+        print_text(result.as_text())

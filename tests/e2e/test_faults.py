@@ -28,6 +28,7 @@ from kspacesr_rt.dicom.series_reader import SeriesReader
 from kspacesr_rt.errors import OutputError, RunMismatchError
 from kspacesr_rt.pipeline import (
     InferOptions,
+    Session,
     backend_pool,
     infer,
     preflight,
@@ -38,6 +39,8 @@ from kspacesr_rt.pipeline.file_in_progress import MADE_AGAIN, FileInProgress
 from kspacesr_rt.pipeline.journal_entries import valid_entry
 from kspacesr_rt.pipeline.report import RunReport
 from kspacesr_rt.pipeline.scheduler import COMMITTING_AT_ONCE, READ_AHEAD
+from kspacesr_rt.pipeline.slice_processes.process import why_no_processes
+from kspacesr_rt.pipeline.slice_processes.remote_work import RemoteSliceWork
 from kspacesr_rt.pipeline.stage_timer import auto_workers
 
 KILLS = int(os.environ.get("KSPACESR_KILLS", "8"))
@@ -46,6 +49,18 @@ ZERO_FILL = InferOptions(backend="zero-fill", batch=3)
 CLI = ("--backend", "zero-fill", "--batch", "3", "--threads", "1")
 SLOW = 0.03
 """Seconds that a batch takes longer where a run is to be met in its middle."""
+BESIDE = 2
+"""Processes of the runs that have some beside the one that computes."""
+NUMBERS = [
+    pytest.param(0, id="alone"),
+    pytest.param(
+        BESIDE,
+        id=f"{BESIDE} beside",
+        marks=pytest.mark.skipif(why_no_processes() is not None, reason="processes need Linux"),
+    ),
+]
+in_both = pytest.mark.parametrize("processes", NUMBERS)
+"""Runs in one process, and with others that read and write."""
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +103,31 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
+@pytest.fixture(scope="module")
+def beside():
+    """Keep processes from test to test, as a session does, whatever has happened."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", fault_cases.EPOCH)
+        with Session(replace(ZERO_FILL, processes=BESIDE)) as session:
+            yield session
+
+
+@pytest.fixture(params=NUMBERS)
+def run(request):
+    """Return `infer`, or what does the same with processes beside."""
+    if request.param == 0:
+        return infer
+    session = request.getfixturevalue("beside")
+    session.release()  # backends are opened anew, as a test may have changed them
+
+    def run_beside(source, output, options, **more):
+        return session.run(
+            source, output, options=replace(options, processes=request.param), **more
+        )
+
+    return run_beside
+
+
 def expected_of(study, tmp_path, options=ZERO_FILL):
     """Return what an undisturbed run of a test's own study writes."""
     folder = tmp_path / "expected"
@@ -95,9 +135,10 @@ def expected_of(study, tmp_path, options=ZERO_FILL):
     return contents(folder)
 
 
-def in_flight(batch=3):
+def in_flight(batch=3, processes=0):
     """Slices that may be computed, but not noted, when a run dies."""
-    return 3 * batch + auto_workers(on_gpu=False) + fault_cases.N_FRAMES
+    ahead = auto_workers(on_gpu=False) + READ_AHEAD * processes
+    return 3 * batch + ahead + fault_cases.N_FRAMES
 
 
 def some(folder, number=5):
@@ -137,9 +178,8 @@ def run_and_meet(rng, source, out, *arguments, log, most, hold=None):
     return process
 
 
-@pytest.mark.parametrize(
-    ("durability", "processes"), [("file", 0), ("batch", 0), ("none", 0), ("batch", 2)]
-)
+@in_both
+@pytest.mark.parametrize("durability", ["file", "batch", "none"])
 def test_killed_runs_are_completed_and_nothing_is_lost(
     durability, processes, mixed, undisturbed, n_computed, tmp_path, record_property
 ):
@@ -148,8 +188,9 @@ def test_killed_runs_are_completed_and_nothing_is_lost(
     And nothing computed for naught, but of a group that was not closed yet.
     """
     rng, log = random.Random(SEED), tmp_path / "computed"
+    wanted = KILLS if processes == 0 else KILLS // 2
     kills = recomputed = runs = torn = noted = met_nothing = 0
-    while kills < KILLS:
+    while kills < wanted:
         out, before = tmp_path / f"out{runs}", kills
         log.unlink(missing_ok=True)
         runs += 1
@@ -168,7 +209,7 @@ def test_killed_runs_are_completed_and_nothing_is_lost(
             noted += len(named)
             met_nothing += not seen
             torn += sum(undisturbed.get(name) != digest for name, digest in seen.items())
-            if kills >= KILLS:
+            if kills >= wanted:
                 break
         code, stderr = ended(start("infer", mixed, out, *CLI, log=log))
         assert code == 0, stderr
@@ -176,8 +217,8 @@ def test_killed_runs_are_completed_and_nothing_is_lost(
         assert not fault_cases.leftovers(out)
         again = log.stat().st_size - n_computed
         in_group = 0 if durability != "batch" else COMMITTING_AT_ONCE
-        ahead = READ_AHEAD * processes
-        assert 0 <= again <= (kills - before) * (in_flight() + in_group + ahead)
+        most = in_flight(processes=processes) + in_group
+        assert 0 <= again <= (kills - before) * most
         recomputed += again
     told = {"kills": kills, "runs": runs, "torn": torn, "lost": 0, "recomputed": recomputed}
     told |= {"noted": noted}
@@ -188,16 +229,18 @@ def test_killed_runs_are_completed_and_nothing_is_lost(
         assert met_nothing < kills, "no kill met a run in its middle"
 
 
+@in_both
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopped_runs_write_their_report_and_are_completed(
-    mixed, undisturbed, n_computed, tmp_path, number, code
+    mixed, undisturbed, n_computed, tmp_path, number, code, processes
 ):
     """Ctrl-C and SIGTERM finish what is under way; not one slice is computed twice."""
     rng, log, out = random.Random(SEED + number), tmp_path / "computed", tmp_path / "out"
     stopped = 0
     for _ in range(4):
         hold = tmp_path / "hold"
-        process = run_and_meet(rng, mixed, out, log=log, most=36, hold=hold)
+        how = ("--processes", processes)
+        process = run_and_meet(rng, mixed, out, *how, log=log, most=36, hold=hold)
         process.send_signal(number)
         hold.unlink()
         returned, stderr = ended(process)
@@ -221,7 +264,8 @@ def test_stopped_runs_write_their_report_and_are_completed(
     assert log.stat().st_size - n_computed <= stopped * (fault_cases.N_FRAMES + 3 * 3)
 
 
-def test_killed_replacements_are_completed_and_no_name_is_left(study, out, tmp_path):
+@in_both
+def test_killed_replacements_are_completed_and_no_name_is_left(study, out, tmp_path, processes):
     """Kill -9 while corrected slices take the place of others: in the end all say the new name."""
     rng, log = random.Random(SEED), tmp_path / "computed"
     infer(study, out, ZERO_FILL)
@@ -232,7 +276,8 @@ def test_killed_replacements_are_completed_and_no_name_is_left(study, out, tmp_p
     kills = 0
     for _ in range(3):
         more = {"log": log, "most": 18, "hold": tmp_path / "hold"}
-        process = run_and_meet(rng, study, out, "--stale", "replace", **more)
+        how = ("--stale", "replace", "--processes", processes)
+        process = run_and_meet(rng, study, out, *how, **more)
         process.kill()
         code, stderr = ended(process)
         kills += code == -signal.SIGKILL
@@ -293,12 +338,14 @@ def test_a_full_disk_ends_the_run_and_room_completes_it(
         shutil.rmtree(out)
 
 
+@in_both
 @pytest.mark.parametrize("limit", [300, 17_000, 24_000, 40_000])
 def test_a_limit_of_file_sizes_ends_the_run_and_its_end_completes_it(
-    mixed, undisturbed, out, limit
+    mixed, undisturbed, out, limit, processes
 ):
     """A quota met by the manifest, a slice, the journal or a multi-frame file: exit 7."""
-    code, stderr = ended(start("infer", mixed, out, *CLI, FAULT_FILE_SIZE=str(limit)))
+    how = ("--processes", processes)
+    code, stderr = ended(start("infer", mixed, out, *CLI, *how, FAULT_FILE_SIZE=str(limit)))
     assert code == 7, stderr
     assert "File too large" in stderr
     seen = contents(out)
@@ -343,7 +390,7 @@ HARMS = {
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize("number", [3, 10], ids=["met by a worker", "met by the survey"])
 def test_a_file_that_changes_before_its_turn_fails_alone(
-    study, out, tmp_path, monkeypatch, harm, number
+    study, out, tmp_path, monkeypatch, harm, number, run
 ):
     """Scanners overwrite, archives purge: the slice fails by name, the others are as ever."""
     expected = expected_of(study, tmp_path)
@@ -352,13 +399,13 @@ def test_a_file_that_changes_before_its_turn_fails_alone(
     do, reason = HARMS[harm]
     with monkeypatch.context() as patch:
         meddling(patch, lambda: do(path))
-        report = infer(study, out, ZERO_FILL)
+        report = run(study, out, ZERO_FILL)
     assert report.reasons() == [("failed", reason, 1)]
     assert (report.count("written"), report.exit_code) == (22, 8)
     assert losses(expected, out) == {"lost": 1, "changed": 0, "added": 0}
     path.unlink(missing_ok=True)
     path.write_bytes(whole)
-    report = infer(study, out, ZERO_FILL)
+    report = run(study, out, ZERO_FILL)
     assert (report.count("present"), report.count("written"), report.exit_code) == (22, 1, 0)
     assert losses(expected, out) == NOTHING_LOST
 
@@ -444,35 +491,36 @@ def no_worker_left():
 SIDE_BY_SIDE = InferOptions(backend="ort-cpu", model="x2-fast", streams=2)
 
 
-@pytest.mark.parametrize(
-    ("where", "options"),
-    [
-        ("read", ZERO_FILL),
-        ("write", ZERO_FILL),
-        ("_computed", ZERO_FILL),
-        ("write", SIDE_BY_SIDE),
-        ("_computed", SIDE_BY_SIDE),
-    ],
-)
-@pytest.mark.parametrize("number", [1, 7, 8])
-def test_an_accident_ends_the_run_with_its_report(
-    study, out, tmp_path, monkeypatch, where, options, number
-):
-    """A bug in a worker, or a driver that crashes: no hang, no thread left, all of it recorded."""
+def fall_over_at(number, where, run, study, out, tmp_path, options):
+    """Have a call of a worker, or of the backend, raise; check what is left, and complete it."""
     expected = expected_of(study, tmp_path, options)
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         place = BatchRunner if where == "_computed" else FileInProgress
         patch.setattr(place, where, raise_on(number, getattr(place, where), LookupError("SECRET")))
         with pytest.raises(LookupError, match="SECRET"):
-            infer(study, out, options)
+            run(study, out, options)
     assert no_worker_left()
     report = json.loads((out / "report.json").read_text())
     assert report["interrupted"]
     assert report["not_reached"] == 23 - report["written"]
     assert "SECRET" not in json.dumps(report)
     assert len(contents(out)) >= report["written"] > (number - 2) * (where != "_computed") - 9
-    assert infer(study, out, options).exit_code == 0
+    assert run(study, out, options).exit_code == 0
     assert losses(expected, out) == NOTHING_LOST
+
+
+@pytest.mark.parametrize("where", ["read", "write", "_computed"])
+@pytest.mark.parametrize("number", [1, 7, 8])
+def test_an_accident_ends_the_run_with_its_report(study, out, tmp_path, where, number, run):
+    """A bug in a worker, or a driver that crashes: no hang, no thread left, all of it recorded."""
+    fall_over_at(number, where, run, study, out, tmp_path, ZERO_FILL)
+
+
+@pytest.mark.parametrize("where", ["write", "_computed"])
+@pytest.mark.parametrize("number", [1, 7, 8])
+def test_an_accident_beside_another_stream_does_so_too(study, out, tmp_path, where, number):
+    """Two batches are computed side by side: what the other one was about is no loss."""
+    fall_over_at(number, where, infer, study, out, tmp_path, SIDE_BY_SIDE)
 
 
 def test_an_accident_on_the_command_line_is_exit_1_without_a_value(study, out, monkeypatch):
@@ -503,45 +551,47 @@ def with_backend(monkeypatch, change):
     monkeypatch.setattr(backend_pool, "open_backend", open_changed)
 
 
-def test_one_unusable_result_fails_its_slice_and_says_5(study, out, tmp_path, monkeypatch):
+def test_one_unusable_result_fails_its_slice_and_says_5(study, out, tmp_path, monkeypatch, run):
     """NaN in one slice of a batch says nothing about its neighbours; the run says 5."""
     expected, calls = expected_of(study, tmp_path), []
 
-    def run_with_a_hole(run, batch):
+    def run_with_a_hole(compute, batch):
         calls.append(len(batch))
-        result = run(batch)
+        result = compute(batch)
         if len(calls) == 3:
             result[1, 0, 5, 5] = float("nan")
         return result
 
     with monkeypatch.context() as patch:
         with_backend(patch, run_with_a_hole)
-        report = infer(study, out, ZERO_FILL)
+        report = run(study, out, ZERO_FILL)
     assert report.reasons() == [("failed", "non-finite", 1)]
     assert (report.count("written"), report.exit_code) == (22, 5)
     assert losses(expected, out) == {"lost": 1, "changed": 0, "added": 0}
-    assert infer(study, out, ZERO_FILL).exit_code == 0
+    assert run(study, out, ZERO_FILL).exit_code == 0
     assert losses(expected, out) == NOTHING_LOST
 
 
-def test_a_backend_that_raises_ends_the_run_and_is_not_replaced(study, out, tmp_path, monkeypatch):
+def test_a_backend_that_raises_ends_the_run_and_is_not_replaced(
+    study, out, tmp_path, monkeypatch, run
+):
     """What was finished is kept; nothing else computes in its place."""
     expected, calls = expected_of(study, tmp_path), []
 
-    def run_until_it_breaks(run, batch):
+    def run_until_it_breaks(compute, batch):
         calls.append(len(batch))
         if len(calls) == 4:
             raise RuntimeError("the device fell off the bus")
-        return run(batch)
+        return compute(batch)
 
     with monkeypatch.context() as patch:
         with_backend(patch, run_until_it_breaks)
         with pytest.raises(RuntimeError, match="fell off the bus"):
-            infer(study, out, ZERO_FILL)
+            run(study, out, ZERO_FILL)
     assert no_worker_left()
     kept = contents(out)
     assert kept.items() <= expected.items()
-    report = infer(study, out, ZERO_FILL)
+    report = run(study, out, ZERO_FILL)
     assert (report.count("present"), report.count("written")) == (len(kept), 23 - len(kept))
     assert losses(expected, out) == NOTHING_LOST
 
@@ -589,7 +639,7 @@ def test_runs_that_start_at_the_same_moment_are_one_run(mixed, undisturbed, out,
     assert losses(undisturbed, out) == NOTHING_LOST
 
 
-def interrupted_after(study, out, n_slices, options=ZERO_FILL):
+def interrupted_after(study, out, n_slices, options=ZERO_FILL, run=infer):
     """Run until some slices are done, then fall over."""
 
     def fall_over(progress):
@@ -597,7 +647,7 @@ def interrupted_after(study, out, n_slices, options=ZERO_FILL):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        infer(study, out, options, on_progress=fall_over)
+        run(study, out, options, on_progress=fall_over)
 
 
 @pytest.mark.parametrize(
@@ -635,10 +685,10 @@ def journal_of(out):
 @pytest.mark.parametrize(
     "harm", ["torn journal", "no journal", "torn start", "deleted", "leftover"]
 )
-def test_a_run_is_completed_over_what_it_finds(study, out, tmp_path, harm):
+def test_a_run_is_completed_over_what_it_finds(study, out, tmp_path, harm, run):
     """Whatever of the folder's memory is lost costs time, never a slice."""
     expected = expected_of(study, tmp_path)
-    interrupted_after(study, out, 9)
+    interrupted_after(study, out, 9, run=run)
     [*_, last] = sorted(out.glob("*/*.dcm"))
     if harm == "torn journal":
         cut(journal_of(out), 40)
@@ -655,7 +705,7 @@ def test_a_run_is_completed_over_what_it_finds(study, out, tmp_path, harm):
             (out, "manifest.json"),
         ):
             (folder / f".{name}.0123abcd.part").write_bytes(b"half")
-    report = infer(study, out, ZERO_FILL)
+    report = run(study, out, ZERO_FILL)
     assert report.exit_code == 0
     assert report.count("present") + report.count("written") == 23
     assert losses(expected, out) == NOTHING_LOST
@@ -664,7 +714,7 @@ def test_a_run_is_completed_over_what_it_finds(study, out, tmp_path, harm):
 
 @pytest.mark.parametrize("no_journal", [False, True])
 @pytest.mark.parametrize("n_bytes", [1, 200, 10_000])
-def test_an_output_that_was_cut_off_is_made_again(study, out, tmp_path, n_bytes, no_journal):
+def test_an_output_that_was_cut_off_is_made_again(study, out, tmp_path, n_bytes, no_journal, run):
     """Its name says what belongs there: it is made again, and the report says so."""
     expected = expected_of(study, tmp_path)
     interrupted_after(study, out, 9)
@@ -672,14 +722,16 @@ def test_an_output_that_was_cut_off_is_made_again(study, out, tmp_path, n_bytes,
     cut(harmed, n_bytes)
     if no_journal:
         journal_of(out).unlink()
-    report = infer(study, out, ZERO_FILL)
+    report = run(study, out, ZERO_FILL)
     assert report.exit_code == 0
     again = [one.output for one in report.slices if MADE_AGAIN in one.warnings]
     assert again == [str(harmed.relative_to(out))]
     assert losses(expected, out) == NOTHING_LOST
 
 
-def test_a_link_under_an_outputs_name_is_not_written_through(study, out, tmp_path, monkeypatch):
+def test_a_link_under_an_outputs_name_is_not_written_through(
+    study, out, tmp_path, monkeypatch, run
+):
     """It may lead to a file of the input; the run says what stands in its way, with 7."""
     infer(study, out, ZERO_FILL)
     harmed = min(out.glob("*/*.dcm"))
@@ -688,7 +740,7 @@ def test_a_link_under_an_outputs_name_is_not_written_through(study, out, tmp_pat
     elsewhere.write_bytes(b"somebody's")
     meddling(monkeypatch, lambda: harmed.symlink_to(elsewhere))
     with pytest.raises(OutputError, match="another file stands under an output's name") as caught:
-        infer(study, out, ZERO_FILL)
+        run(study, out, ZERO_FILL)
     assert (caught.value.exit_code, caught.value.hint) == (
         7,
         "remove it, or choose another folder",
@@ -714,9 +766,9 @@ def test_a_multi_frame_output_that_was_cut_off_is_made_again(mixed, out, compres
     assert (report.count("present"), report.count("written")) == (1, 0)
 
 
-def test_a_source_that_changed_is_computed_anew(study, out, tmp_path):
+def test_a_source_that_changed_is_computed_anew(study, out, tmp_path, run):
     """Its old output is not replaced: UIDs hang on pixels, so the new one has another name."""
-    interrupted_after(study, out, 12)
+    interrupted_after(study, out, 12, run=run)
     before = contents(out)  # some more than 12: they were under way
     entries = [json.loads(line) for line in journal_of(out).read_text().splitlines()]
     done = {one["source"] for one in entries if "source" in one}
@@ -728,7 +780,7 @@ def test_a_source_that_changed_is_computed_anew(study, out, tmp_path):
     dataset = pydicom.dcmread(path)
     dataset.PixelData = dataset.PixelData[2:] + dataset.PixelData[:2]
     dataset.save_as(path)
-    report = infer(study, out, replace(ZERO_FILL, stale="keep"))
+    report = run(study, out, replace(ZERO_FILL, stale="keep"))
     assert (report.count("written"), report.exit_code) == (23 - len(before) + 1, 0)
     expected = expected_of(study, tmp_path)
     # By content: the new output cannot have the old one's name.
@@ -739,30 +791,32 @@ def test_a_source_that_changed_is_computed_anew(study, out, tmp_path):
 
 
 def test_a_source_that_is_overwritten_while_it_is_read_is_computed_anew(
-    study, out, tmp_path, monkeypatch
+    study, out, tmp_path, monkeypatch, run
 ):
     """What the survey has read is not written once its file says something else."""
     path = some(study, 10)  # in the middle of its series: the survey reads it
-    real = slice_work.SliceWork.read
+    work_of = slice_work.SliceWork if run is infer else RemoteSliceWork
+    real = work_of.read
 
     def overwrite_and_read(work):
-        if work._source.path == path and work._stored is not None:
+        if work._source.path == path:
+            assert run is not infer or work._stored is not None
             dataset = pydicom.dcmread(path)
             dataset.PixelData = dataset.PixelData[2:] + dataset.PixelData[:2]
             dataset.save_as(path)
         return real(work)
 
     with monkeypatch.context() as patch:
-        patch.setattr(slice_work.SliceWork, "read", overwrite_and_read)
-        report = infer(study, out, ZERO_FILL)
+        patch.setattr(work_of, "read", overwrite_and_read)
+        report = run(study, out, ZERO_FILL)
     assert report.reasons() == [("failed", "changed", 1)]
-    infer(study, out, ZERO_FILL)
+    run(study, out, ZERO_FILL)
     assert losses(expected_of(study, tmp_path), out) == NOTHING_LOST
 
 
 @pytest.mark.parametrize("number", [3, 10], ids=["met by a worker", "met by the survey"])
 def test_a_source_that_is_overwritten_right_after_it_was_read_is_computed_anew(
-    study, out, tmp_path, monkeypatch, number
+    study, out, tmp_path, monkeypatch, number, run
 ):
     """The journal must hold the status from before: one from after would vouch for other pixels."""
     path, once = some(study, number), []
@@ -775,48 +829,49 @@ def test_a_source_that_is_overwritten_right_after_it_was_read_is_computed_anew(
             dataset.save_as(path)
 
     with monkeypatch.context() as patch:
-        real = SeriesReader.load
+        place, name = (SeriesReader, "load") if run is infer else (RemoteSliceWork, "_read")
+        real = getattr(place, name)
 
-        def read_and_overwrite(reader, item):
-            found = real(reader, item)
-            overwrite(item)
+        def read_and_overwrite(reader, *item):
+            found = real(reader, *item)
+            overwrite(*item or [reader._source])
             return found
 
-        patch.setattr(SeriesReader, "load", read_and_overwrite)
-        infer(study, out, ZERO_FILL)
+        patch.setattr(place, name, read_and_overwrite)
+        run(study, out, ZERO_FILL)
     assert once
-    infer(study, out, ZERO_FILL)
+    run(study, out, ZERO_FILL)
     assert losses(expected_of(study, tmp_path), out)["lost"] == 0
 
 
-def test_random_uids_are_the_same_after_a_fall(study, out, tmp_path):
+def test_random_uids_are_the_same_after_a_fall(study, out, tmp_path, run):
     """A completed run has as many outputs as slices, each under the name it had."""
     options = InferOptions(backend="zero-fill", batch=3, random_uids=True)
-    interrupted_after(study, out, 9, options)
+    interrupted_after(study, out, 9, options, run)
     before = contents(out)
     journal_of(out).unlink()
-    infer(study, out, options)
+    run(study, out, options)
     after = contents(out)
     assert before.items() <= after.items()
     assert len(after) == 23
     assert not after.keys() & expected_of(study, tmp_path).keys()
 
 
-def test_nothing_is_computed_twice_but_what_was_in_flight(study, out, tmp_path, monkeypatch):
+def test_nothing_is_computed_twice_but_what_was_in_flight(study, out, tmp_path, monkeypatch, run):
     """Counted by the backend, over a run that falls over again and again."""
     expected, computed = expected_of(study, tmp_path), []
 
-    def run_and_count(run, batch):
+    def run_and_count(compute, batch):
         computed.append(len(batch))
-        return run(batch)
+        return compute(batch)
 
     with_backend(monkeypatch, run_and_count)
     for done in (3, 9, 14):
-        interrupted_after(study, out, done)
-    infer(study, out, ZERO_FILL)
+        interrupted_after(study, out, done, run=run)
+    run(study, out, ZERO_FILL)
     n_computed = sum(computed)
-    assert 23 <= n_computed <= 23 + 3 * in_flight()
-    infer(study, out, ZERO_FILL)
+    assert 23 <= n_computed <= 23 + 3 * in_flight(processes=BESIDE)
+    run(study, out, ZERO_FILL)
     assert sum(computed) == n_computed
     assert losses(expected, out) == NOTHING_LOST
 

@@ -4,7 +4,8 @@ What a program does below a folder is recorded, call by call, by standing for th
 that change a disk; those are called, too. What a power cut after any of the calls may leave is put
 together afterwards. Only `fsync` promises anything, and to the file or folder alone that it is
 called for: what was written since may be there, or half of it, or nothing; each name that was made,
-moved or taken away since may be as it was or as it is, whatever else happened before or after.
+moved or taken away since may be as it was or as it is, whatever else happened before or after. What
+other processes have made is met when the program syncs it or gives it a name.
 """
 
 from __future__ import annotations
@@ -93,6 +94,16 @@ class Recorder:
     def _is_below(self, place: Path) -> bool:
         return self.root in Path(place).parents
 
+    def _find(self, place: Path) -> None:
+        """Note what another process has made, as if it were made now: it has not synced it."""
+        for one in (*reversed(place.parents), place):
+            if self._is_below(one) and os.lstat(one).st_ino not in self._held:
+                number = self._number(one)
+                self._name(one, number)
+                if number not in self._folders:
+                    content = one.read_bytes()
+                    self.calls.append(Call(kind="write", number=number, content=content))
+
     def _name(self, path: Path, inner: int) -> None:
         folder = self._number(Path(path).parent)
         self.calls.append(Call(kind="name", number=folder, name=Path(path).name, inner=inner))
@@ -138,6 +149,8 @@ class Recorder:
 
     def _changed(self, kind: str, descriptor: int) -> None:
         number = os.fstat(descriptor).st_ino
+        if number not in self._held and kind == "sync":
+            self._find(Path(f"/proc/self/fd/{descriptor}").readlink())
         if number in self._held:
             held = self._held[number]
             size = 0 if number in self._folders else os.fstat(held).st_size
@@ -147,6 +160,7 @@ class Recorder:
     def link(self, source, target, **more):
         """Stand for `os.link`."""
         with self._lock:
+            self._find(Path(source))
             _LINK(source, target, **more)
             if self._is_below(target):
                 self._name(target, self._number(Path(target)))
@@ -154,6 +168,7 @@ class Recorder:
     def replace(self, source, target, **more):
         """Stand for `os.replace` and `os.rename`."""
         with self._lock:
+            self._find(Path(source))
             moved = self._number(Path(source))
             _REPLACE(source, target, **more)
             if self._is_below(target):

@@ -16,14 +16,23 @@ from kspacesr_rt.pipeline.journal_entries import valid_entry
 from kspacesr_rt.pipeline.output_folder import Journal
 from kspacesr_rt.pipeline.report import LEFT_TO_THE_SYSTEM
 from kspacesr_rt.pipeline.run_state import RunState
+from kspacesr_rt.pipeline.slice_processes.process import why_no_processes
 
 STATES = 6
 """That are drawn for a power cut after each call, beside the two extremes."""
 POLICIES = ("file", "batch", "none")
 
 
-def options_of(durability):
-    return InferOptions(backend="zero-fill", batch=2, durability=durability)
+def options_of(durability, processes=0):
+    return InferOptions(backend="zero-fill", batch=2, durability=durability, processes=processes)
+
+
+needs_processes = pytest.mark.skipif(why_no_processes() is not None, reason="they need Linux")
+in_both = pytest.mark.parametrize(
+    "processes",
+    [pytest.param(0, id="alone"), pytest.param(2, id="2 beside", marks=needs_processes)],
+)
+"""Runs in one process, and with others that write: those name nothing and sync nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +104,13 @@ def problems(disk: Recorder, whole: Tree) -> set[str]:
     return found
 
 
+@in_both
 @pytest.mark.parametrize("durability", ["file", "batch"])
-def test_what_is_noted_or_reported_survives_a_power_cut_at_any_call(durability, study, out):
+def test_what_is_noted_or_reported_survives_a_power_cut_at_any_call(
+    durability, processes, study, out
+):
     """In every order of writing that POSIX allows; and no name ever stands for half a file."""
-    disk = recorded_run(study, out, options_of(durability))
+    disk = recorded_run(study, out, options_of(durability, processes))
     assert len(outputs_of(out)) == 12
     assert problems(disk, outputs_of(out)) == set()
 
@@ -163,12 +175,13 @@ MUTANTS = {
 }
 
 
+@in_both
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_test_sees_a_planted_fault(mutant, study, out, monkeypatch):
+def test_the_test_sees_a_planted_fault(mutant, processes, study, out, monkeypatch):
     """Each step left out, or in another order."""
     *planted, problem = MUTANTS[mutant]
     monkeypatch.setattr(*planted)
-    disk = recorded_run(study, out, options_of("batch"))
+    disk = recorded_run(study, out, options_of("batch", processes))
     assert problem in problems(disk, outputs_of(out))
 
 

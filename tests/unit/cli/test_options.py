@@ -31,6 +31,7 @@ OWN_MEANING = {
     ("convert", "backend"),  # of its gate alone, and none by itself
     ("bench pipeline", "processes"),  # several numbers, to be compared
     ("bench pipeline", "backend"),  # null, too, which no other command has
+    ("bench soak", "processes"),  # a number: what is seen is of that many
     ("verify", "verbose"),  # it leaves nothing out
     *((command, "batch") for command in ("bench", "build", "train", "seed-table")),
     *((command, "upscale") for command in ("adopt", "export", "train", "seed-table")),
