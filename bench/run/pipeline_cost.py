@@ -356,10 +356,10 @@ def _by_processes(place: Path, options: PipelineOptions) -> dict[int, ProcessCos
         for _ in range(options.rounds + 1):
             for n, session in sessions.items():
                 with _new_folder(place / "out") as output:
-                    started, beside = time.perf_counter(), _cpu_s_of(session.process_ids)
+                    started, beside = time.perf_counter(), cpu_s_of(session.process_ids)
                     own = time.process_time()
                     _require_all(session.run(archive, output), n_slices)
-                    own, beside = time.process_time() - own, _cpu_s_of(session.process_ids) - beside
+                    own, beside = time.process_time() - own, cpu_s_of(session.process_ids) - beside
                     taken[n].append((own, time.perf_counter() - started, beside))
     costs = {}
     for n, rounds in taken.items():
@@ -370,7 +370,7 @@ def _by_processes(place: Path, options: PipelineOptions) -> dict[int, ProcessCos
     return costs
 
 
-def _cpu_s_of(pids: Iterable[int]) -> float:
+def cpu_s_of(pids: Iterable[int]) -> float:
     """Return seconds of processor time that processes have taken."""
     ticks = 0
     for pid in pids:

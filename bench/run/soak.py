@@ -19,6 +19,7 @@ from pydicom import dcmread
 from kspacesr_rt.bench.run.archive import make_archive
 from kspacesr_rt.bench.run.environment import environment
 from kspacesr_rt.bench.run.null_backend import NULL, null_backend
+from kspacesr_rt.bench.run.pipeline_cost import cpu_s_of
 from kspacesr_rt.dicom.content_digest import digest_of_file
 from kspacesr_rt.errors import RegressionError
 from kspacesr_rt.pipeline import InferOptions, Session
@@ -54,6 +55,10 @@ class Look:
     """Since the run began."""
     slices_per_s: float
     """Since the look before."""
+    cpu_s: float
+    """Processor time of all processes so far."""
+    cpu_ms: float
+    """Of it, a slice since the look before; of the first look, the scan too."""
     rss_mb: float
     """Resident memory of the process that computes."""
     beside_rss_mb: tuple[float, ...]
@@ -84,14 +89,14 @@ class Soak:
         lines = [
             f"{options.slices} slices of {options.matrix} x {options.matrix}, x{UPSCALE}, "
             f"{options.processes} processes beside; {self.written} outputs read again",
-            "  slices      s  slices/s  MB (RSS)  MB of all (PSS)  open files",
+            "  slices      s  slices/s  CPU ms a slice  MB (RSS)  MB of all (PSS)  open files",
         ]
         for one in self.looks:
             rss = " + ".join(f"{mb:.0f}" for mb in (one.rss_mb, *one.beside_rss_mb))
             files = " + ".join(map(str, (one.open_files, *one.beside_open_files)))
             lines.append(
-                f"{one.slices:8} {one.seconds:6.0f} {one.slices_per_s:9.0f}  {rss}  "
-                f"{one.all_pss_mb:.0f}  {files}"
+                f"{one.slices:8} {one.seconds:6.0f} {one.slices_per_s:9.0f} {one.cpu_ms:15.2f}  "
+                f"{rss}  {one.all_pss_mb:.0f}  {files}"
             )
         return "\n".join(lines)
 
@@ -130,13 +135,14 @@ def _watched_run(archive: Path, output: Path, options: SoakOptions) -> tuple[Loo
         backend=NULL, upscale=UPSCALE, batch=options.batch, processes=options.processes
     )
     with Session(own) as session:
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.process_time()
 
         def look(progress: RunProgress) -> None:
             if progress.done * LOOKS >= len(looks) * options.slices:
                 before = looks[-1] if looks else None
                 seconds = time.perf_counter() - started
-                looks.append(_look(progress.done, seconds, session.process_ids, before))
+                cpu_s = time.process_time() - started_cpu + cpu_s_of(session.process_ids)
+                looks.append(_look(progress.done, seconds, cpu_s, session.process_ids, before))
 
         report = session.run(archive, output, on_progress=look)
     if report.count("written") != options.slices:
@@ -144,14 +150,21 @@ def _watched_run(archive: Path, output: Path, options: SoakOptions) -> tuple[Loo
     return tuple(looks)
 
 
-def _look(done: int, seconds: float, beside: Iterable[int], before: Look | None) -> Look:
+def _look(
+    done: int, seconds: float, cpu_s: float, beside: Iterable[int], before: Look | None
+) -> Look:
     beside = tuple(beside)
     every: tuple[int | str, ...] = ("self", *beside)
-    since = (done - before.slices, seconds - before.seconds) if before else (done, seconds)
+    n_slices, elapsed, cpu = done, seconds, cpu_s
+    if before is not None:
+        n_slices, elapsed = done - before.slices, seconds - before.seconds
+        cpu = cpu_s - before.cpu_s
     return Look(
         slices=done,
         seconds=seconds,
-        slices_per_s=since[0] / since[1],
+        slices_per_s=n_slices / elapsed,
+        cpu_s=cpu_s,
+        cpu_ms=cpu / n_slices * 1e3,
         rss_mb=_resident_mb("self"),
         beside_rss_mb=tuple(map(_resident_mb, beside)),
         all_pss_mb=sum(_resident_mb(one, "Pss:") for one in every),

@@ -205,6 +205,19 @@ def test_processes_of_a_session_stay_and_end_with_it(tmp_path):
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
+def test_a_process_loads_neither_a_runtime_nor_a_client_of_networks():
+    """There are several, and each takes its time and memory."""
+    begin, _ = process_module._MAIN.splitlines()
+    code = (
+        f"{begin.format(path=sys.path)}\nimport kspacesr_rt.pipeline.slice_processes.child\n"
+        "never = ('onnx', 'onnxruntime', 'openvino', 'torch', 'rich', 'urllib3')\n"
+        "print([name for name in never if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_what_cannot_be_started_is_an_error_with_its_reason(tmp_path, monkeypatch):
     slices(tmp_path / "in", 1)
     broken = tmp_path / "python-that-is-broken"

@@ -25,6 +25,7 @@ def test_a_run_is_looked_at_from_its_first_slice_to_its_last(processes):
         assert len(one["beside_rss_mb"]) == len(one["beside_open_files"]) == processes
         assert one["rss_mb"] > 10
         assert one["open_files"] > 2
+        assert one["cpu_ms"] > 0.0
         assert one["all_pss_mb"] <= one["rss_mb"] + sum(one["beside_rss_mb"]) + 1
     assert "30 outputs read again" in result.as_text()
 
