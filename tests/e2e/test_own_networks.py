@@ -18,6 +18,7 @@ from node_cases import Running, TargetServer, make_series, send, wait_until
 from phantom_patients import save_heads
 from pydicom import dcmread, dcmwrite
 from repository import ROOT
+from torch_exporter import _exporter_is_loaded  # noqa: F401 - of every test here
 from typer.testing import CliRunner
 from volume_files import save_nifti, smooth
 
