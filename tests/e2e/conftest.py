@@ -1,5 +1,6 @@
 """Fixtures of every test here, and their order."""
 
+from longest_first import longest_first
 from open_things import nothing_is_left_open
 
 LONGEST = (
@@ -9,6 +10,4 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest: side by side, they are not waited for at the end."""
-    place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    longest_first(items, LONGEST)
