@@ -1,9 +1,10 @@
-"""The steps of `deploy/Dockerfile.cpu`, run one after the other where no container engine is.
+"""The steps of the Dockerfiles in `deploy/`, run one after the other where no container engine is.
 
 A folder with this machine's programs bound into it stands for the base image. The steps run in it
 by chroot, as they stand in the file, with the packages of this environment, so that pip asks
-nobody. What the image then starts runs as its user, with a network of loopback alone, no rights,
-and nothing that can be written but its volumes and /tmp.
+nobody; the image for GPUs has those of the folder KSPACESR_RT_STANDIN before them. What the image
+then starts runs as its user, with a network of loopback alone, no rights, and nothing that can be
+written but its volumes and /tmp.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from repository import ROOT
 
 SECONDS = 500
 BUILD, FINAL = stages((ROOT / "deploy" / "Dockerfile.cpu").read_text())
+FOR_GPUS = stages((ROOT / "deploy" / "Dockerfile.gpu").read_text())
+GPU_PACKAGES = os.environ.get("KSPACESR_RT_STANDIN", "")
 NOT_LINKED = (
     "pip",
     "kspacesr",
@@ -53,13 +56,17 @@ def missing():
 class Image:
     """A root folder, and what runs in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, instead: Path | None = None) -> None:
+        """Make the folder; with `instead`, an ONNX Runtime of there is the only one."""
         self.root, self.environment = folder / "root", {}
         packages = self.root / "packages"
         packages.mkdir(parents=True)
+        left_out = NOT_LINKED if instead is None else (*NOT_LINKED, "onnxruntime")
         for one in sorted(Path(sysconfig.get_path("purelib")).iterdir()):
-            if not one.name.lower().startswith(NOT_LINKED) and one.suffix != ".pth":
+            if not one.name.lower().startswith(left_out) and one.suffix != ".pth":
                 (packages / one.name).symlink_to(one.resolve())
+        for one in () if instead is None else sorted(instead.glob("onnxruntime*")):
+            (packages / one.name).symlink_to(one.resolve())
         for name in (
             "etc",
             "opt",
@@ -165,8 +172,12 @@ def image(tmp_path_factory):
     """Return the image, built."""
     if why := missing():
         pytest.skip(why)
-    made = Image(tmp_path_factory.mktemp("image"))
-    for one in BUILD:
+    return built(Image(tmp_path_factory.mktemp("image")), BUILD, FINAL)
+
+
+def built(made, build, final):
+    """Do the steps of both stages."""
+    for one in build:
         if one.word == "COPY":
             copy_in(made, one)
         elif one.word == "RUN":
@@ -174,7 +185,7 @@ def image(tmp_path_factory):
             assert done.returncode == 0, done.stdout + done.stderr
     shutil.rmtree(made.root / "src")
     user = None
-    for one in FINAL:
+    for one in final:
         if one.word == "ENV":
             made.environment |= dict(pair.split("=", 1) for pair in shlex.split(one.text))
         elif one.word == "USER":
@@ -239,3 +250,21 @@ wait $node
     assert done.returncode == 0, done.stdout + done.stderr
     assert "event=listening" in done.stderr
     assert "event=stopped cut_off=nothing" in done.stderr
+
+
+def test_the_image_for_gpus_is_built_and_takes_no_cpu_instead(tmp_path):
+    """Without a driver its steps run, and what is asked of a GPU ends with what is missing."""
+    if why := missing():
+        pytest.skip(why)
+    if not Path(GPU_PACKAGES, "onnxruntime/capi").is_dir() or not GPU_PACKAGES:
+        pytest.skip("KSPACESR_RT_STANDIN names no folder with onnxruntime-gpu")
+    build, final = FOR_GPUS
+    made = built(Image(tmp_path, Path(GPU_PACKAGES)), build, final)
+    script = """
+sample=$(python -c 'from kspacesr_rt.sample import sample_folder; print(sample_folder())')
+exec kspacesr-rt infer "$sample" /var/lib/kspacesr/out --backend ort-cuda
+"""
+    done = made.run(script, user=only(final, "USER").text, read_only=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "there is no NVIDIA driver here: libcuda.so.1 cannot be loaded" in done.stderr
+    assert "hint: install the NVIDIA driver, version 580 or newer" in done.stderr
