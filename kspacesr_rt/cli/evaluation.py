@@ -95,6 +95,7 @@ def evaluate(
     from kspacesr_rt.bench.quality.kspace_evaluation import evaluate_on_kspace, takes_kspace
     from kspacesr_rt.bench.quality.limits import as_text as limits_text
     from kspacesr_rt.bench.quality.limits import measure_limits
+    from kspacesr_rt.bench.quality.open_model import with_distinct_names
     from kspacesr_rt.bench.quality.proofs.measure import as_text as proofs_text
     from kspacesr_rt.bench.quality.proofs.measure import measure_proofs
     from kspacesr_rt.bench.run.environment import environment
@@ -106,7 +107,9 @@ def evaluate(
 
     reading = Reading(show_paths=show_paths, show_folders=cards)
     paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
-    models = [load_model(path) for path in paths]
+    models = with_distinct_names([load_model(path) for path in paths])
+    if cards:
+        _require_own_names(paths, models, "--cards")
     options = BackendOptions(threads=threads)
     choices = {one.spec.name: choose_backend(backend, one, options) for one in models}
     for name, choice in choices.items():
@@ -210,6 +213,19 @@ def evaluate(
     print_failures(reading)
 
 
+def _require_own_names(paths: list[Path], models: list[Any], option: str) -> None:
+    """Refuse to write into files what was measured under names that are not theirs."""
+    from kspacesr_rt.model.file import load_model
+
+    for path, one in zip(paths, models, strict=True):
+        name = load_model(path).spec.name
+        if name != one.spec.name:
+            raise InputError(
+                f"{option} of several models that are called '{name}' cannot tell them apart",
+                hint="judge each in a run of its own",
+            )
+
+
 @app.command()
 def trust(
     data: Annotated[
@@ -234,6 +250,7 @@ def trust(
 ) -> None:
     """Measure how often HR lies within the intervals that models state around their results."""
     from kspacesr_rt.bench.quality.cards import write_card
+    from kspacesr_rt.bench.quality.open_model import with_distinct_names
     from kspacesr_rt.bench.quality.trust import as_text, calibrate, coverage_of, means_of
     from kspacesr_rt.bench.run.environment import environment
     from kspacesr_rt.model.file import load_model, resolve_model, shipped_models
@@ -242,7 +259,9 @@ def trust(
 
     reading = Reading(show_paths=show_paths, show_folders=bool(calibrate_on))
     paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
-    models = [load_model(path) for path in paths]
+    models = with_distinct_names([load_model(path) for path in paths])
+    if calibrate_on:
+        _require_own_names(paths, models, "--calibrate-on")
     stated = {}
     if not calibrate_on:  # a file without is refused before minutes are spent
         stated = {one.spec.name: TrustCalibration.of(one.spec) for one in models}
