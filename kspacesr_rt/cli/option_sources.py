@@ -34,6 +34,7 @@ OTHER_VARIABLES: Final = frozenset(
         "STANDIN",
         "WEBGPU",
         "WEBGPU_CPU_NODES",
+        "SITE",
         "TRITON",
     )
 )
