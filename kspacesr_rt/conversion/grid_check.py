@@ -49,6 +49,10 @@ class Placement:
     """Correlation of what came back with a blob there, 0 to 1."""
     fitting: OutputGrid | None
     """The grid on which the blob is in its place; None if there is none."""
+    matrix: Matrix = BLOB_MATRIX
+    """LR matrix of the blob."""
+    right_where_even: bool = False
+    """Whether it is in its place on the even matrix next to an odd one where it is not."""
 
     @property
     def conclusive(self) -> bool:
@@ -65,6 +69,7 @@ class Placement:
         """Return plain values for strict JSON."""
         return {
             "grid": self.grid,
+            "matrix": list(self.matrix),
             "miss_sr_samples": [json_number(value) for value in self.miss],
             "likeness": json_number(self.likeness),
             "conclusive": self.conclusive,
@@ -120,7 +125,18 @@ def find_placement(spec: ModelSpec, run: Run) -> Placement:
     """
     # What is padded is cropped as the stated grid has it: no blob tells of a grid through that.
     usual = spec.network_matrix(BLOB_MATRIX)
-    matrix = spec.fixed_matrix if any(spec.fixed_matrix) else usual
+    found = _placement(spec, run, spec.fixed_matrix if any(spec.fixed_matrix) else usual)
+    if found.passed or found.fitting or any(spec.fixed_matrix):
+        return found
+    even = (usual[0] + usual[0] % 2, usual[1] + usual[1] % 2)
+    if even == usual:
+        return found
+    other = _placement(spec, run, even)
+    return dataclasses.replace(found, right_where_even=other.conclusive and other.passed)
+
+
+def _placement(spec: ModelSpec, run: Run, matrix: Matrix) -> Placement:
+    """Measure where a blob comes back from one matrix."""
     centre = _centre_in(matrix)
     sr = run(blob(matrix, centre, BLOB_WIDTH).astype(np.float32)).astype(np.float64)
     if not np.isfinite(sr).all():
@@ -134,7 +150,11 @@ def find_placement(spec: ModelSpec, run: Run) -> Placement:
         if max(map(abs, _miss(found, matrix, spec.upscale, other.sample_grid))) <= LARGEST_MISS:
             fitting = grid
     return Placement(
-        grid=spec.output_grid, miss=miss, likeness=_correlation(sr, ideal), fitting=fitting
+        grid=spec.output_grid,
+        miss=miss,
+        likeness=_correlation(sr, ideal),
+        fitting=fitting,
+        matrix=matrix,
     )
 
 
@@ -149,13 +169,20 @@ def require_placed(placement: Placement) -> None:
     if placement.passed:
         return
     down, right = placement.miss
+    rows, columns = placement.matrix
+    hint = "it is in its place on no grid: how were the LR images of the training made?"
+    if placement.fitting:
+        hint = f"--grid {placement.fitting}: a blob is in its place there"
+    elif placement.right_where_even:
+        hint = (
+            "on an even matrix it is in its place: take ifftshift before a transform, and fftshift "
+            "behind it; or have odd matrices padded, with --multiple 2"
+        )
     raise ParityError(
-        f"the model does not answer on the grid '{placement.grid}': a blob comes back "
-        f"{down:+.2f}, {right:+.2f} SR samples from its place, {LARGEST_MISS} are allowed; "
-        "no file was written",
-        hint=f"--grid {placement.fitting}: a blob is in its place there"
-        if placement.fitting
-        else "it is in its place on no grid: how were the LR images of the training made?",
+        f"the model does not answer on the grid '{placement.grid}': of an LR matrix of {rows} x "
+        f"{columns} a blob comes back {down:+.2f}, {right:+.2f} SR samples from its place, "
+        f"{LARGEST_MISS} are allowed; no file was written",
+        hint=hint,
     )
 
 

@@ -187,3 +187,17 @@ def test_off_every_grid(make_spec, n_echoes, refused):
         require_placed(found)
         assert "not proved: a blob comes back blurred" in found.as_text()
         assert "+2.01 SR samples off" in found.as_text()
+
+
+def test_shifts_that_are_right_where_even_are_told(make_spec):
+    """`fftshift` without `ifftshift` is one sample off along an odd axis: the hint says so."""
+
+    def moved(lr):
+        return np.roll(zero_fill(lr, 2), tuple(-(n % 2) for n in lr.shape), axis=(0, 1))
+
+    found = find_placement(make_spec("seed-image", 2, output_grid="kspace"), moved)
+    assert found.right_where_even
+    with pytest.raises(ParityError, match="of an LR matrix of 48 x 45 a blob comes back") as caught:
+        require_placed(found)
+    assert "take ifftshift before a transform" in caught.value.hint
+    assert "--multiple 2" in caught.value.hint
