@@ -411,8 +411,15 @@ def check(
     )
 
 
-def require_parity(report: ParityReport) -> None:
+def require_parity(report: ParityReport, advice: str = "") -> None:
     """Turn a failed report into an error.
+
+    Parameters
+    ----------
+    report
+        Of the gate.
+    advice
+        What may bring the model through it.
 
     Raises
     ------
@@ -425,5 +432,7 @@ def require_parity(report: ParityReport) -> None:
         raise ParityError(
             f"the model does not compute what {report.reference} computes: "
             f"{first}{more}; no file was written",
-            hint="--report FILE keeps every number that was measured",
+            hint="; ".join(
+                filter(None, (advice, "--report FILE keeps every number that was measured"))
+            ),
         )

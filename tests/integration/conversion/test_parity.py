@@ -467,3 +467,18 @@ def test_the_gate_does_not_run_on_what_is_no_model_backend(checkpoint_file, tmp_
     assert result.exit_code == 2
     assert f"'{backend}'" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "runtime", "ways"),
+    [
+        ("fp32", "ort-cpu", ""),
+        ("int8", "ort-cpu", "--runtime openvino rounds less; --calibrate-on DIR"),
+        ("int8", "openvino", "--calibrate-on DIR"),
+    ],
+)
+def test_who_is_refused_8_bits_hears_what_may_help(precision, runtime, ways):
+    """Of the runtime, of calibration, and of 16 bits."""
+    said = proof._advice(precision, runtime)
+    assert said.startswith(ways)
+    assert bool(said) == bool(ways)
