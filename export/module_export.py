@@ -353,7 +353,7 @@ class _Export:
             single_slice=not way.batch_open,
         )
         inputs = gate_inputs(
-            self.layout, multiple, nominal if fixed else None, long=self.facts.long_path
+            self.layout, multiple, nominal if fixed else None, self.facts.elsewhere
         )
         lowered = in_own_process(
             lambda: _lowered(self.maker(), spec, inputs, way),

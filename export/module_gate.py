@@ -10,7 +10,7 @@ import numpy as np
 
 from kspacesr_rt.conversion.parity import TIERS, Agreement, Case, ParityReport, compare
 from kspacesr_rt.errors import ExporterError, KspaceSRError, library_message
-from kspacesr_rt.export.network_probe import LONG, Layout
+from kspacesr_rt.export.network_probe import Layout, brought
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, fft2c, upscaled
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.binding import bind
@@ -18,10 +18,9 @@ from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.quality.metrics import psnr_between, relative_error
 from kspacesr_rt.runtime.backends import open_backend
 
-MATRICES: tuple[Matrix, ...] = ((48, 48), (64, 64), (37, 45), (40, 72))
-"""LR matrices: two even squares, one odd, one rectangular; brought to the network's multiple."""
-LONG_COLUMNS = 64
-"""Of the matrix of `LONG` rows on which a network is proved that takes another path there."""
+MATRICES: tuple[Matrix, ...] = ((48, 48), (64, 64), (45, 37), (40, 72))
+"""LR matrices: two even squares, one odd with more rows than columns, one rectangular with fewer;
+brought to the network's multiple."""
 ANSWER_MATRIX: Matrix = (40, 33)
 """Of the self-test that travels in the file."""
 BATCH = 3
@@ -48,7 +47,10 @@ class GateInput:
 
 
 def gate_inputs(
-    layout: Layout, multiple: int, fixed: Matrix | None, *, long: bool = False
+    layout: Layout,
+    multiple: int,
+    fixed: Matrix | None,
+    elsewhere: tuple[tuple[int, Matrix], ...] = (),
 ) -> list[GateInput]:
     """Make the batches every export of a user's network is judged on.
 
@@ -60,20 +62,18 @@ def gate_inputs(
         What its matrix is a multiple of.
     fixed
         Its only matrix, if there is but one.
-    long
-        Whether there is a matrix of `LONG` rows too.
+    elsewhere
+        Batches and matrices at which it takes other paths: those are judged too.
     """
     matrices = [fixed] if fixed else _distinct(MATRICES, multiple)
+    cases = [(batch, matrix) for matrix in matrices for batch in (1, BATCH)]
+    cases += [(batch, fixed or brought(matrix, multiple)) for batch, matrix in elsewhere]
     found = [
         _input(
             f"{matrix[0]} x {matrix[1]}, {batch} slice{'s' * (batch > 1)}", layout, matrix, batch
         )
-        for matrix in matrices
-        for batch in (1, BATCH)
+        for batch, matrix in dict.fromkeys(cases)
     ]
-    if long and not fixed:
-        [large] = _distinct(((LONG, LONG_COLUMNS),), multiple)
-        found.append(_input(f"{large[0]} x {large[1]}, 1 slice", layout, large, 1))
     first = matrices[0]
     name = f"{first[0]} x {first[1]}, scanner units"
     stored = _input(name, layout, first, 1, gain=SCANNER_UNITS)
@@ -87,7 +87,7 @@ def _distinct(matrices: Iterable[Matrix], multiple: int) -> list[Matrix]:
     """Bring matrices up to multiples, and no two to the same."""
     found: list[Matrix] = []
     for rows, columns in matrices:
-        matrix = (-(-rows // multiple) * multiple, -(-columns // multiple) * multiple)
+        matrix = brought((rows, columns), multiple)
         while matrix in found:
             matrix = (matrix[0], matrix[1] + multiple)
         found.append(matrix)
@@ -98,7 +98,8 @@ def _input(name: str, layout: Layout, matrix: Matrix, batch: int, gain: float = 
     """Return slices that differ: a phantom, its mirror image, and noise over it."""
     phantom = brain_phantom(upscaled(matrix, layout.upscale)).astype(np.float32)
     noise = np.random.default_rng(7).random(phantom.shape, dtype=np.float32)
-    slices = [phantom, phantom[:, ::-1] * 0.5, phantom * 0.7 + noise * 0.3][:batch]
+    three = [phantom, phantom[:, ::-1] * 0.5, phantom * 0.7 + noise * 0.3]
+    slices = [three[at % len(three)] for at in range(batch)]
     hr = np.stack(slices).astype(np.float32) * np.float32(gain)
     images = np.stack([np.abs(degrade(one, layout.upscale)) for one in hr]).astype(np.float32)
     if layout.input_axes == (1,):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,7 +29,23 @@ SINGLE = (128, 64, 256, 96, 160, 320, 192, 32, 16, 80, 224)
 
 
 LONG = 320
-"""LR rows of a large matrix; the gate's have 72 at most."""
+"""LR rows or columns of a large matrix; the gate's have 72 at most."""
+LARGEST_RUN = 60_000
+"""LR samples of the largest batch that is computed, where lengths alone do not do: attention over a
+whole image takes memory by their square."""
+PLAIN: Matrix = (72, 88)
+"""A matrix as an example of the trace; what runs there runs at the gate's, as a rule."""
+OTHERS: tuple[tuple[int, Matrix], ...] = (
+    (1, (16, 16)),
+    (1, (88, 72)),
+    (1, (71, 89)),
+    (8, PLAIN),
+    (1, (LONG, 64)),
+    (1, (64, LONG)),
+    (1, (LONG, LONG)),
+)
+"""Batches and LR matrices at which a network may branch: small, more rows than columns, odd, many
+slices, large."""
 _WINDOW_NAMES = ("window_size", "split_size")
 """Attributes in which window transformers keep the samples per axis of their windows."""
 _NARROW = (torch.float16, torch.bfloat16)
@@ -71,9 +89,9 @@ class Probed:
     """Multiple of the matrix that its windows have in common, or up to which it fills each matrix
     itself; 1 where neither is so. Such a network takes any matrix, but lengths that follow from
     doing so keep `torch.export` busy for hours."""
-    long_path: bool
-    """Whether it runs other operators on a matrix of `LONG` rows, as one does that counts its
-    reductions by a logarithm."""
+    elsewhere: tuple[tuple[int, Matrix], ...]
+    """Batches and matrices at which it takes other paths, as one does that branches on its columns,
+    or counts its reductions by a logarithm."""
     batches: bool
     """Whether it takes several slices at once, and makes of each what it makes of it alone."""
 
@@ -169,12 +187,14 @@ def probed(
             first = first or exc
             continue
         _require_repeatable(module, layout, matrix)
+        windows = _windows(module, layout, found)
+        batches = _takes_batches(module, layout, matrix)
         return Probed(
             multiple=found,
             fixed=fixed,
-            windows=_windows(module, layout, found),
-            long_path=fixed is None and _takes_another_path(module, layout),
-            batches=_takes_batches(module, layout, matrix),
+            windows=windows,
+            elsewhere=other_paths(module, layout, found, fixed, batches=batches),
+            batches=batches,
         )
     if fixed is None and multiple is None:
         for matrix in (nominal, *((n, n) for n in SINGLE)):
@@ -183,12 +203,13 @@ def probed(
             except ExportError:
                 continue
             _require_repeatable(module, layout, matrix)
+            batches = _takes_batches(module, layout, matrix)
             return Probed(
                 multiple=1,
                 fixed=matrix,
                 windows=1,
-                long_path=False,
-                batches=_takes_batches(module, layout, matrix),
+                elsewhere=other_paths(module, layout, 1, matrix, batches=batches),
+                batches=batches,
             )
     assert first is not None
     if isinstance(first.__cause__, Exception):  # raised, and gave nothing
@@ -247,29 +268,79 @@ def _at(place: str) -> str:
     return f"{place}: " if place else ""
 
 
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
-    """Notes which operators run."""
+_OF_STRIDES = ("clone", "view", "_unsafe_view", "_reshape_alias", "alias", "detach", "contiguous")
+"""Operators that run, or do not, by how samples lie in memory."""
 
-    def __init__(self) -> None:
+
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
+    """Notes which operators run, on which weights, and with which numbers."""
+
+    def __init__(self, weights: dict[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
-        self.names: list[str] = []
+        self.path: list[tuple[object, ...]] = []
+        self._weights = weights
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(func.name())
+        name = func.name()
+        if name.removeprefix("aten::").split(".")[0] not in _OF_STRIDES:
+            used = [self._weights[id(arg)] for arg in args if id(arg) in self._weights]
+            numbers = [arg for arg in args if isinstance(arg, int | float)]
+            pointwise = torch.Tag.pointwise in func.tags
+            self.path.append((name, *used, *(numbers if pointwise else [])))
         return func(*args, **(kwargs or {}))
 
 
-def _takes_another_path(module: nn.Module, layout: Layout) -> bool:
-    """Say whether a network runs other operators on a large matrix than on a small one."""
-    paths = []
-    for rows in (MULTIPLES[-1], LONG):
-        with _Operators() as operators:
-            try:
-                _run(module, layout, example(layout, 1, (rows, MULTIPLES[-1])))
-            except ExportError:
-                return False
-        paths.append(operators.names)
-    return paths[0] != paths[1]
+def other_paths(
+    module: nn.Module, layout: Layout, multiple: int, fixed: Matrix | None, *, batches: bool
+) -> tuple[tuple[int, Matrix], ...]:
+    """Return batches and matrices at which a network runs other operators than at a plain one.
+
+    A trace follows one path. Tensors have lengths here and no samples, so that no matrix is too
+    large; a network that asks for samples is computed, at what is not.
+    """
+    plain = fixed or brought(PLAIN, multiple)
+    others = [
+        (batch, fixed or brought(matrix, multiple))
+        for batch, matrix in OTHERS
+        if (batches or batch == 1) and not (fixed and batch == 1)
+    ]
+    try:
+        apart = copy.deepcopy(module)  # it may keep what has no samples
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return _branches(apart, layout, plain, others)
+    except Exception:  # the network asks for samples, or is one that cannot be copied
+        others = [(n, matrix) for n, matrix in others if n * math.prod(matrix) < LARGEST_RUN]
+        return _branches(module, layout, plain, others)
+
+
+def _branches(
+    module: nn.Module, layout: Layout, plain: Matrix, others: list[tuple[int, Matrix]]
+) -> tuple[tuple[int, Matrix], ...]:
+    named = [*module.named_parameters(), *module.named_buffers()]
+    weights = {id(value): name for name, value in named}
+
+    def path_at(batch: int, matrix: Matrix) -> list[tuple[object, ...]]:
+        given = torch.full(layout.input_shape(batch, matrix), 0.5)
+        with _Operators(weights) as operators, torch.no_grad(), quiet():
+            module(given)
+        return operators.path
+
+    seen = [path_at(1, plain)]
+    found = []
+    for batch, matrix in others:
+        try:
+            path = path_at(batch, matrix)
+        except Exception:  # what PyTorch does not compute there, no file has to
+            continue
+        if path not in seen:
+            seen.append(path)
+            found.append((batch, matrix))
+    return tuple(found)
+
+
+def brought(matrix: Matrix, multiple: int) -> Matrix:
+    """Return a matrix with rows and columns made up to multiples."""
+    return (-(-matrix[0] // multiple) * multiple, -(-matrix[1] // multiple) * multiple)
 
 
 class _Pads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped

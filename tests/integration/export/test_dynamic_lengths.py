@@ -15,7 +15,7 @@ from kspacesr_rt.export import symbolic_sizes
 from kspacesr_rt.export.dynamic_lengths import open_arithmetic, short_reasoning
 from kspacesr_rt.export.image_blocks import in_blocks
 from kspacesr_rt.export.module_graph import exported_graph, open_axes
-from kspacesr_rt.export.network_probe import Layout, probed
+from kspacesr_rt.export.network_probe import Layout, other_paths, probed
 from kspacesr_rt.export.real_program import RealProgram
 
 SIDE = 4
@@ -182,3 +182,45 @@ def test_a_network_may_decide_by_numbers_that_are_no_samples():
     image = torch.rand(2, 1, 18, 30)
     with torch.no_grad():
         assert torch.equal(program(in_blocks(image, 2)), network(image))
+
+
+class Branches(nn.Module):
+    """It takes another layer, or another factor, where a condition on its input's shape is so."""
+
+    def __init__(self, condition):
+        super().__init__()
+        self.condition = condition
+        self.usual, self.other = (nn.Conv2d(1, 1, 3, padding=1) for _ in range(2))
+
+    def forward(self, lr):
+        taken = self.condition(*lr.shape[::2], lr.shape[3])
+        up = functional.interpolate((self.other if taken else self.usual)(lr), scale_factor=2.0)
+        return up * (3 if taken else 2)
+
+
+@pytest.mark.parametrize(
+    ("condition", "at"),
+    [
+        (lambda n, y, x: False, None),
+        (lambda n, y, x: x > 100, (1, (64, 320))),
+        (lambda n, y, x: y > 100, (1, (320, 64))),
+        (lambda n, y, x: y > 100 and x > 100, (1, (320, 320))),
+        (lambda n, y, x: y * x > 10_000, (1, (320, 64))),
+        (lambda n, y, x: y > x, (1, (88, 72))),
+        (lambda n, y, x: x % 2 == 1, (1, (71, 89))),
+        (lambda n, y, x: min(y, x) < 32, (1, (16, 16))),
+        (lambda n, y, x: n > 4, (8, (72, 88))),
+    ],
+)
+def test_a_branch_on_lengths_is_found_where_it_is_taken(condition, at):
+    """Such as 100 columns, where the gate's matrices have fewer; the network is not computed."""
+    network = Branches(condition).eval()
+    found = other_paths(network, Layout(upscale=2), 1, None, batches=True)
+    assert found == (() if at is None else (at,))
+
+
+def test_a_branch_is_found_too_in_a_network_that_asks_for_samples():
+    network = Branches(lambda n, y, x: x > 100)
+    asks = nn.Sequential(network, nn.Identity()).eval()
+    asks[1].forward = lambda sr: sr / sr.max().item()
+    assert other_paths(asks, Layout(upscale=2), 1, None, batches=True) == ((1, (64, 320)),)

@@ -379,6 +379,20 @@ def test_a_network_that_is_another_one_at_large_matrices_is_not_left_open(tmp_pa
     assert any(text.startswith("right at one matrix only") for text in exported.remarks)
 
 
+class BrighterWhereWide(nn.Module):
+    def forward(self, lr):
+        return UP(lr) * (3 if lr.shape[-1] > 100 else 1)
+
+
+def test_a_network_that_branches_on_its_columns_is_not_left_open(tmp_path):
+    """It was written for any matrix, and 12 dB from PyTorch at 101 columns."""
+    exported = ks.export_module(
+        BrighterWhereWide().eval(), tmp_path / "net.onnx", upscale=2, name="net"
+    )
+    assert exported.spec.fixed_matrix == (128, 128)
+    assert any("64 x 320" in text for text in exported.remarks)
+
+
 class NormsOfFarMeans(nn.Module):
     """An instance norm of values whose mean is 1000 deviations from zero."""
 
