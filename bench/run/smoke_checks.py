@@ -58,7 +58,7 @@ def choose_gpu_backend(only: tuple[str, ...] = ()) -> str:
     InputError
         If what is named is no backend on a GPU.
     BackendUnavailableError
-        If none can run here; each says why.
+        If none can run here: why the first cannot.
     """
     for name in only:
         if name not in ORDER:
@@ -71,8 +71,12 @@ def choose_gpu_backend(only: tuple[str, ...] = ()) -> str:
     for name, reason in reasons.items():
         if reason is None:
             return name
+    first = str(reasons[asked[0]])
+    if len(asked) == 1:
+        raise BackendUnavailableError(first, hint=BACKENDS[asked[0]].hint())
+    first = first.removeprefix(f"backend '{asked[0]}' cannot run here: ")
     raise BackendUnavailableError(
-        "; ".join(str(reason) for reason in reasons.values()), hint=BACKENDS[asked[0]].hint()
+        f"no GPU backend can run here: {first}", hint="kspacesr-rt doctor says what each lacks"
     )
 
 

@@ -18,6 +18,10 @@ PAYS_WITH: dict[Precision, tuple[str, ...]] = {
     "int8": ("avx512_vnni", "amx_int8"),
 }
 """Precision to the features of a CPU, any of which makes it faster than fp32."""
+_OPENVINO = "openvino"
+_INSTALL = "pip install 'kspacesr-rt[openvino]'"
+_OPENVINO_PAYS_WITH = frozenset({"avx512_bf16", "amx_bf16", "amx_int8"})
+"""Features of a CPU for which an installation without OpenVINO is told what it would bring."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +34,8 @@ class TierPreview:
     """Rows that are likely to be faster than fp32 here, such as ``bf16 on openvino``."""
     chosen: tuple[str, ...]
     """What earlier runs on this machine have chosen, a sentence each."""
+    openvino_would_add: tuple[Precision, ...] = ()
+    """What OpenVINO, which is not installed, would be tried in besides on this CPU."""
 
     def as_text(self) -> str:
         """Return a line or more for people."""
@@ -37,11 +43,19 @@ class TierPreview:
             return "tier exact     fp32 on what `kspacesr-rt backends` says of auto"
         likely = ", ".join(self.expected) or "nothing but fp32"
         first = f"tier {self.tier:<9} would try {likely}; timed and proved at first use"
-        return "\n".join([first, *(f"               {one}" for one in self.chosen)])
+        more = []
+        if self.openvino_would_add:
+            added = " and ".join(self.openvino_would_add)
+            more = [f"the extra openvino would add {added} on this CPU: {_INSTALL}"]
+        return "\n".join([first, *(f"               {one}" for one in (*more, *self.chosen))])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for strict JSON."""
-        return {"expected": list(self.expected), "chosen": list(self.chosen)}
+        return {
+            "expected": list(self.expected),
+            "chosen": list(self.chosen),
+            "openvino_would_add": list(self.openvino_would_add),
+        }
 
 
 def preview_tiers(cache: TierCache | None = None) -> tuple[TierPreview, ...]:
@@ -54,6 +68,7 @@ def preview_tiers(cache: TierCache | None = None) -> tuple[TierPreview, ...]:
     """
     machine, kept = machine_identity(), (cache or TierCache()).choices()
     usable = [name for name in PREFERENCE if BACKENDS[name].why_not() is None]
+    lacks_openvino = BACKENDS[_OPENVINO].why_not() is not None
     found = []
     for tier, narrow in NARROW.items():
         rows = [
@@ -67,7 +82,14 @@ def preview_tiers(cache: TierCache | None = None) -> tuple[TierPreview, ...]:
             for inputs, note in kept
             if _is_choice(inputs, note) and (inputs["tier"], inputs["machine"]) == (tier, machine)
         ]
-        found.append(TierPreview(tier=tier, expected=tuple(rows), chosen=tuple(chosen)))
+        found.append(
+            TierPreview(
+                tier=tier,
+                expected=tuple(rows),
+                chosen=tuple(chosen),
+                openvino_would_add=_openvino_would_add(narrow) if lacks_openvino else (),
+            )
+        )
     return tuple(found)
 
 
@@ -75,6 +97,12 @@ def _pays(precision: Precision, backend: str) -> bool:
     if BACKENDS[backend].on_gpu:
         return True
     return any(name in cpu_features() for name in PAYS_WITH.get(precision, ()))
+
+
+def _openvino_would_add(narrow: tuple[Precision, ...]) -> tuple[Precision, ...]:
+    if _OPENVINO_PAYS_WITH.isdisjoint(cpu_features()):
+        return ()
+    return tuple(one for one in TRIED[_OPENVINO] if one in narrow and _pays(one, _OPENVINO))
 
 
 def _is_choice(inputs: dict[str, Any], note: dict[str, Any]) -> bool:

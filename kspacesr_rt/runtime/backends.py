@@ -83,6 +83,7 @@ BACKENDS = {
             needs="onnxruntime",
             extra="gpu",
             on_gpu=True,
+            on_nvidia=True,
             probe="kspacesr_rt.runtime.gpu_build:require_cuda_build",
         ),
         BackendInfo(
@@ -92,6 +93,7 @@ BACKENDS = {
             needs="onnxruntime",
             extra="ort-tensorrt",
             on_gpu=True,
+            on_nvidia=True,
             probe="kspacesr_rt.runtime.gpu_build:require_tensorrt_build",
         ),
         BackendInfo(
@@ -110,6 +112,7 @@ BACKENDS = {
             needs="tensorrt",
             extra="tensorrt",
             on_gpu=True,
+            on_nvidia=True,
             probe="kspacesr_rt.system.gpu_driver:require_cuda",
         ),
         BackendInfo(
@@ -119,6 +122,7 @@ BACKENDS = {
             needs="tensorrt_rtx",
             extra="trt-rtx",
             on_gpu=True,
+            on_nvidia=True,
             probe="kspacesr_rt.runtime.tensorrt.targets:require_rtx_gpu",
         ),
     )

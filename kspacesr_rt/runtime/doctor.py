@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kspacesr_rt.errors import BackendUnavailableError, library_message
+from kspacesr_rt.errors import BackendUnavailableError, first_line, library_message
 from kspacesr_rt.runtime.backends import every_backend, left_out_plugins
-from kspacesr_rt.runtime.gpu_build import REINSTALL
+from kspacesr_rt.runtime.gpu_build import (
+    NO_MESSAGES,
+    PROVIDER_LIBRARIES,
+    REINSTALL,
+    load_onnxruntime,
+)
 from kspacesr_rt.runtime.ort_build import (
     BUILDS,
     GPU_PACKAGE,
@@ -37,6 +43,8 @@ PACKAGES = (
     *("pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs", "ray"),
 )
 """Distributions that decide what runs here, and how."""
+_SOURCE_LINE = re.compile(r"^/\S+:\d+ .*?\) ")
+"""Where in ONNX Runtime's sources an error was met: file, line, and signature of the function."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +116,10 @@ def diagnose_machine() -> Diagnosis:
     backends = every_backend()
     usable = {name: info.why_not() for name, info in backends.items()}
     problems = _clashes(packages)
+    if GPU_PACKAGE in packages and not problems and (reason := usable["ort-cuda"]) is not None:
+        problems.append(
+            f"'{GPU_PACKAGE}' is installed, but {reason}; {backends['ort-cuda'].hint()}"
+        )
     problems += left_out_plugins()
     problems += [info.fault for info in backends.values() if info.fault is not None]
     if all(reason for name, reason in usable.items() if backends[name].model):
@@ -121,7 +133,7 @@ def diagnose_machine() -> Diagnosis:
         gpu=_gpu(),
         vulkan=adapters_text(),
         packages=packages,
-        providers=_providers(),
+        providers=_providers(usable),
         backends={
             name: "usable" if reason is None else f"{reason}; {backends[name].hint()}"
             for name, reason in usable.items()
@@ -152,33 +164,59 @@ def _gpu() -> str:
     return f"{gpu.name}, {capability}, driver for CUDA {gpu.cuda}"
 
 
-def _providers() -> dict[str, str]:
-    """Ask ONNX Runtime for each of its providers: compiled in is not the same as usable."""
+def _providers(why_not: Mapping[str, str | None]) -> dict[str, str]:
+    """Ask ONNX Runtime for each of its providers: compiled in is not the same as usable.
+
+    Parameters
+    ----------
+    why_not
+        Backend to why it cannot run here, or None.
+    """
     try:
         with deferred_signals():
             import onnxruntime
     except ImportError as exc:
         return {"onnxruntime": f"does not load: {library_message(exc)}"}
+    from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF
+
+    onnxruntime.set_default_logger_severity(NO_MESSAGES)  # or it prints what it could not load
+    reasons = {
+        provider: reason.removeprefix(f"backend '{name}' cannot run here: ")
+        for name, provider in PROVIDER_OF.items()
+        if (reason := why_not[name]) is not None
+    }
+    states = {}
+    for provider in onnxruntime.get_available_providers():
+        reason = reasons.get(provider) or _why_no_session(onnxruntime, provider)
+        states[provider] = "loads" if reason is None else f"does not load: {reason}"
+    return states
+
+
+def _why_no_session(runtime: Any, provider: str) -> str | None:
+    """Open a session of one node on a provider, as backends do; None if it is there."""
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = NO_MESSAGES
+    try:
+        if provider in PROVIDER_LIBRARIES:
+            load_onnxruntime(provider, PROVIDER_LIBRARIES[provider])
+        # With its fallback, it would print what failed to where the answer goes.
+        session = runtime.InferenceSession(
+            _one_node(), settings, providers=[provider], enable_fallback=0
+        )
+        came_up = session.get_providers()[0]
+    except Exception as exc:  # classes of ONNX Runtime's C++ layer
+        return _SOURCE_LINE.sub("", first_line(exc))
+    if came_up != provider:
+        return f"ONNX Runtime came up with {came_up} instead, and does not say why"
+    return None
+
+
+def _one_node() -> bytes:
     from onnx import TensorProto, helper
 
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
-    probe = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
-    ).SerializeToString()
-    states = {}
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
-    for provider in onnxruntime.get_available_providers():
-        try:
-            # With its fallback, it would print what failed to where the answer goes.
-            session = onnxruntime.InferenceSession(
-                probe, settings, providers=[provider], enable_fallback=0
-            )
-            came_up = session.get_providers()[0]
-        except Exception as exc:  # classes of ONNX Runtime's C++ layer
-            states[provider] = f"does not load: {str(exc).splitlines()[0]}"
-            continue
-        states[provider] = "loads" if came_up == provider else f"does not load: got {came_up}"
-    return states
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content

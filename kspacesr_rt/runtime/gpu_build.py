@@ -22,7 +22,7 @@ from kspacesr_rt.runtime.ort_build import (
     reinstall_hint,
     require_build,
 )
-from kspacesr_rt.system.gpu_driver import current_gpu
+from kspacesr_rt.system.gpu_driver import current_gpu, require_driver
 from kspacesr_rt.system.interruption import deferred_signals
 
 REINSTALL = reinstall_hint("gpu", CPU_PACKAGE, GPU_PACKAGE)
@@ -40,6 +40,11 @@ TENSORRT = "tensorrt-cu13>=10.13.2,<11"
 """The provider of ONNX Runtime 1.27 to 1.31 is linked to TensorRT 10; 11 has another file name."""
 TENSORRT_LIBRARIES = {"libnvinfer.so.10": TENSORRT, "libnvonnxparser.so.10": TENSORRT}
 """The same, besides, for the TensorRT provider."""
+PROVIDER_LIBRARIES = {
+    "CUDAExecutionProvider": CUDA_LIBRARIES,
+    "TensorrtExecutionProvider": CUDA_LIBRARIES | TENSORRT_LIBRARIES,
+}
+"""All that is loaded before a session is opened on a provider."""
 NO_MESSAGES = 4
 """ONNX Runtime's log level but for what ends the process: its errors come as exceptions, too."""
 _FOLDERS = ("nvidia/cu13/lib", "nvidia/cudnn/lib", "tensorrt_libs")
@@ -53,9 +58,18 @@ def require_cuda_build() -> None:
     ------
     BackendUnavailableError
         If the GPU build, the driver, the GPU or a library is missing, or the CPU build is in the
-        way of the GPU build.
+        way of the GPU build; the driver is named first, since without it a package is of no use.
     """
-    require_build(GPU_PACKAGE, REINSTALL)
+    try:
+        require_build(GPU_PACKAGE, REINSTALL)
+    except BackendUnavailableError as no_build:
+        try:
+            require_driver()
+        except BackendUnavailableError as no_driver:
+            raise BackendUnavailableError(
+                str(no_driver), hint=f"{no_driver.hint}; then {no_build.hint}"
+            ) from no_build
+        raise
     current_gpu()
     require_libraries(CUDA_LIBRARIES)
 

@@ -247,12 +247,10 @@ def _cause(exc: Exception) -> str:
 
 def _load_runtime(name: str) -> Any:
     provider = PROVIDER_OF[name]
-    needed = dict(gpu_build.CUDA_LIBRARIES)
     if provider == TENSORRT:
         # The provider has no option for it, and builders have TF32 on: 78 dB of an FFT are left.
         os.environ[TF32_VARIABLE] = "0"
-        needed |= gpu_build.TENSORRT_LIBRARIES
-    return gpu_build.load_onnxruntime(provider, needed)
+    return gpu_build.load_onnxruntime(provider, gpu_build.PROVIDER_LIBRARIES[provider])
 
 
 def open_backend(name: str, model: BoundModel, options: BackendOptions) -> OrtGpuBackend:

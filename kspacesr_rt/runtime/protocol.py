@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from kspacesr_rt.errors import BackendUnavailableError, InputError, ShapeError, first_line
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec
+from kspacesr_rt.system.gpu_driver import require_driver
 
 NOT_LOADED = "it may be of a later ONNX than the runtime: take a newer runtime, or export it again"
 """What to do about a model file that is sound, and that a runtime does not load."""
@@ -91,6 +92,8 @@ class BackendInfo:
     `BackendUnavailableError` with a hint of its own; imports no library."""
     probe_hint: str | None = None
     """What to do if the machine lacks it."""
+    on_nvidia: bool = False
+    """Whether it needs NVIDIA's driver, which comes first: without it a package is of no use."""
     package: str | None = None
     """Of a plug-in, filled in when it is found: name and version of the distribution it is from."""
     libraries: tuple[str, ...] = ()
@@ -105,10 +108,12 @@ class BackendInfo:
         """
         if self.fault is not None:
             return self.fault
-        if self._is_missing():
+        missing = self._is_missing()
+        if (lacking := self._no_driver() if missing else self._lacking()) is not None:
+            return f"backend '{self.name}' cannot run here: {lacking}"
+        if missing:
             return f"backend '{self.name}' needs the package '{self.needs}', which is not installed"
-        lacking = self._lacking()
-        return None if lacking is None else f"backend '{self.name}' cannot run here: {lacking}"
+        return None
 
     def hint(self) -> str | None:
         """Say what would make it run: what installs it, or what the machine lacks."""
@@ -118,10 +123,22 @@ class BackendInfo:
             return self.probe_hint
         if self.package is not None:
             return f"it comes from the package {self.package}, whose documentation should say"
-        return f"pip install 'kspacesr-rt[{self.extra}]'" if self.extra else None
+        install = f"pip install 'kspacesr-rt[{self.extra}]'" if self.extra else None
+        if self._is_missing() and (no_driver := self._no_driver()) is not None:
+            return "; then ".join(part for part in (no_driver.hint, install) if part)
+        return install
 
     def _is_missing(self) -> bool:
         return self.needs is not None and find_spec(self.needs) is None
+
+    def _no_driver(self) -> BackendUnavailableError | None:
+        """Ask for NVIDIA's driver, before a package is asked for."""
+        if self.on_nvidia:
+            try:
+                require_driver()
+            except BackendUnavailableError as exc:
+                return exc
+        return None
 
     def _lacking(self) -> BackendUnavailableError | None:
         """Ask the probe, which returns a sentence, or raises the error with a hint of its own."""

@@ -48,6 +48,17 @@ class Gpu:
     """Newest CUDA that its driver runs, such as ``13.0``."""
 
 
+def require_driver() -> None:
+    """Refuse a machine without NVIDIA's driver; quick, since no GPU is woken.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no driver, or it is older than `DRIVER_FLOOR`.
+    """
+    _newest_cuda(_driver())
+
+
 def current_gpu() -> Gpu:
     """Ask the driver for the first GPU.
 
@@ -57,15 +68,7 @@ def current_gpu() -> Gpu:
         If there is no driver, it is older than `DRIVER_FLOOR`, or it has no GPU to give.
     """
     cuda, device = _first_device()
-    version = ctypes.c_int()
-    _require(cuda, cuda.cuDriverGetVersion(ctypes.byref(version)))
-    newest = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    if version.value < _CUDA_FLOOR:
-        raise BackendUnavailableError(
-            f"the NVIDIA driver here runs programs up to CUDA {newest}, and CUDA 13 needs driver "
-            f"{DRIVER_FLOOR} or newer",
-            hint=f"install NVIDIA driver {DRIVER_FLOOR} or newer; nvidia-smi shows which it is",
-        )
+    newest = _newest_cuda(cuda)
     name = ctypes.create_string_buffer(_NAME_BYTES)
     major, minor = ctypes.c_int(), ctypes.c_int()
     _require(cuda, cuda.cuDeviceGetName(name, _NAME_BYTES, device))
@@ -120,14 +123,32 @@ def require_cuda() -> None:
         )
 
 
-def _first_device() -> tuple[Any, Any]:
-    """Return the driver, initialised, and its handle of the first GPU."""
+def _driver() -> Any:
     try:
-        cuda = CDLL(LIBRARY)
+        return CDLL(LIBRARY)
     except OSError as exc:
         raise BackendUnavailableError(
             f"there is no NVIDIA driver here: {LIBRARY} cannot be loaded", hint=_HINT
         ) from exc
+
+
+def _newest_cuda(cuda: Any) -> str:
+    """Return what a driver runs, such as ``13.0``; may be asked before `cuInit`."""
+    version = ctypes.c_int()
+    _require(cuda, cuda.cuDriverGetVersion(ctypes.byref(version)))
+    newest = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    if version.value < _CUDA_FLOOR:
+        raise BackendUnavailableError(
+            f"the NVIDIA driver here runs programs up to CUDA {newest}, and CUDA 13 needs driver "
+            f"{DRIVER_FLOOR} or newer",
+            hint=f"install NVIDIA driver {DRIVER_FLOOR} or newer; nvidia-smi shows which it is",
+        )
+    return newest
+
+
+def _first_device() -> tuple[Any, Any]:
+    """Return the driver, initialised, and its handle of the first GPU."""
+    cuda = _driver()
     device = ctypes.c_int()
     _require(cuda, cuda.cuInit(0))
     _require(cuda, cuda.cuDeviceGet(ctypes.byref(device), DEVICE))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kspacesr_rt.runtime.gpu_build import CUDA_LIBRARIES
+
 VERIFY = ("verify", "x2-fast", "--json", "--backend")
 
 
@@ -153,6 +155,35 @@ def test_doctor_prints_nothing_but_its_answer(machine):
     assert found["providers"]["CUDAExecutionProvider"].startswith("does not load")
     assert found["gpu"].endswith("driver for CUDA 13.0")
     assert "the library libcublas.so.13 is missing" in found["backends"]["ort-cuda"]
+    assert done.stderr == ""
+
+
+def test_doctor_says_of_providers_that_there_is_no_driver(machine):
+    """Not on which line of ONNX Runtime's sources a library was not found."""
+    done = machine.cli("doctor", "--json", without=("libcuda.so.1", "libcublasLt.so.13"))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    lacks = "there is no NVIDIA driver here: libcuda.so.1 cannot be loaded"
+    for provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
+        assert found["providers"][provider] == f"does not load: {lacks}"
+    assert found["providers"]["CPUExecutionProvider"] == "loads"
+    (problem,) = found["problems"]
+    assert problem.startswith("'onnxruntime-gpu' is installed, but backend 'ort-cuda' cannot run")
+    assert "; install the NVIDIA driver, version 580 or newer" in problem
+
+
+def test_doctor_finds_libraries_in_packages_as_backends_do(machine, tmp_path):
+    """Where pip puts them, the system does not look."""
+    here = {name: tmp_path / "nvidia/cu13/lib" / name for name in CUDA_LIBRARIES}
+    for name, path in here.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(machine.libraries / name)
+    lacks = (*here, "libnvinfer.so.10")  # the stand-in's would end the process
+    done = machine.cli("doctor", "--json", without=lacks, path=(tmp_path,))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["providers"]["CUDAExecutionProvider"] == "loads"
+    assert (found["backends"]["ort-cuda"], done.stderr, found["problems"]) == ("usable", "", [])
 
 
 # --- in the middle of a run -----------------------------------------------------------------------

@@ -401,3 +401,27 @@ def test_bf16_and_int8_are_expected_where_the_cpu_has_them(monkeypatch):
     assert exact.expected == fast.expected == ()
     assert most.expected == ("int8 on openvino", "int8 on ort-cpu")
     assert "would try nothing but fp32" in fast.as_text()
+
+
+@pytest.mark.parametrize(
+    ("features", "fast", "most"),
+    [
+        (("avx2", "avx512_vnni"), [], []),
+        (("avx2", "avx512_vnni", "avx512_bf16"), ["bf16"], ["bf16", "int8"]),
+        (("avx2", "amx_int8"), [], ["int8"]),
+    ],
+)
+def test_what_openvino_would_add_is_said_without_it(monkeypatch, features, fast, most):
+    """A CPU with bf16 of its own would otherwise be told of fp32 alone."""
+    from kspacesr_rt.conversion import tier_preview
+
+    row = type("Row", (), {"why_not": lambda self: "not installed", "on_gpu": False})()
+    monkeypatch.setattr(tier_preview, "cpu_features", lambda: features)
+    monkeypatch.setattr(tier_preview, "BACKENDS", dict.fromkeys(BACKENDS, row))
+    said = {one.tier: one for one in preview_tiers()}
+    assert said["fast"].to_dict()["openvino_would_add"] == fast
+    assert said["max"].to_dict()["openvino_would_add"] == most
+    sentence = "would add bf16 and int8 on this CPU: pip install 'kspacesr-rt[openvino]'"
+    assert (sentence in said["max"].as_text()) == (most == ["bf16", "int8"])
+    assert ("openvino would add" in said["fast"].as_text()) == bool(fast)
+    assert "openvino" not in said["exact"].as_text()

@@ -13,7 +13,7 @@ import pytest
 
 from kspacesr_rt.errors import BackendUnavailableError, InputError
 from kspacesr_rt.model.binding import bind
-from kspacesr_rt.runtime import backends, ort_cpu, protocol
+from kspacesr_rt.runtime import backends, gpu_build, ort_cpu, protocol
 from kspacesr_rt.runtime.backends import (
     BACKENDS,
     BackendInfo,
@@ -23,6 +23,7 @@ from kspacesr_rt.runtime.backends import (
     open_backend,
     require_batch,
 )
+from kspacesr_rt.system import gpu_driver
 from kspacesr_rt.testing import CONTRACT, Subject
 from kspacesr_rt.testing.subject import MATRIX, batch_of
 
@@ -94,6 +95,48 @@ def test_a_missing_package_is_an_error_and_never_another_backend(monkeypatch, mo
     assert caught.value.hint == "pip install 'kspacesr-rt[cpu]'"
     assert caught.value.exit_code == 3
     assert opened == []
+
+
+@pytest.mark.parametrize("name", [name for name, info in BACKENDS.items() if info.on_nvidia])
+def test_the_driver_comes_before_the_package(name, monkeypatch):
+    """2.7 GB of packages are of no use without it."""
+    info = BACKENDS[name]
+    monkeypatch.setattr(protocol, "find_spec", lambda n: None)  # not installed
+    monkeypatch.setattr(gpu_driver, "CDLL", raise_os_error)
+    lacks = f"there is no NVIDIA driver here: {gpu_driver.LIBRARY} cannot be loaded"
+    assert info.why_not() == f"backend '{name}' cannot run here: {lacks}"
+    driver, install = info.hint().split("; then ")
+    assert driver.startswith("install the NVIDIA driver, version 580 or newer")
+    assert install == f"pip install 'kspacesr-rt[{info.extra}]'"
+
+
+@pytest.mark.parametrize("name", ["ort-cuda", "ort-tensorrt"])
+def test_the_driver_comes_before_the_build_for_gpus(name, monkeypatch):
+    """With the CPU build, which is removed first."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(gpu_driver, "CDLL", raise_os_error)
+    monkeypatch.setattr(gpu_build, "require_build", refuse_build)
+    assert "there is no NVIDIA driver here" in BACKENDS[name].why_not()
+    assert BACKENDS[name].hint().endswith("; then " + gpu_build.REINSTALL)
+    monkeypatch.setattr(gpu_driver, "CDLL", lambda name: NewDriver())
+    assert BACKENDS[name].why_not() == f"backend '{name}' cannot run here: another build"
+    assert BACKENDS[name].hint() == gpu_build.REINSTALL
+
+
+def raise_os_error(name):
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+def refuse_build(package, hint):
+    raise BackendUnavailableError("another build", hint=hint)
+
+
+class NewDriver:
+    """One whose GPUs must not be woken to say that a package is missing."""
+
+    def cuDriverGetVersion(self, version):
+        version._obj.value = 13000
+        return 0
 
 
 def test_why_not_imports_nothing():

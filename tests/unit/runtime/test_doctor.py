@@ -77,6 +77,21 @@ def test_a_provider_that_is_compiled_in_but_does_not_load_is_told_apart(monkeypa
         assert states["CUDAExecutionProvider"].startswith("does not load")
 
 
+def test_a_library_s_words_come_without_its_source_lines(monkeypatch):
+    """ONNX Runtime's errors begin with the file and the function that met them."""
+    import onnxruntime
+
+    def fail(*args, **kwargs):
+        raise RuntimeError(
+            "/onnxruntime_src/onnxruntime/python/onnxruntime_pybind_state.cc:729 void f(A&, const "
+            "B&) Please install the libraries.\nStacktrace"
+        )
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    states = diagnose_machine().providers
+    assert states["CPUExecutionProvider"] == "does not load: Please install the libraries."
+
+
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_the_command_shows_it(arguments):
     """For people, and for scripts that gather machines."""
