@@ -78,7 +78,8 @@ class Model:
         Raises
         ------
         ShapeError
-            If there are fewer than two axes, an empty slice, or a matrix that cannot be bound.
+            If there are fewer than two axes, an empty slice, or a matrix that cannot be bound,
+            or computed at.
         InputError
             If values are complex, masked, not numbers or not finite, the model is closed, or
             `trust` is asked of one whose file states nothing; of a network that ends in a modulus

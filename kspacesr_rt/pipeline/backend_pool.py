@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
-from kspacesr_rt.errors import InputError, KspaceSRError, ParityError
+import numpy as np
+
+from kspacesr_rt.errors import (
+    BackendUnavailableError,
+    InputError,
+    KspaceSRError,
+    ModelFileError,
+    ParityError,
+    ShapeError,
+)
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.batch_choice import BatchChoice, measured_batch, settled_batch
 from kspacesr_rt.pipeline.batch_size import BatchSize
@@ -141,6 +150,7 @@ class BackendPool:
         """Batches that may be computed side by side."""
         self._on_gpu = backend_info(backend).on_gpu
         self._measured: BatchChoice | None = None
+        self._runs_as_stored: bool | None = None
         self._backend_options = BackendOptions(threads=self._options.threads, streams=self.streams)
 
     def settle(self, matrices: Sequence[Matrix] = ()) -> None:
@@ -222,9 +232,44 @@ class BackendPool:
             self._open.popitem(last=False)[1].__exit__(None, None, None)
         self.settle()
         self._require_tier(matrix)
-        backend = self._new(matrix)
-        self._open[matrix] = backend.__enter__()
+        with self.judging(matrix):
+            backend = self._new(matrix)
+            self._open[matrix] = backend.__enter__()
         return backend
+
+    @contextmanager
+    def judging(self, matrix: Matrix) -> Iterator[None]:
+        """Tell, where a matrix cannot be computed in the block, whether others can.
+
+        Raises
+        ------
+        ShapeError
+            If the backend computes at the matrix that the model is stored for, and not at this.
+        """
+        try:
+            yield
+        except (BackendUnavailableError, ModelFileError) as exc:
+            if not self._computes_elsewhere(matrix):
+                raise
+            rows, columns = matrix
+            raise ShapeError(
+                f"the network cannot be computed at a matrix of {rows} x {columns}: {exc}",
+                hint="it runs at the matrix that its file was proved at: kspacesr-rt inspect",
+            ) from exc
+
+    def _computes_elsewhere(self, matrix: Matrix) -> bool:
+        """Tell, once, whether the model runs at the matrix that it is stored for."""
+        if self._model is None or self._on_gpu or matrix == self._model.spec.matrix:
+            return False  # on a GPU, opening takes memory and minutes
+        if self._runs_as_stored is None:
+            stored = self._model.spec.matrix
+            try:
+                with self._new(stored) as backend:
+                    backend.run(np.ones((1, *self._model.spec.input_axes, *stored), np.float32))
+                self._runs_as_stored = True
+            except (KspaceSRError, MemoryError):
+                self._runs_as_stored = False
+        return self._runs_as_stored
 
     def batch_of(self, asked: BatchSize) -> BatchChoice | None:
         """Return how many slices are computed at once; None: `measure_batch` has to find out."""

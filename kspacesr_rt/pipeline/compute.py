@@ -80,7 +80,8 @@ class BatchRunner:
         timer, moved = self._run.timer, backend.transfer_s
         started, started_cpu = time.perf_counter(), time.thread_time()
         try:
-            with timer.under_way("infer"):
+            matrix = backend.spec.matrix
+            with self._run.backends.judging(matrix), timer.under_way("infer"):
                 results = backend.run(batch)[:, 0]
                 if backend.spec.homogeneous:  # declared of a network that is not ours
                     scaled = backend.run(batch * np.float32(HOMOGENEITY_FACTOR))[:, 0]

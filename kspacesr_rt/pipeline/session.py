@@ -295,7 +295,7 @@ class Session:
         ------
         ShapeError
             If there are fewer axes than the model takes, a slice is empty, or the model cannot be
-            bound to its matrix.
+            bound to its matrix, or computed at it.
         InputError
             If values are complex, masked, not numbers or not finite, or the session is closed; of a
             network that ends in a modulus (`spec.output`) also if the largest is a negative one.
@@ -319,11 +319,16 @@ class Session:
             batch = self._batch_of(flat)
             batches = [flat[start : start + batch] for start in range(0, len(flat), batch)]
             run = with_contracts(self._backends.get((rows, columns)).run, self.spec)
+
+            def judged(batch: FloatArray) -> FloatArray:
+                with self._backends.judging((rows, columns)):
+                    return run(batch)
+
             if streams == 1:  # in this thread: see the class
-                results = list(map(run, batches))
+                results = list(map(judged, batches))
             else:
                 with ThreadPoolExecutor(streams, thread_name_prefix="kspacesr-rt-infer") as pool:
-                    results = list(pool.map(run, batches))
+                    results = list(pool.map(judged, batches))
         if not all(np.isfinite(one).all() for one in results):
             raise NonFiniteError(
                 "a result is not finite, though every value given is",

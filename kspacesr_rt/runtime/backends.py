@@ -16,7 +16,13 @@ from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import INTERPOLATED_USE, ModelSpec
 from kspacesr_rt.runtime.plugin_backend import open_plugin
 from kspacesr_rt.runtime.plugins import find_plugins
-from kspacesr_rt.runtime.protocol import Backend, BackendInfo, BackendOptions, require_batch
+from kspacesr_rt.runtime.protocol import (
+    Backend,
+    BackendInfo,
+    BackendOptions,
+    require_batch,
+    run_failure,
+)
 
 if TYPE_CHECKING:
     from kspacesr_rt.model.binding import BoundModel
@@ -37,6 +43,7 @@ __all__ = [
     "open_backend",
     "require_available",
     "require_batch",
+    "run_failure",
 ]
 NOT_LOADED = "it may be of a later ONNX than the runtime: take a newer runtime, or export it again"
 """What to do about a model file that is sound, and that a runtime does not load."""

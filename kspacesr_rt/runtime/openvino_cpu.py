@@ -31,7 +31,7 @@ from kspacesr_rt.graph.plane_means import with_plane_means
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.spec import Precision
-from kspacesr_rt.runtime.backends import NOT_LOADED, BackendOptions, require_batch
+from kspacesr_rt.runtime.backends import NOT_LOADED, BackendOptions, require_batch, run_failure
 from kspacesr_rt.system.cpu import saturates_int8
 from kspacesr_rt.system.interruption import deferred_signals
 
@@ -84,6 +84,8 @@ class OpenVinoBackend:
         try:
             # The request reuses its output buffer; the caller keeps what it gets.
             result: FloatArray = np.array(request.infer({0: given})[0])
+        except RuntimeError as exc:
+            raise run_failure("OpenVINO", exc) from exc
         finally:
             self._free.append(request)
         return result
@@ -214,7 +216,7 @@ def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:
         compiled = core.compile_model(network, DEVICE, settings)
     except RuntimeError as exc:
         raise BackendUnavailableError(
-            f"OpenVINO cannot load this model: {first_line(exc)}", hint=NOT_LOADED
+            f"OpenVINO cannot load this model: {_reason(exc)}", hint=NOT_LOADED
         ) from exc
     precision = compiled.get_property("INFERENCE_PRECISION_HINT")
     if precision != openvino.Type.f32:
@@ -222,6 +224,17 @@ def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:
             f"asked OpenVINO for fp32, it came up with {precision.get_type_name()}"
         )
     return compiled
+
+
+def _reason(exc: RuntimeError) -> str:
+    """Return the first line of an error that is no place in OpenVINO's own code."""
+    lines = library_message(exc).splitlines()
+    telling = [line.strip() for line in lines if line.strip() and not _is_place(line)]
+    return telling[0][:200] if telling else first_line(exc)
+
+
+def _is_place(line: str) -> bool:
+    return line.strip().startswith("Exception from ")
 
 
 def open_backend(name: str, model: BoundModel, options: BackendOptions) -> OpenVinoBackend:

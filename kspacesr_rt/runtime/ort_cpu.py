@@ -12,7 +12,7 @@ from kspacesr_rt.graph.phase_convolutions import in_phases
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
-from kspacesr_rt.runtime.backends import NOT_LOADED, BackendOptions, require_batch
+from kspacesr_rt.runtime.backends import NOT_LOADED, BackendOptions, require_batch, run_failure
 from kspacesr_rt.system.cpu import available_cores
 from kspacesr_rt.system.interruption import deferred_signals
 
@@ -22,6 +22,8 @@ SAMPLES_AT_ONCE = 1 << 16
 each as the first (eight slices, on two streams, 1.25 GB instead of 0.28) and no less time."""
 ERRORS_ONLY = 3
 """ONNX Runtime's log level: its warnings go to stderr unasked and would break a progress bar."""
+FATAL_ONLY = 4
+"""The level above: what an error says is in the exception that it comes with."""
 
 
 class OrtCpuBackend:
@@ -46,10 +48,13 @@ class OrtCpuBackend:
         values = np.ascontiguousarray(batch, dtype=np.float32)
         rows, columns = self.spec.matrix
         at_once = max(1, SAMPLES_AT_ONCE // (rows * columns))
-        results: list[FloatArray] = [
-            self._session.run([OUTPUT_NAME], {INPUT_NAME: values[first : first + at_once]})[0]
-            for first in range(0, len(values), at_once)
-        ]
+        try:
+            results: list[FloatArray] = [
+                self._session.run([OUTPUT_NAME], {INPUT_NAME: values[first : first + at_once]})[0]
+                for first in range(0, len(values), at_once)
+            ]
+        except Exception as exc:  # ONNX Runtime raises classes of its own C++ layer
+            raise run_failure("ONNX Runtime", exc) from exc
         return results[0] if len(results) == 1 else np.concatenate(results)
 
     def __enter__(self) -> Self:
@@ -71,7 +76,7 @@ def open_session(content: bytes, options: BackendOptions) -> Any:
         ) from exc
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
-    settings.log_severity_level = ERRORS_ONLY
+    settings.log_severity_level = FATAL_ONLY
     # Else int8 sums saturate on a CPU without VNNI; see `kspacesr_rt.system.cpu.saturates_int8`.
     settings.add_session_config_entry("session.x64quantprecision", "1")
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from kspacesr_rt.errors import BackendUnavailableError, InputError, ShapeError, first_line
 from kspacesr_rt.kspace import FloatArray
@@ -14,6 +14,9 @@ from kspacesr_rt.system.gpu_driver import require_driver
 
 NOT_LOADED = "it may be of a later ONNX than the runtime: take a newer runtime, or export it again"
 """What to do about a model file that is sound, and that a runtime does not load."""
+
+OUT_OF_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
+"""What libraries of C++ say where there is too little memory."""
 
 
 class Backend(Protocol):
@@ -154,6 +157,14 @@ class BackendInfo:
                 raise
             lacking = f"its probe failed ({type(exc).__name__}: {first_line(exc)})"
         return None if lacking is None else BackendUnavailableError(lacking)
+
+
+def run_failure(library: str, exc: Exception) -> BackendUnavailableError | MemoryError:
+    """Return what a library's own error means for the batch that it was met with."""
+    text = first_line(exc)
+    if any(word in text for word in OUT_OF_MEMORY):
+        return MemoryError(f"{library}: {text}")
+    return BackendUnavailableError(f"{library} fails on this model: {text}")
 
 
 def require_batch(batch: FloatArray, spec: ModelSpec) -> None:
