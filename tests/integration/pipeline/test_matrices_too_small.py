@@ -22,7 +22,7 @@ BACKENDS = {"ort-cpu": OrtCpuBackend, "openvino": OpenVinoBackend}
 
 @pytest.fixture(scope="module", params=["Einsum", "MatMul"])
 def wide_model(request, tmp_path_factory):
-    """A network that multiplies its first 11 columns by a matrix of 11 rows.
+    """Return a network that multiplies its first 11 columns by a matrix of 11 rows.
 
     What is wrong with fewer columns shows before anything runs, or when it does.
     """
