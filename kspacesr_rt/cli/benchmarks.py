@@ -160,6 +160,7 @@ def bench(
         result = read_result(stored)
     else:
         require_packages("bench", "bench", *MEASURED_WITH)
+        _require_one_of(options.only)
         with progress_bar("bench", quiet, lines=True) as update:
             result = benchmark(options, update, reading).to_dict(pictures=options.pictures)
     figures = {name: value for name, value in result.items() if pictures or name != "pictures"}
@@ -208,6 +209,17 @@ def _smoke(
     if not as_json and not quiet:
         print_text(report.as_text())
     report.require_passed()
+
+
+def _require_one_of(words: tuple[str, ...]) -> None:
+    """Refuse to measure when of the backends that are asked for none can run here."""
+    from kspacesr_rt.errors import BackendUnavailableError
+    from kspacesr_rt.runtime.backends import BACKENDS
+
+    asked = [BACKENDS[word] for word in words if word in BACKENDS]
+    reasons = [one.why_not() for one in asked]
+    if asked and all(reasons):
+        raise BackendUnavailableError(str(reasons[0]), hint=asked[0].hint())
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

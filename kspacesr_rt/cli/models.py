@@ -70,7 +70,9 @@ Precision = Annotated[
 TargetGpu = Annotated[
     str | None,
     typer.Option(
-        "--gpu", rich_help_panel=MODEL, help="Target GPU, such as T4 or sm75; decides `--fft auto`."
+        "--gpu",
+        rich_help_panel=MODEL,
+        help="Target GPU, such as T4 or sm75; decides `--fft auto`, which `convert` then takes.",
     ),
 ]
 Calibration = Annotated[

@@ -238,6 +238,8 @@ def _lowering_of(
         if asked not in ("keep", "auto"):
             raise InputError(f"{source.name} has no FFT layers that could be lowered as '{asked}'")
         return have, "no FFT layers"
+    if asked == "keep" and gpu is not None:
+        asked = "auto"  # a GPU is named because it decides
     if asked == "keep":
         return have, f"FFT layers stay lowered as {have}"
     choice = choose_lowering(asked, runtime, gpu)

@@ -11,6 +11,7 @@ import math
 import sys
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def main() -> int:
         for name in names if chosen.model is None else [chosen.model]:
             try:
                 found = infer(chosen.url, name, stored[f"{name}/lr"], chosen.timeout)
-            except (OSError, ValueError, LookupError, TypeError) as exc:
+            except (OSError, HTTPException, ValueError, LookupError, TypeError) as exc:
                 print(f"{name}: the server at {chosen.url} gave no answer: {exc}")
                 return 2
             psnr = agreement_db(found, stored[f"{name}/sr"])

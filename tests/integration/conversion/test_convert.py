@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 import kspacesr_rt as ks
 from kspacesr_rt.cli import app
 from kspacesr_rt.conversion import mixed_precision, proof
-from kspacesr_rt.conversion.convert import convert_model
+from kspacesr_rt.conversion.convert import _lowering_of, convert_model
 from kspacesr_rt.conversion.parity import TIER_OF
-from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.errors import BackendUnavailableError, InputError
 from kspacesr_rt.export.exporter import export_model
 from kspacesr_rt.kspace import fft2c, upscaled
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.binding import bind
-from kspacesr_rt.model.file import KnownAnswer, load_model, parse_model
+from kspacesr_rt.model.file import KnownAnswer, load_model, parse_model, shipped_models
 from kspacesr_rt.model.slice_arrays import network_input
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.runtime.backends import BACKENDS
@@ -313,3 +313,13 @@ def test_what_its_runtime_cannot_run_is_not_made(model_file, tmp_path, precision
         )
     assert caught.value.hint.startswith("export with ")
     assert not output.exists()
+
+
+def test_a_gpu_decides_how_layers_are_lowered():
+    """Also where ``--fft`` is not given: a file that its GPU refuses is of no use."""
+    source = load_model(shipped_models()["x2-fast"])
+    lowering, reason = _lowering_of(source, "keep", "tensorrt-rtx", "T4")
+    assert (lowering, reason.startswith("FFT layers lowered as conv")) == ("conv", True)
+    assert _lowering_of(source, "keep", "tensorrt-rtx", None)[0] == source.spec.lowering
+    with pytest.raises(InputError, match="Foo9000"):
+        _lowering_of(source, "keep", "ort-cuda", "Foo9000")

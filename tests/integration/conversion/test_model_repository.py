@@ -155,6 +155,8 @@ def test_the_client_says_what_is_wrong(shipped):
     assert float(re.search(r": ([\d.]+) dB", text)[1]) < 100
     code, text = ask(shipped, "--url", server.url)
     assert (code, text.count("gave no answer")) == (2, 1)
+    code, text = ask(shipped, "--url", "http://127.0.0.1:80x")
+    assert (code, text.count("gave no answer")) == (2, 1)
     code, text = ask(shipped, "--model", "other")
     assert code == 2
     assert "known: x2-fast-41x36, x2-fast-64x64" in text

@@ -122,4 +122,6 @@ def test_the_command_says_that_it_estimates():
     assert [one["name"] for one in answer["targets"]] == list(GPU_MODELS)
     refused = CliRunner().invoke(app, ["targets", "sm89", "--json"])
     assert refused.exit_code == 2
-    assert "L40S" in json.loads(refused.stdout)["error"]["hint"]
+    assert refused.stdout == ""
+    (line,) = (one for one in refused.stderr.splitlines() if one.startswith("{"))
+    assert "L40S" in json.loads(line)["error"]["hint"]

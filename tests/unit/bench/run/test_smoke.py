@@ -236,3 +236,12 @@ def test_a_drivers_name_finds_the_data_sheet(name, known):
 def test_microseconds_are_readable(seconds, text):
     """A call of 36 us was shown as 0.0 ms."""
     assert milliseconds(seconds) == text
+
+
+def test_rows_of_backends_that_cannot_run_are_refused_before_anything_is_timed():
+    """A table of failures alone is no result: exit 3, as every command says it."""
+    if BACKENDS["ort-cuda"].why_not() is None:
+        pytest.skip("ort-cuda can run here")
+    done = CliRunner().invoke(app, ["bench", "--only", "ort-cuda", "--only", "fp32", "--json"])
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "backend 'ort-cuda' cannot run here" in done.stderr
