@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from own_networks import Unrolled
 
 from kspacesr_rt.conversion.grid_check import find_placement, require_placed
 from kspacesr_rt.dicom import geometry
@@ -201,3 +202,37 @@ def test_shifts_that_are_right_where_even_are_told(make_spec):
         require_placed(found)
     assert "take ifftshift before a transform" in caught.value.hint
     assert "--multiple 2" in caught.value.hint
+
+
+@pytest.mark.parametrize("upscale", [2, 4])
+@pytest.mark.parametrize("fault", ["mirrored", "shifted"])
+def test_nearest_neighbours_elsewhere_are_refused(make_spec, upscale, fault):
+    """Stairs make a blob less like one, and are no sign of untrained weights."""
+
+    def moved(lr):
+        sr = np.kron(lr, np.ones((upscale, upscale), np.float32))
+        return sr[::-1] if fault == "mirrored" else np.roll(sr, upscale, axis=0)
+
+    found = find_placement(make_spec("seed-image", upscale, output_grid="pixel-centre"), moved)
+    assert found.fitting is None
+    assert found.likeness < 0.996
+    with pytest.raises(ParityError, match="from its place"):
+        require_placed(found)
+
+
+def test_no_unrolled_network_without_training_is_refused_for_its_place(make_spec):
+    """They move a blob off every grid, and distort it."""
+    spec = make_spec("seed-image", 2, output_grid="kspace")
+    off_grids = 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found = find_placement(spec, image_runner(Unrolled().eval()))
+        if found.fitting is None:
+            off_grids += 1
+            assert not found.conclusive
+    assert off_grids > 20
+
+
+def image_runner(network):
+    return lambda lr: network(torch.from_numpy(lr)[None, None])[0, 0].numpy()
