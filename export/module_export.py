@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -69,6 +70,9 @@ HR_NOMINAL = 256
 EVEN_THROUGHOUT = 16
 """Multiple of the matrix at which four poolings leave no rest: U-Nets that pad what does not fit
 take another path elsewhere, and a graph has one."""
+OPEN_LENGTHS_S = 300.0
+"""Seconds, at most, for an attempt to export a network that fills its windows itself without their
+multiple, which may keep `torch.export` busy for hours; with it most are done in a minute."""
 CENTRED_BELOW_DB = 115.0
 """Agreement with PyTorch below which a network with instance norms is tried with centred ones: 15
 dB above what is required, as other matrices and images may have less than those of the gate."""
@@ -329,7 +333,7 @@ class _Export:
         steps = [least]
         if not self.multiple_stated:
             if windows > least and windows % least == 0:
-                steps = [windows, least]
+                steps = [least, windows]
             elif least < EVEN_THROUGHOUT and EVEN_THROUGHOUT % least == 0:
                 steps = [least, EVEN_THROUGHOUT]
         return [
@@ -355,10 +359,13 @@ class _Export:
         inputs = gate_inputs(
             self.layout, multiple, nominal if fixed else None, self.facts.elsewhere
         )
+        first_of_two = way.matrix_open and multiple < self.facts.windows
         lowered = in_own_process(
             lambda: _lowered(self.maker(), spec, inputs, way),
             "exporting the network",
-            self.time_limit_s,
+            min(self.time_limit_s, OPEN_LENGTHS_S)
+            if first_of_two and not self.multiple_stated
+            else self.time_limit_s,
         )
         spec = dataclasses.replace(
             spec,
@@ -422,10 +429,7 @@ class _Export:
                 f"right at one matrix only: written for a LR matrix of {rows} x {columns}{why}"
             )
         if spec.matrix_multiple > 1 and not self.multiple_stated:
-            remarks.append(
-                f"takes multiples of {spec.matrix_multiple} ({self._why_multiple(spec)}): other "
-                f"matrices are padded ({spec.padding}) and cropped"
-            )
+            remarks.append(multiple_remark(spec, self.facts.multiple, tried))
         if spec.single_slice:
             why = f" ({tried[0]})" if tried and not any(spec.fixed_matrix) else ""
             remarks.append(f"takes one slice at a time: batches are run slice by slice{why}")
@@ -466,13 +470,6 @@ class _Export:
             remarks=tuple(remarks),
         )
 
-    def _why_multiple(self, spec: ModelSpec) -> str:
-        if spec.matrix_multiple == self.facts.multiple:
-            return "found by running it"
-        if spec.matrix_multiple == self.facts.windows:
-            return "its windows; --multiple states another"
-        return "at others it takes other paths; --multiple states another number"
-
     def _elsewhere(
         self, candidate: ModelFile, pairs: list[tuple[GateInput, FloatArray]]
     ) -> list[str]:
@@ -485,6 +482,33 @@ class _Export:
         except Exception as exc:  # OpenVINO raises plain RuntimeErrors
             return [f"openvino: does not run it ({type(exc).__name__})"]
         return [f"openvino: {found.psnr_between_db:.1f} dB to PyTorch"]
+
+
+def multiple_remark(spec: ModelSpec, least: int, tried: tuple[str, ...]) -> str:
+    """Say why a file takes multiples, and what becomes of other matrices.
+
+    Parameters
+    ----------
+    spec
+        Of the file.
+    least
+        Smallest multiple that the network takes.
+    tried
+        What failed before.
+    """
+    multiple = spec.matrix_multiple
+    if multiple == least:
+        return (
+            f"takes multiples of {multiple} (found by running it): other matrices are padded "
+            f"({spec.padding}) and cropped"
+        )
+    without = "none" if least == 1 else f"multiples of {least}"
+    return (
+        f"written for multiples of {multiple}, though the network takes other matrices too: "
+        f"those are padded ({spec.padding}) and cropped, and results on them differ from "
+        f"PyTorch's, where the network pads itself; --multiple {least} asks for {without}"
+        f"{f' ({tried[0]})' if tried else ''}"
+    )
 
 
 class ParityReportError(KspaceSRError):
@@ -516,6 +540,8 @@ def _lowered(
     """Lower a network and compute its answers; runs in a process of its own."""
     require_usable(module)
     with torch.no_grad():  # what a network keeps of it must be usable when it is traced
+        if _changes_input(module, inputs[0].values[:1]):
+            module = _OnACopy(module).eval()
         results = [_answer(module, given.values, single=not way.batch_open) for given in inputs]
     for given, result in zip(inputs, results, strict=True):
         if not (_is_finite(result) or given.scanner_units):
@@ -528,6 +554,23 @@ def _lowered(
     module = without_scripts(module)
     proto = lower_module(module, spec=spec, matrix_open=way.matrix_open, batch_open=way.batch_open)
     return _Lowered(proto=proto, results=results)
+
+
+class _OnACopy(nn.Module):
+    """A network that changes its input in place, given a copy of it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: torch.Tensor) -> Any:
+        return self.net(image.clone())
+
+
+def _changes_input(module: nn.Module, values: FloatArray) -> bool:
+    given = torch.from_numpy(values.copy())
+    module(given)
+    return not np.array_equal(given.numpy(), values)
 
 
 def _is_finite(result: FloatArray) -> bool:

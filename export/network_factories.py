@@ -62,6 +62,13 @@ def network_from(text: str, weights: Path | None) -> nn.Module:
         )
     try:
         module = factory if isinstance(factory, nn.Module) else factory()
+    except SystemExit as exc:
+        place = place_of_error(exc)
+        raise ExportError(
+            f"the factory {text} ended the program (SystemExit: {exc})"
+            f"{f' ({place})' if place else ''}",
+            hint="leave exit() and the reading of sys.argv out of it: it is to return the network",
+        ) from exc
     except Exception as exc:
         place = place_of_error(exc)
         raise ExportError(

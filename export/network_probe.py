@@ -88,7 +88,7 @@ class Probed:
     windows: int
     """Multiple of the matrix that its windows have in common, or up to which it fills each matrix
     itself; 1 where neither is so. Such a network takes any matrix, but lengths that follow from
-    doing so keep `torch.export` busy for hours."""
+    doing so may keep `torch.export` busy for hours."""
     elsewhere: tuple[tuple[int, Matrix], ...]
     """Batches and matrices at which it takes other paths, as one does that branches on its columns,
     or counts its reductions by a logarithm."""
@@ -214,6 +214,11 @@ def probed(
     assert first is not None
     if isinstance(first.__cause__, Exception):  # raised, and gave nothing
         _explain_channels(module, layout, tried[-1][1])
+        if fixed is None and "CUDA" not in str(first):
+            first.hint = (
+                f"{first.hint}; one that takes a single matrix is exported with "
+                "--fixed-matrix ROWSxCOLUMNS (fixed_matrix=(ROWS, COLUMNS) in Python)"
+            )
     if multiple is not None or fixed is not None:
         first.hint = first.hint or "leave the multiple and the fixed matrix out to have them found"
     raise first
@@ -275,18 +280,19 @@ _OF_STRIDES = ("clone", "view", "_unsafe_view", "_reshape_alias", "alias", "deta
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
     """Notes which operators run, on which weights, and with which numbers."""
 
-    def __init__(self, weights: dict[int, str]) -> None:
+    def __init__(self, weights: dict[int, str], *, with_numbers: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
         self.path: list[tuple[object, ...]] = []
         self._weights = weights
+        self._with_numbers = with_numbers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name()
         if name.removeprefix("aten::").split(".")[0] not in _OF_STRIDES:
             used = [self._weights[id(arg)] for arg in args if id(arg) in self._weights]
             numbers = [arg for arg in args if isinstance(arg, int | float)]
-            pointwise = torch.Tag.pointwise in func.tags
-            self.path.append((name, *used, *(numbers if pointwise else [])))
+            factors = self._with_numbers and torch.Tag.pointwise in func.tags
+            self.path.append((name, *used, *(numbers if factors else [])))
         return func(*args, **(kwargs or {}))
 
 
@@ -307,21 +313,27 @@ def other_paths(
     try:
         apart = copy.deepcopy(module)  # it may keep what has no samples
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return _branches(apart, layout, plain, others)
+            return _branches(apart, layout, plain, others, with_numbers=True)
     except Exception:  # the network asks for samples, or is one that cannot be copied
         others = [(n, matrix) for n, matrix in others if n * math.prod(matrix) < LARGEST_RUN]
-        return _branches(module, layout, plain, others)
+        # Its numbers may be samples.
+        return _branches(module, layout, plain, others, with_numbers=False)
 
 
 def _branches(
-    module: nn.Module, layout: Layout, plain: Matrix, others: list[tuple[int, Matrix]]
+    module: nn.Module,
+    layout: Layout,
+    plain: Matrix,
+    others: list[tuple[int, Matrix]],
+    *,
+    with_numbers: bool,
 ) -> tuple[tuple[int, Matrix], ...]:
     named = [*module.named_parameters(), *module.named_buffers()]
     weights = {id(value): name for name, value in named}
 
     def path_at(batch: int, matrix: Matrix) -> list[tuple[object, ...]]:
         given = torch.full(layout.input_shape(batch, matrix), 0.5)
-        with _Operators(weights) as operators, torch.no_grad(), quiet():
+        with _Operators(weights, with_numbers=with_numbers) as operators, torch.no_grad(), quiet():
             module(given)
         return operators.path
 
@@ -422,7 +434,7 @@ def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
     """Run a network once, check what comes out, and return it."""
     with torch.no_grad(), quiet():
         try:
-            made = module(given)
+            made = module(given.clone())  # it may change its input in place
         except Exception as exc:
             where = place_of_error(exc)
             raise ExportError(

@@ -16,8 +16,10 @@ import kspacesr_rt as ks
 from kspacesr_rt import layers
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import CheckpointError, ExporterError, ExportError, ParityError
+from kspacesr_rt.export.module_export import multiple_remark
 from kspacesr_rt.export.network_factories import network_from
 from kspacesr_rt.model.file import load_model
+from kspacesr_rt.model.spec import ModelSpec
 
 UP = nn.Upsample(scale_factor=2, mode="bilinear")
 
@@ -118,6 +120,36 @@ class Counts(nn.Module):
     def forward(self, lr):
         self.calls += 1
         return UP(lr) * self.calls
+
+
+class ChangesItsInput(nn.Module):
+    def forward(self, lr):
+        lr.mul_(2)
+        lr += 1
+        return UP(lr)
+
+
+class OfOneMatrix(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.places = nn.Parameter(torch.rand(96, 80))
+
+    def forward(self, lr):
+        return UP(lr + self.places)
+
+
+class FillsItsWindows(nn.Module):
+    """With zeros, where a file in multiples of its windows reflects."""
+
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Conv2d(1, 4, 3, padding=1)
+
+    def forward(self, lr):
+        rows, columns = lr.shape[-2:]
+        filled = functional.pad(lr, (0, -columns % 4, 0, -rows % 4))
+        means = functional.interpolate(functional.avg_pool2d(filled, 4), scale_factor=4.0)
+        return functional.pixel_shuffle(self.cnn(filled + means)[..., :rows, :columns], 2)
 
 
 class Overflows(nn.Module):
@@ -225,6 +257,43 @@ def test_a_network_that_overflows_in_scanner_units_says_so(tmp_path):
         assert model(np.ones((8, 8), np.float32)).max() == pytest.approx(np.e)
 
 
+def test_a_network_may_change_its_input_in_place(tmp_path):
+    """It was taken for one whose output differs from call to call."""
+    made = ks.export_module(ChangesItsInput().eval(), tmp_path / "n.onnx", upscale=2, name="n")
+    assert (made.spec.fixed_matrix, made.spec.single_slice) == ((0, 0), False)
+    lr = np.random.default_rng(0).random((19, 23), dtype=np.float32)
+    expected = UP(torch.from_numpy(2 * lr + 1)[None, None])[0, 0].numpy()
+    with ks.load(made.path, backend="ort-cpu") as model:
+        assert np.allclose(model(lr), expected, atol=1e-5)
+
+
+def test_a_network_of_one_matrix_is_told_how_to_state_it(tmp_path):
+    with pytest.raises(ExportError, match="fails on an input of 1 x 1 x 37 x 45") as raised:
+        ks.export_module(OfOneMatrix().eval(), tmp_path / "net.onnx", upscale=2, name="net")
+    assert "--fixed-matrix ROWSxCOLUMNS" in raised.value.hint
+
+
+def test_a_network_that_fills_its_windows_itself_has_its_own_padding(tmp_path):
+    """In multiples of its windows odd matrices were reflected, 54 dB from PyTorch."""
+    torch.manual_seed(0)
+    network = FillsItsWindows().eval()
+    made = ks.export_module(network, tmp_path / "net.onnx", upscale=2, name="net")
+    assert made.spec.matrix_multiple == 1
+    lr = np.random.default_rng(0).random((37, 45), dtype=np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(lr)[None, None])[0, 0].numpy()
+    with ks.load(made.path, backend="ort-cpu") as model:
+        assert np.allclose(model(lr), expected, atol=1e-5)
+
+
+def test_multiples_that_a_network_does_not_need_are_said_to_change_results():
+    spec = ModelSpec(name="n", architecture="custom", upscale=2, matrix_multiple=16)
+    said = multiple_remark(spec, 1, ("any matrix and any batch: fails",))
+    assert "differ from PyTorch's" in said
+    assert said.endswith("--multiple 1 asks for none (any matrix and any batch: fails)")
+    assert "differ" not in multiple_remark(spec, 16, ())
+
+
 def test_what_spreads_batches_over_gpus_is_exported_as_what_it_holds(tmp_path):
     """Weights are often saved, and networks handed over, inside of it."""
     network = nn.DataParallel(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), UP)).eval()
@@ -300,6 +369,9 @@ def wide():
 
 def fails():
     return Net(features="many")
+
+def ends():
+    raise SystemExit(0)
 """
 
 
@@ -338,6 +410,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, source):
     ("name", "says"),
     [
         ("fails", r"raises TypeError.*own_net.py:\d+"),
+        ("ends", r"the factory .* ended the program \(SystemExit: 0\) \(own_net.py:\d+"),
         ("nothing", "has no 'nothing'"),
         ("torch", "expected a torch.nn.Module|is not callable"),
     ],
