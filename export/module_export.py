@@ -32,7 +32,7 @@ from kspacesr_rt.errors import (
     ResultError,
 )
 from kspacesr_rt.export.centred_norms import with_centred_norms
-from kspacesr_rt.export.exported import Exported
+from kspacesr_rt.export.exported import MULTIPLES, ONE_MATRIX, OVERFLOWS, Exported
 from kspacesr_rt.export.isolated_process import TIME_LIMIT_S, TimeLimitError, in_own_process
 from kspacesr_rt.export.lowering import lower
 from kspacesr_rt.export.module_gate import (
@@ -425,9 +425,7 @@ class _Export:
         if any(spec.fixed_matrix) and not self.fixed_stated:
             rows, columns = spec.fixed_matrix
             why = f" ({tried[0]})" if tried else ""
-            remarks.append(
-                f"right at one matrix only: written for a LR matrix of {rows} x {columns}{why}"
-            )
+            remarks.append(f"{ONE_MATRIX}: written for a LR matrix of {rows} x {columns}{why}")
         if spec.matrix_multiple > 1 and not self.multiple_stated:
             remarks.append(multiple_remark(spec, self.facts.multiple, tried))
         if spec.single_slice:
@@ -435,7 +433,7 @@ class _Export:
             remarks.append(f"takes one slice at a time: batches are run slice by slice{why}")
         if any(given.scanner_units and not given.gated for given, _ in pairs):
             remarks.append(
-                f"overflows in scanner units: of a phantom times {SCANNER_UNITS:g} PyTorch's own "
+                f"{OVERFLOWS}: of a phantom times {SCANNER_UNITS:g} PyTorch's own "
                 "result is not finite, and such slices fail (non-finite); divide a slice by its "
                 "maximum where forward begins, and multiply by it at the end"
             )
@@ -499,7 +497,7 @@ def multiple_remark(spec: ModelSpec, least: int, tried: tuple[str, ...]) -> str:
     multiple = spec.matrix_multiple
     if multiple == least:
         return (
-            f"takes multiples of {multiple} (found by running it): other matrices are padded "
+            f"{MULTIPLES} {multiple} (found by running it): other matrices are padded "
             f"({spec.padding}) and cropped"
         )
     without = "none" if least == 1 else f"multiples of {least}"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kspacesr_rt.cli.models import GateReport, ModelFileOutput, NewName
+from kspacesr_rt.cli.models import GateReport, ModelFileOutput, NewName, show_written
 from kspacesr_rt.cli.options import (
     MODEL,
     AsJson,
@@ -18,7 +18,7 @@ from kspacesr_rt.cli.options import (
 )
 from kspacesr_rt.cli.own_networks import OWN, Homogeneous, Multiple, OutputRange, PaddingKind
 from kspacesr_rt.cli.progress import progress_bar
-from kspacesr_rt.cli.shell import app, echo_json, print_text
+from kspacesr_rt.cli.shell import app
 
 TEXTS = "For its card"
 
@@ -125,10 +125,6 @@ def adopt(
             force=force,
             report_file=report,
         )
-    if as_json:
-        echo_json({"path": str(adopted.path), "parity": adopted.spec.parity})
-    elif not quiet:
-        for remark in adopted.remarks:
-            print_text(remark)
-        print_text(adopted.report.as_text())
-        print_text(f"{adopted.path}: {adopted.size_bytes / 1e6:.1f} MB")
+    limited = any(adopted.spec.fixed_matrix) or adopted.spec.matrix_multiple > 1
+    limits = adopted.remarks[:1] if limited else ()  # the first says which matrices it takes
+    show_written(adopted, as_json=as_json, quiet=quiet, limits=limits)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -55,6 +56,11 @@ from kspacesr_rt.cli.own_networks import (
 from kspacesr_rt.cli.progress import progress_bar
 from kspacesr_rt.cli.shell import app, echo_json, print_text
 
+if TYPE_CHECKING:
+    from kspacesr_rt.conversion.adoption import Adopted
+    from kspacesr_rt.conversion.convert import Converted
+    from kspacesr_rt.export.exported import Exported
+
 STATED: Final = "Networks and weights"
 
 # Of what writes a model file
@@ -96,6 +102,43 @@ GateReport = Annotated[
     Path | None,
     typer.Option("--report", rich_help_panel=CHECKS, help="Keep what the gate measured."),
 ]
+
+
+def show_written(
+    made: Adopted | Converted | Exported,
+    *,
+    as_json: bool,
+    quiet: bool,
+    first: str = "",
+    limits: Sequence[str] = (),
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Say what was written, and how far it was proved.
+
+    Parameters
+    ----------
+    made
+        What was written.
+    as_json, quiet
+        As the user asked.
+    first
+        A line before the remarks.
+    limits
+        What it cannot be used for: on stderr where no remarks are printed.
+    more
+        What else the JSON has.
+    """
+    if as_json or quiet:
+        for limit in limits:
+            print_text(f"warning: {limit}", err=True)
+    if as_json:
+        remarks = list(made.remarks)
+        path = str(made.path)
+        echo_json({"path": path, "parity": made.spec.parity, "remarks": remarks, **(more or {})})
+    elif not quiet:
+        for line in (*([first] if first else ()), *made.remarks, made.report.as_text()):
+            print_text(line)
+        print_text(f"{made.path}: {made.size_bytes / 1e6:.1f} MB")
 
 
 @app.command()
@@ -281,17 +324,15 @@ def export(
         repository = write_repository(
             str(exported.path), triton, matrix, quiet=quiet, as_json=as_json
         )
-    if as_json:
-        echo_json({"path": str(exported.path), "parity": exported.spec.parity, **repository})
-    elif not quiet:
-        if exported.spec.lowering == "none":
-            print_text("no FFT layers")
-        else:
-            print_text(f"FFT layers lowered as {choice.lowering} ({choice.reason})")
-        for remark in exported.remarks:
-            print_text(remark)
-        print_text(exported.report.as_text())
-        print_text(f"{exported.path}: {exported.size_bytes / 1e6:.1f} MB")
+    lowered = f"FFT layers lowered as {choice.lowering} ({choice.reason})"
+    show_written(
+        exported,
+        as_json=as_json,
+        quiet=quiet,
+        first="no FFT layers" if exported.spec.lowering == "none" else lowered,
+        limits=exported.limits,
+        more=repository,
+    )
 
 
 @app.command()
@@ -345,13 +386,7 @@ def convert(
             force=force,
             report_file=report,
         )
-    if as_json:
-        echo_json({"path": str(made.path), "parity": made.spec.parity})
-    elif not quiet:
-        for remark in made.remarks:
-            print_text(remark)
-        print_text(made.report.as_text())
-        print_text(f"{made.path}: {made.size_bytes / 1e6:.1f} MB")
+    show_written(made, as_json=as_json, quiet=quiet)
 
 
 @app.command()

@@ -388,6 +388,24 @@ def test_what_is_there_is_replaced_only_when_asked(plain):
         adopt_model(source, source, force=True)
 
 
+@pytest.mark.parametrize("words", [["--json"], ["-q"]])
+def test_what_limits_its_use_is_said_to_scripts_too(tmp_path, words):
+    """On stderr, where nothing of it is read as the answer."""
+    source = saved(tmp_path / "theirs.onnx", model(*pooling_network()))
+    arguments = ["adopt", str(source), "-o", str(tmp_path / "o.onnx"), *words]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    said = " ".join(shown.stderr.split())
+    assert "warning: " in said
+    assert "padded to multiples of 4" in said
+    if "--json" in words:
+        remarks = json.loads(shown.stdout)["remarks"]
+        assert any("padded to multiples of 4" in one for one in remarks)
+        assert any("output grid" in one for one in remarks)
+    else:
+        assert not shown.stdout
+
+
 def test_the_command_says_what_it_measured(tmp_path):
     """And keeps the user's text for the card."""
     source = saved(tmp_path / "theirs.onnx", model(*shuffle_network()))
