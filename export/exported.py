@@ -11,6 +11,7 @@ from kspacesr_rt.model.spec import ModelSpec
 
 ONE_MATRIX: Final = "right at one matrix only"
 MULTIPLES: Final = "takes multiples of"
+WRITTEN_FOR: Final = "written for multiples of"
 OVERFLOWS: Final = "overflows in scanner units"
 """How remarks begin that limit what a model can be used for."""
 
@@ -35,6 +36,5 @@ class Exported:
     @property
     def limits(self) -> tuple[str, ...]:
         """Those of the remarks that say what the model cannot be used for."""
-        return tuple(
-            one for one in self.remarks if one.startswith((ONE_MATRIX, MULTIPLES, OVERFLOWS))
-        )
+        words = (ONE_MATRIX, MULTIPLES, WRITTEN_FOR, OVERFLOWS)
+        return tuple(one for one in self.remarks if one.startswith(words))

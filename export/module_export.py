@@ -32,7 +32,13 @@ from kspacesr_rt.errors import (
     ResultError,
 )
 from kspacesr_rt.export.centred_norms import with_centred_norms
-from kspacesr_rt.export.exported import MULTIPLES, ONE_MATRIX, OVERFLOWS, Exported
+from kspacesr_rt.export.exported import (
+    MULTIPLES,
+    ONE_MATRIX,
+    OVERFLOWS,
+    WRITTEN_FOR,
+    Exported,
+)
 from kspacesr_rt.export.isolated_process import TIME_LIMIT_S, TimeLimitError, in_own_process
 from kspacesr_rt.export.lowering import lower
 from kspacesr_rt.export.module_gate import (
@@ -502,7 +508,7 @@ def multiple_remark(spec: ModelSpec, least: int, tried: tuple[str, ...]) -> str:
         )
     without = "none" if least == 1 else f"multiples of {least}"
     return (
-        f"written for multiples of {multiple}, though the network takes other matrices too: "
+        f"{WRITTEN_FOR} {multiple}, though the network takes other matrices too: "
         f"those are padded ({spec.padding}) and cropped, and results on them differ from "
         f"PyTorch's, where the network pads itself; --multiple {least} asks for {without}"
         f"{f' ({tried[0]})' if tried else ''}"

@@ -126,5 +126,5 @@ def adopt(
             report_file=report,
         )
     limited = any(adopted.spec.fixed_matrix) or adopted.spec.matrix_multiple > 1
-    limits = adopted.remarks[:1] if limited else ()  # the first says which matrices it takes
-    show_written(adopted, as_json=as_json, quiet=quiet, limits=limits)
+    about_matrices = adopted.remarks[:1] if limited else ()
+    show_written(adopted, as_json=as_json, quiet=quiet, limits=about_matrices)
