@@ -67,6 +67,13 @@ from kspacesr_rt.volumes.output_files import standing_files
 SCHEMA: Final = 2
 """1: UIDs followed the pixels alone, and lines of the journal had no checksum."""
 LOCK: Final = "lock"
+USUAL_PARAMETERS: Final[Mapping[str, str]] = {
+    "sample_grid": "kspace",
+    "plane": "auto",
+    "tier": "exact",
+    "on_outside": "warn",
+}
+"""Values with which a manifest leaves these parameters out."""
 SHOWN_MAX: Final = 80
 """Characters of a parameter in a message."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -130,7 +137,7 @@ class Manifest:
                 other = [name for name in other if not name.endswith("sha256")]
             other.sort(key=lambda name: name.endswith("sha256"))  # what a user has chosen first
             changes = ", ".join(
-                f"{_shown(name)} ({_shown(mine.get(name))}, now {_shown(theirs.get(name))})"
+                f"{_shown(name)} ({_value(mine, name)}, now {_value(theirs, name)})"
                 for name in other
             )
             raise RunMismatchError(
@@ -142,6 +149,11 @@ class Manifest:
         """Write it."""
         document = {"schema": SCHEMA, **dataclasses.asdict(self)}
         replace_file(folder / MANIFEST_NAME, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def _value(parameters: Mapping[str, Any], name: str) -> str:
+    """Return a parameter for a message: the usual one where it was left out."""
+    return _shown(parameters.get(name, USUAL_PARAMETERS.get(name)))
 
 
 class Journal:

@@ -21,7 +21,7 @@ from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.survey import INTERPOLATION_WARNINGS
 from kspacesr_rt.system.plurals import counted
 from kspacesr_rt.system.progress_messages import report_step
-from kspacesr_rt.volumes import SourceVolume, is_volume_file, missing_library
+from kspacesr_rt.volumes import SourceVolume, is_volume_file, kind_of, missing_library
 
 _ADVICE: Final = {
     "derived-map": "--include-derived takes maps",
@@ -33,6 +33,10 @@ _ADVICE: Final = {
     "special-file": "a link to a folder is not followed: name that folder as the input",
 }
 """What helps against a reason word, where something does."""
+_NEEDS_OF_VOLUMES: Final = (
+    "expected real images: NIfTI of two to four axes, arrays (..., y, x), or .h5 with a "
+    "reconstruction"
+)
 
 
 _SKIPPED: Final = {
@@ -161,6 +165,9 @@ def _no_slices_error(left_out: tuple[LeftOut, ...]) -> NoMRImageError:
     counts = Counter(left.reason for left in left_out)
     listed = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()))
     hints = [hint for reason, hint in _ADVICE.items() if reason in counts]
+    if not hints and left_out and all(kind_of(left.path.name) for left in left_out):
+        [(message, _)] = Counter(left.message for left in left_out).most_common(1)
+        hints = [f"most frequent: {message}", _NEEDS_OF_VOLUMES]
     hints = hints or ["expected magnitude MR Image Storage files"]
     hints += ["-v names each file"] if left_out else []
     return NoMRImageError(

@@ -24,7 +24,7 @@ from kspacesr_rt.model.trust_calibration import TrustCalibration
 from kspacesr_rt.pipeline.backend_pool import BackendPool
 from kspacesr_rt.pipeline.batch_choice import BatchChoice
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
-from kspacesr_rt.pipeline.output_folder import Journal
+from kspacesr_rt.pipeline.output_folder import USUAL_PARAMETERS, Journal
 from kspacesr_rt.pipeline.previews import Previews
 from kspacesr_rt.pipeline.report import (
     RunReport,
@@ -145,13 +145,14 @@ class RunState:
     def parameters(self) -> dict[str, Any]:
         """What the run's manifest states."""
         spec, options = self.backends.spec, self.options
+        stated: dict[str, Any] = {
+            "sample_grid": spec.sample_grid,
+            "plane": options.plane,
+            "tier": options.tier,
+            "on_outside": options.on_outside,
+        }
         # Only where it is not the usual one, so that folders of earlier runs can be gone on with.
-        own: dict[str, Any] = (
-            {} if spec.sample_grid == "kspace" else {"sample_grid": spec.sample_grid}
-        )
-        own |= {} if options.plane == "auto" else {"plane": options.plane}
-        own |= {} if options.tier == "exact" else {"tier": options.tier}
-        own |= {} if options.on_outside == "warn" else {"on_outside": options.on_outside}
+        own = {name: one for name, one in stated.items() if one != USUAL_PARAMETERS[name]}
         return own | {
             "model": spec.name,
             "weights_sha256": spec.provenance.weights_sha256,

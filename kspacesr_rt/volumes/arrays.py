@@ -65,11 +65,14 @@ class ArrayVolume(Volume):
                 if re.search(r"[/\\:]", info.filename):
                     raise SliceFailed("unreadable", "has members with the names of folders")
                 with archive.open(info) as file:
-                    shape, fortran, dtype = _read_header(cast(BinaryIO, file))
-                if len(shape) >= 2 and dtype.kind in "iufc":
+                    shape, fortran, dtype = _read_header(cast(BinaryIO, file), objects=True)
+                if _may_be_image(info.filename, shape, dtype):
                     images.append((info, shape, fortran, dtype))
                 else:
                     others += 1
+        if real := [one for one in images if one[3].kind != "c"]:  # complex is never an image
+            others += len(images) - len(real)
+            images = real
         most_axes = max((len(shape) for _, shape, _, _ in images), default=0)
         chosen = [one for one in images if len(one[1]) == most_axes]
         if len(chosen) != 1:
@@ -189,6 +192,13 @@ def upscaled_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
     return (*shape[:-n_spatial], *layout.block[-n_spatial:])
 
 
+def _may_be_image(member: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Tell whether an array of a ``.npz`` may be its image; an affine is none, by its name."""
+    if member.removesuffix(".npy") == "affine" and shape == (4, 4):
+        return False
+    return len(shape) >= 2 and dtype.kind in "iufc"
+
+
 def _held(fortran: bool, layout: Layout) -> bool:
     """Return whether the array has to be held as a whole, if that may be."""
     if fortran and layout.n_bytes > current_limits().volume:
@@ -198,8 +208,10 @@ def _held(fortran: bool, layout: Layout) -> bool:
     return fortran
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, order and type; nothing that a file says is executed."""
+def _read_header(
+    file: BinaryIO, *, objects: bool = False
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, order and type, also of `objects`; nothing that a file says is executed."""
     limited = cast(BinaryIO, _Limited(file))
     try:
         version = np.lib.format.read_magic(limited)
@@ -210,7 +222,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         shape, fortran, dtype = reader(limited)
     except (ValueError, KeyError, TypeError, SyntaxError, UnicodeError) as exc:
         raise SliceFailed("unreadable", "has no header of a NumPy array") from exc
-    if dtype.hasobject:
+    if dtype.hasobject and not objects:
         raise SliceFailed("unreadable", "holds Python objects, which are not loaded")
     return tuple(int(n) for n in shape), bool(fortran) and len(shape) > 1, dtype
 
