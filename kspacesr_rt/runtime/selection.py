@@ -339,10 +339,11 @@ def verify_in_subprocess(path: Path, backend: str, options: BackendOptions) -> V
         raise BackendUnavailableError(f"no answer within {PROBE_SECONDS} s") from exc
     if done.returncode < 0:
         raise BackendUnavailableError(f"its library crashed ({_signal_name(-done.returncode)})")
-    lines = done.stdout.strip().splitlines()
+    errors = [line for line in done.stderr.splitlines() if line.startswith('{"error"')]
+    lines = errors or done.stdout.strip().splitlines()
     try:
         answer = json.loads(lines[-1])
-        if "error" in answer:
+        if errors:
             raise BackendUnavailableError(answer["error"]["message"])
         return read_verification(answer)  # printed for a failed verification too
     except (IndexError, ValueError, AttributeError, KeyError, TypeError) as exc:

@@ -559,7 +559,10 @@ def test_an_unknown_operator_is_named_with_its_node(model, tmp_path):
         last = helper.make_node("Constant", [], ["last"], name="last", value_ints=[0, 0, -1, 1])
         real = helper.make_node("Reshape", ["lr", "last"], ["real"], name="real")
         strange = helper.make_node("DFT", ["real"], ["spectrum"], name="strange")
-        proto.graph.node.extend([last, real, strange])
+        mean = helper.make_node("ReduceMean", ["spectrum"], ["mean"], name="mean", keepdims=0)
+        proto.graph.node[-1].output[0] = "before"  # what nothing needs is not built
+        added = helper.make_node("Add", ["before", "mean"], ["sr"], name="added")
+        proto.graph.node.extend([last, real, strange, mean, added])
 
     with pytest.raises(EngineError) as caught:
         build_engine(changed(model, with_dft), tmp_path / "m.engine", gpu="sm89")
