@@ -235,7 +235,7 @@ def test_a_run_names_tier_and_precision_in_report_and_outputs(
     # The same again goes on; another tier is never mixed in.
     assert ks.infer(study, tmp_path / "out", options).count("present") == 1
     exact = ks.InferOptions(model=str(calm_model_file), backend="ort-cpu", threads=1)
-    with pytest.raises(RunMismatchError, match=r"tier \(max, now None\)"):
+    with pytest.raises(RunMismatchError, match=r"tier \(max, now exact\)"):
         ks.infer(study, tmp_path / "out", exact)
     other = ks.infer(study, tmp_path / "exact", exact)
     assert other.precision == "fp32"

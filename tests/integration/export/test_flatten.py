@@ -13,7 +13,7 @@ def test_the_command_says_what_it_chose_and_flattens(checkpoint_file, tmp_path, 
     """As a user types it; the gate itself is tested elsewhere."""
     from kspacesr_rt.conversion import proof
 
-    monkeypatch.setattr(proof, "require_parity", lambda report: None)
+    monkeypatch.setattr(proof, "require_parity", lambda *given: None)
     output = tmp_path / "model.onnx"
     result = CliRunner().invoke(
         app,

@@ -178,11 +178,19 @@ MUTANTS = {
 @in_both
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_test_sees_a_planted_fault(mutant, processes, study, out, monkeypatch):
-    """Each step left out, or in another order."""
+    """Each step left out, or in another order; which states a run goes through is up to threads."""
     *planted, problem = MUTANTS[mutant]
     monkeypatch.setattr(*planted)
-    disk = recorded_run(study, out, options_of("batch", processes))
-    assert problem in problems(disk, outputs_of(out))
+    seen = set()
+    for number in range(4):
+        folder = out / str(number)
+        folder.mkdir()
+        seen = problems(
+            recorded_run(study, folder, options_of("batch", processes)), outputs_of(folder)
+        )
+        if problem in seen:
+            return
+    pytest.fail(f"not seen: {problem}, only {seen}")
 
 
 @pytest.mark.parametrize("durability", POLICIES)

@@ -33,7 +33,7 @@ def test_a_bf16_model_runs_its_convolutions_in_bf16_and_the_fft_in_fp32(
     from kspacesr_rt.export.exporter import export_model
 
     # Random weights round worse than any trained generator; what runs in which type is asked here.
-    monkeypatch.setattr("kspacesr_rt.conversion.proof.require_parity", lambda report: None)
+    monkeypatch.setattr("kspacesr_rt.conversion.proof.require_parity", lambda *given: None)
     path = tmp_path / "bf16.onnx"
     exported = export_model(checkpoint_file, path, precision="bf16", backend="openvino")
     model = load_model(exported.path)
