@@ -10,12 +10,12 @@ from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.model.spec import LONGEST_NAME
-from kspacesr_rt.runtime.backends import Backend, BackendOptions, open_backend
+from kspacesr_rt.runtime.backends import BACKENDS, Backend, BackendOptions, open_backend
 from kspacesr_rt.runtime.selection import choose_backend
 
 Opener = Callable[[Matrix], Backend]
 """LR matrix to a backend that is not open yet."""
-BASELINES = ("zero-fill", "bicubic")
+BASELINES = tuple(name for name, info in BACKENDS.items() if not info.model)
 """What every model is judged beside."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kspacesr_rt.bench.run.kernels import fft_alone
+from kspacesr_rt.bench.run.plans import ON_ANY_GPU
 from kspacesr_rt.bench.run.smoke import Check, CheckFailed, NotProved
 from kspacesr_rt.errors import BackendUnavailableError, InputError
 from kspacesr_rt.graph.precision import narrowed
@@ -32,10 +33,9 @@ from kspacesr_rt.system.gpu_models import find_gpu_model
 from kspacesr_rt.system.gpu_state import gpu_facts, gpu_snapshot
 from kspacesr_rt.system.vulkan import adapters, adapters_text, every_adapter_is_software
 
-OF_ANY_GPU = "ort-webgpu"
-"""Whose times are told without a limit: nothing here estimates what another maker's GPU takes."""
-ORDER = ("ort-cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt", OF_ANY_GPU)
-"""Which backend is taken if none is named: the one with the least to build first."""
+ORDER = ("ort-cuda", "tensorrt", "tensorrt-rtx", "ort-tensorrt", ON_ANY_GPU)
+"""Which backend is taken if none is named: the one with the least to build first. The last has
+times without a limit: nothing here estimates what another maker's GPU takes."""
 TIMED, TIMED_MATRIX = "x2-fast", (256, 256)
 OF_SOFTWARE_MATRIX = (16, 16)
 """A GPU made of software takes a minute and more for a slice of `TIMED_MATRIX`."""
@@ -87,7 +87,7 @@ class SmokeChecks:
         self._backend = backend
         self._models = {name: load_model(path) for name, path in sorted(shipped_models().items())}
         self._computes: bool | None = None
-        self._is_software = backend == OF_ANY_GPU and every_adapter_is_software()
+        self._is_software = backend == ON_ANY_GPU and every_adapter_is_software()
 
     def checks(self) -> Iterator[Check]:
         """Yield every check, in order of worth."""
@@ -109,7 +109,7 @@ class SmokeChecks:
                 yield Check(
                     f"times of {TIMED} in {precision}, batch {n}",
                     "measured"
-                    if self._backend == OF_ANY_GPU
+                    if self._backend == ON_ANY_GPU
                     else f"whole call <= {WHOLE_CALL:g}, device <= {DEVICE:g} times the estimate",
                     partial(self._times, precision, n),
                 )
@@ -119,7 +119,7 @@ class SmokeChecks:
         )
 
     def _machine(self) -> dict[str, Any]:
-        if self._backend == OF_ANY_GPU:
+        if self._backend == ON_ANY_GPU:
             return self._adapters()
         gpu = current_gpu()
         model = find_gpu_model(_known_part(gpu.name))
@@ -235,7 +235,7 @@ class SmokeChecks:
         return measured
 
     def _estimate(self, precision: Precision) -> Estimate | None:
-        if self._backend == OF_ANY_GPU:
+        if self._backend == ON_ANY_GPU:
             return None
         model = find_gpu_model(_known_part(current_gpu().name))
         if model is None:

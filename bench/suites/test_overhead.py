@@ -28,7 +28,7 @@ from pydicom.uid import generate_uid
 from kspacesr_rt.bench.run.archive import make_archive
 from kspacesr_rt.conversion.convert import convert_model
 from kspacesr_rt.dicom import read_slice, scan_folder
-from kspacesr_rt.errors import KspaceSRError
+from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import load_model, shipped_models
 from kspacesr_rt.pipeline import InferOptions, infer
@@ -92,7 +92,7 @@ def test_beyond_a_faster_backend(benchmark, archive, tmp_path, precision):
     file = tmp_path / "model.onnx"
     try:
         convert_model("x2-fast", file, precision=precision, runtime="openvino")
-    except KspaceSRError as exc:
+    except BackendUnavailableError as exc:
         pytest.skip(str(exc))
     beside_the_backend(benchmark, archive, tmp_path, "openvino", file, 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,9 @@ from kspacesr_rt.cli.options import (
 )
 from kspacesr_rt.cli.shell import app, echo_json, failures_json, print_failures, print_text
 from kspacesr_rt.errors import InputError
+
+if TYPE_CHECKING:
+    from kspacesr_rt.model.file import ModelFile
 
 
 @app.command()
@@ -107,9 +110,10 @@ def evaluate(
 
     reading = Reading(show_paths=show_paths, show_folders=cards)
     paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
-    models = with_distinct_names([load_model(path) for path in paths])
+    read = [load_model(path) for path in paths]
+    models = with_distinct_names(read)
     if cards:
-        _require_own_names(paths, models, "--cards")
+        _require_own_names(read, models, "--cards")
     options = BackendOptions(threads=threads)
     choices = {one.spec.name: choose_backend(backend, one, options) for one in models}
     for name, choice in choices.items():
@@ -213,15 +217,13 @@ def evaluate(
     print_failures(reading)
 
 
-def _require_own_names(paths: list[Path], models: list[Any], option: str) -> None:
+def _require_own_names(read: list[ModelFile], models: list[ModelFile], option: str) -> None:
     """Refuse to write into files what was measured under names that are not theirs."""
-    from kspacesr_rt.model.file import load_model
-
-    for path, one in zip(paths, models, strict=True):
-        name = load_model(path).spec.name
-        if name != one.spec.name:
+    for own, one in zip(read, models, strict=True):
+        if own.spec.name != one.spec.name:
             raise InputError(
-                f"{option} of several models that are called '{name}' cannot tell them apart",
+                f"{option} of several models that are called '{own.spec.name}' cannot tell them "
+                "apart",
                 hint="judge each in a run of its own",
             )
 
@@ -259,9 +261,10 @@ def trust(
 
     reading = Reading(show_paths=show_paths, show_folders=bool(calibrate_on))
     paths = [resolve_model(name, upscale=None) for name in model or list(shipped_models())]
-    models = with_distinct_names([load_model(path) for path in paths])
+    read = [load_model(path) for path in paths]
+    models = with_distinct_names(read)
     if calibrate_on:
-        _require_own_names(paths, models, "--calibrate-on")
+        _require_own_names(read, models, "--calibrate-on")
     stated = {}
     if not calibrate_on:  # a file without is refused before minutes are spent
         stated = {one.spec.name: TrustCalibration.of(one.spec) for one in models}

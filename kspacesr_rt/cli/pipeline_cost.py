@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from kspacesr_rt.cli.benchmarks import bench_app
 from kspacesr_rt.cli.options import AsJson, ConfigFile, Quiet, ShowPaths
 from kspacesr_rt.cli.progress import progress_bar
 from kspacesr_rt.cli.shell import echo_json, print_text
+
+if TYPE_CHECKING:
+    from kspacesr_rt.bench.run.pipeline_cost import PipelineCost
+    from kspacesr_rt.bench.run.soak import Soak
 
 
 @bench_app.command()
@@ -36,7 +40,6 @@ def pipeline(
 ) -> None:
     """Measure the way from DICOM to DICOM: processor time a slice by stage, beside a plain loop."""
     from kspacesr_rt.bench.run.pipeline_cost import PipelineOptions, measure_pipeline
-    from kspacesr_rt.system.files import replace_file
 
     options = PipelineOptions(
         backend=backend,
@@ -47,12 +50,7 @@ def pipeline(
     )
     with progress_bar("bench pipeline", quiet, lines=True) as update:
         cost = measure_pipeline(options, lambda step: update(None, None, step))
-    if output is not None:
-        replace_file(output, json.dumps(cost.to_dict(), indent=1).encode())
-    if as_json:
-        echo_json(cost.to_dict())
-    elif not quiet:
-        print_text(cost.as_text())
+    _tell(cost, output, as_json=as_json, quiet=quiet)
 
 
 @bench_app.command()
@@ -74,14 +72,20 @@ def soak(
     """
     from kspacesr_rt.bench.run.soak import SoakOptions
     from kspacesr_rt.bench.run.soak import soak as run_soak
-    from kspacesr_rt.system.files import replace_file
 
     options = SoakOptions(slices=slices, matrix=matrix, processes=processes)
     with progress_bar("bench soak", quiet, lines=True) as update:
         result = run_soak(options, lambda step: update(None, None, step))
+    _tell(result, output, as_json=as_json, quiet=quiet)
+
+
+def _tell(found: PipelineCost | Soak, output: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Write and print what was measured."""
+    from kspacesr_rt.system.files import replace_file
+
     if output is not None:
-        replace_file(output, json.dumps(result.to_dict(), indent=1).encode())
+        replace_file(output, json.dumps(found.to_dict(), indent=1).encode())
     if as_json:
-        echo_json(result.to_dict())
+        echo_json(found.to_dict())
     elif not quiet:
-        print_text(result.as_text())
+        print_text(found.as_text())

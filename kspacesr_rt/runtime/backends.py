@@ -17,6 +17,7 @@ from kspacesr_rt.model.spec import INTERPOLATED_USE, ModelSpec
 from kspacesr_rt.runtime.plugin_backend import open_plugin
 from kspacesr_rt.runtime.plugins import find_plugins
 from kspacesr_rt.runtime.protocol import (
+    NOT_LOADED,
     Backend,
     BackendInfo,
     BackendOptions,
@@ -45,8 +46,6 @@ __all__ = [
     "require_batch",
     "run_failure",
 ]
-NOT_LOADED = "it may be of a later ONNX than the runtime: take a newer runtime, or export it again"
-"""What to do about a model file that is sound, and that a runtime does not load."""
 
 ZERO_FILL: Final = "zero-fill"
 """The baseline that every model must beat, and what stands in for one."""
