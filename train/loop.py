@@ -146,7 +146,7 @@ def train(
         latest = run.validate(validation) if run.ranks.first else None
         run.save(latest, row=True)
     with deferred_signals() as stop_requested:
-        while run.step < options.steps:
+        while run.step < options.steps and not run.out_of_patience:
             run.advance()
             stopping = run.ranks.any(bool(stop_requested()))
             due = run.step % options.validate_every == 0 or run.step == options.steps
@@ -171,6 +171,13 @@ def train(
                     )
                 )
             if stopping:
+                break
+            if run.ranks.any(run.out_of_patience):
+                if on_note is not None and run.ranks.first:
+                    on_note(
+                        f"ends after {run.step} steps: the last {options.patience} validations "
+                        "brought nothing better"
+                    )
                 break
     return run.spec
 
@@ -235,6 +242,7 @@ class _Run:
         self.origin = ""
         self.best_db = -math.inf
         self.judged_on = ""  # digest of the slices that `best_db` is of
+        self.since_best = 0  # validations
         self.means: dict[str, float] = {"loss": math.nan}
         self.seconds = 0.0
         self._since = time.monotonic()
@@ -318,6 +326,11 @@ class _Run:
         return time.monotonic() - self._since
 
     @property
+    def out_of_patience(self) -> bool:
+        """Whether too many validations brought nothing better; rank 0 alone validates."""
+        return 0 < self.options.patience <= self.since_best
+
+    @property
     def best(self) -> Path:
         """Checkpoint of the weights that were best so far."""
         return self.output.with_name(f"{self.output.stem}-best.pt")
@@ -333,8 +346,9 @@ class _Run:
             device=self.device,
         )
         self.judged_on = _digest(validation)
+        self.since_best += 1
         if (decides := _deciding_db(found)) > self.best_db:
-            self.best_db = decides
+            self.best_db, self.since_best = decides, 0
             weights, state = self.averaged.state_dict(), {"step": self.step}
             save_checkpoint(self.best, self.stated(), weights, state)
         return found
@@ -378,6 +392,7 @@ class _Run:
                 "seconds": self.seconds,
                 "best_db": self.best_db,
                 "judged_on": self.judged_on,
+                "since_best": self.since_best,
                 "options": self.options.identity(),
                 "origin": self.origin,
             }
@@ -421,8 +436,9 @@ class _Run:
         self.step, self.seconds = int(training["step"]), float(training["seconds"])
         self.best_db = float(training.get("best_db", -math.inf))
         self.judged_on = str(training.get("judged_on", ""))
+        self.since_best = int(training.get("since_best", 0))
         if validation and self.ranks.first and self.judged_on != _digest(validation):
-            self.best_db = -math.inf
+            self.best_db, self.since_best = -math.inf, 0
             if self.best.exists():
                 kept = load_checkpoint(self.best).generator.to(self.device)
                 found = validation_quality(

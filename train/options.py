@@ -25,7 +25,7 @@ Schedule = Literal["cosine", "flat"]
 FLAT_UNTIL = 0.8
 """Share of the steps that a flat schedule stays at its peak."""
 
-FREE = ("name", "training", "licence", "attribution", "validate_every", "val_size")
+FREE = ("name", "training", "licence", "attribution", "validate_every", "val_size", "patience")
 """Options that a resumed run may change: they leave every weight as it is."""
 
 WARM_UP_STEPS = 200
@@ -113,6 +113,8 @@ class TrainingOptions:
     """Steps between validations, checkpoints and CSV rows; with `epochs`, an epoch."""
     val_size: int = 0
     """Validation slices in all; 0: a few of each series. `evaluate` judges whole series."""
+    patience: int = 0
+    """Validations in a row without a better one, after which a run ends; 0: it goes on."""
     random_state: int = 0
     """Seed of every random choice."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -168,8 +170,8 @@ class TrainingOptions:
             raise InputError(
                 "steps, batch, validate_every and width must be at least 1, matrix at least 0"
             )
-        if min(self.epochs, self.random_subset, self.val_size) < 0:
-            raise InputError("epochs, random_subset and val_size must not be negative")
+        if min(self.epochs, self.random_subset, self.val_size, self.patience) < 0:
+            raise InputError("epochs, random_subset, val_size and patience must not be negative")
 
     @property
     def loss_weights(self) -> LossWeights:

@@ -90,7 +90,7 @@ def train_from_folders(
     TrainingDataError
         If a folder holds nothing to train on, or too few patients to hold any out.
     InputError
-        If k-space is named for a network of images.
+        If k-space is named for a network of images, or patience without anything to validate on.
     CheckpointError
         If a resumed checkpoint belongs to another run.
     OutputError
@@ -129,6 +129,11 @@ def train_from_folders(
                 series, share=options.held_out, random_state=options.random_state
             )
             val_slices = validation_slices(held, options.val_size)
+        if options.patience and not val_slices:
+            raise InputError(
+                "patience counts validations, and there are none",
+                hint="name --validation folders or a share of patients with --held-out",
+            )
         n_slices = round(sum(len(one.slices) * one.weight for one in series))
         resolved = options.resolved(n_slices, ranks=ranks.count)
         if ranks.first:

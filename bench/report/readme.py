@@ -121,16 +121,23 @@ def seed_table(result: dict[str, Any]) -> str:
     """Return `kspacesr-rt seed-table --json` as Markdown: means, every convention, the verdict."""
     rows = _rows(result)
     budget = result["budget"]
+    hours = budget.get("core_hours", 0.0)
+    spent = f"{hours:g} hours of one core" if hours else f"{budget['steps']} steps"
     lines = [
-        "SR_kspace's methods and ours, each trained from scratch on the same slices with "
-        f"{budget['steps']} steps of {budget['batch']}, {budget['width']} channels, "
-        f"lr {budget['lr']}, LR by `{budget['degradation']}`: equal and small budgets, so the rows "
-        "compare with each other and not with the shipped models.",
+        f"SR_kspace's methods and ours, each trained from scratch on the same slices for {spent}, "
+        f"{budget['batch']} slices a step, {budget['width']} channels, lr {budget['lr']}, LR by "
+        f"`{budget['degradation']}`: equal and small budgets, so the rows compare with each other "
+        "and not with the shipped models.",
         "",
         as_text(rows, series=False),
         "",
         *(f"- {sentence}" for sentence in result["verdict"]),
     ]
+    if trained := result.get("trained"):
+        done = ", ".join(
+            f"{one['method']} x{one['upscale']} {one['steps']} ({one['judged']})" for one in trained
+        )
+        lines += ["", f"Steps done, and the step whose weights are judged: {done}."]
     origin = _origin(result, SEED_FILE)
     return "\n".join(
         [*lines, "", f"(`kspacesr-rt seed-table DATA --judge-on OTHER --json`; {origin})"]

@@ -38,6 +38,11 @@ UNMEASURED: Final = typer.Option(
 PRECISION: Final = typer.Option(rich_help_panel=TRAINING, help="What training computes in.")
 RANDOM_STATE: Final = typer.Option(rich_help_panel=TRAINING, help="Seed of every random choice.")
 PEAK_RATE: Final = typer.Option(rich_help_panel=TRAINING, help="Peak learning rate.")
+PATIENCE: Final = typer.Option(
+    min=0,
+    rich_help_panel=TRAINING,
+    help="Validations without a better one, after which a run ends; 0: never.",
+)
 VggWeights = Annotated[
     Path | None,
     typer.Option(
@@ -216,6 +221,7 @@ def train(
     validate_every: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=TRAINING, help="Steps between.")
     ] = None,
+    patience: Annotated[int | None, PATIENCE] = None,
     random_state: Annotated[int | None, RANDOM_STATE] = None,
     images: Annotated[
         bool, typer.Option(rich_help_panel=TRAINING, help="Draw HR, SR, difference at validations.")
@@ -275,6 +281,7 @@ def train(
             "precision": precision,
             "compile": compiled,
             "validate_every": validate_every,
+            "patience": patience,
             "random_state": random_state,
         },
         as_shipped=as_shipped,
@@ -322,9 +329,26 @@ def seed_table(
     upscale: Annotated[
         list[int] | None, typer.Option(min=2, rich_help_panel=NETWORK, help="Default: 2 and 4.")
     ] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            rich_help_panel=DATA,
+            help="Folders that pick the best weights of each row; without, its last are judged.",
+        ),
+    ] = None,
     steps: Annotated[
         int, typer.Option(min=1, rich_help_panel=TRAINING, help="Optimiser steps of each row.")
     ] = 2000,
+    core_hours: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            rich_help_panel=TRAINING,
+            help="Instead: as many steps as take each row these hours of one core.",
+        ),
+    ] = 0.0,
+    patience: Annotated[int, PATIENCE] = 0,
     batch: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING, help="Slices a step.")] = 4,
     width: Annotated[
         int, typer.Option(min=1, rich_help_panel=NETWORK, help="Channels of each generator.")
@@ -354,6 +378,8 @@ def seed_table(
 
     budget = Budget(
         steps=steps,
+        core_hours=core_hours,
+        patience=patience,
         batch=batch,
         lr=lr,
         width=width,
@@ -363,10 +389,11 @@ def seed_table(
         rim=rim,
     )
     reading = Reading(show_paths=show_paths)
-    rows = train_and_evaluate(
+    found = train_and_evaluate(
         data,
         judge_on,
         work,
+        validation=validation,
         upscales=tuple(upscale or (2, 4)),
         budget=budget,
         settings=RunSettings(device=device, threads=threads, cache=cache, vgg_weights=vgg_weights),
@@ -378,11 +405,12 @@ def seed_table(
             {
                 "environment": environment(),
                 "budget": dataclasses.asdict(budget),
-                "rows": [dataclasses.asdict(row) for row in rows],
-                "verdict": verdict(rows),
+                "trained": [dataclasses.asdict(row) for row in found.trained],
+                "rows": [dataclasses.asdict(row) for row in found.rows],
+                "verdict": verdict(found.rows),
                 **failures_json(reading),
             }
         )
     else:
-        print_text(table(rows, series=per_series))
+        print_text(table(found.rows, series=per_series))
     print_failures(reading)

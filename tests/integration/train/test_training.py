@@ -1111,3 +1111,35 @@ def test_a_broken_dicom_slice_is_named_and_not_left_out(tmp_path):
         list(read_volumes(tmp_path))
     broken.unlink()
     assert [len(volume.slices) for volume in read_volumes(tmp_path)] == [2]
+
+
+# --- patience -------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_when_validation_no_longer_improves(series, tmp_path):
+    """At a rate that ruins the weights; the best stay, and going on adds nothing."""
+    options = dataclasses.replace(TINY, steps=40, lr=10.0, validate_every=2, patience=3, ema=0.0)
+    notes = []
+    output = tmp_path / "run.pt"
+    held = [one.astype(np.float32) for one in phantoms(1)]
+    train(options, series, output, validation=held, on_note=notes.append)
+    rows = rows_of(output.with_suffix(".csv"))
+    figures = [float(row["tissue_psnr_db"]) for row in rows]
+    best = figures.index(max(figures))
+    assert len(figures) == best + 1 + 3 < 20
+    assert f"ends after {rows[-1]['step']} steps" in notes[-1]
+    assert read_document(tmp_path / "run-best.pt")["training"]["step"] == 2 * (best + 1)
+    train(options, series, output, validation=held, resume=True)
+    assert rows_of(output.with_suffix(".csv")) == rows
+    longer = dataclasses.replace(options, patience=4)
+    train(longer, series, output, validation=held, resume=True)
+    assert len(rows_of(output.with_suffix(".csv"))) > len(rows)
+
+
+def test_patience_needs_something_to_judge_by(folder, tmp_path):
+    """Else it would never end anything, silently."""
+    options = dataclasses.replace(TINY, patience=2)
+    with pytest.raises(InputError, match="patience counts validations") as told:
+        train_from_folders([folder], tmp_path / "run.pt", options)
+    assert "--validation" in str(told.value.hint)
+    assert not (tmp_path / "run.pt").exists()

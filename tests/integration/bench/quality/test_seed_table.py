@@ -13,6 +13,7 @@ from kspacesr_rt.bench.quality import seed_table
 from kspacesr_rt.bench.quality.evaluation import QualityRow
 from kspacesr_rt.bench.quality.seed_table import (
     Budget,
+    TrainedRow,
     table,
     train_and_evaluate,
     trained_rows,
@@ -25,6 +26,7 @@ from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.quality.metrics import CONVENTIONS, Quality
 from kspacesr_rt.train.losses import SEED_WEIGHTS
 from kspacesr_rt.train.run import RunSettings
+from kspacesr_rt.train.untrusted_checkpoint import read_document
 
 METHODS = ("zero-fill", "bicubic", "SRResNet", "SRGAN", "k-space net", "dc-residual")
 TINY = Budget(steps=2, batch=2, width=4)
@@ -61,16 +63,17 @@ def judged(folders, tmp_path_factory):
     """Train the whole table for two steps a row."""
     work = tmp_path_factory.mktemp("work")
     notes = []
-    rows = train_and_evaluate(
+    found = train_and_evaluate(
         [folders[0]], [folders[1]], work, upscales=(2,), budget=TINY,
         settings=RunSettings(device="cpu", threads=1), on_note=notes.append,
     )  # fmt: skip
-    return rows, notes, work
+    return found, notes, work
 
 
 def test_the_table_has_every_method_under_every_convention(judged):
     """Bicubic and zero-fill too; each trained row was exported through the gate first."""
-    rows, notes, work = judged
+    found, notes, work = judged
+    rows = found.rows
     assert {(row.method, row.convention) for row in rows} == {
         (method, convention) for method in METHODS for convention in CONVENTIONS
     }
@@ -84,28 +87,64 @@ def test_the_table_has_every_method_under_every_convention(judged):
 
 def test_a_table_that_was_interrupted_goes_on(judged, folders):
     """Checkpoints that are complete are not trained again."""
-    rows, _, work = judged
+    found, _, work = judged
     before = {path: path.stat().st_mtime_ns for path in work.glob("*.pt")}
     again = train_and_evaluate(
         [folders[0]], [folders[1]], work, upscales=(2,), budget=TINY,
         settings=RunSettings(device="cpu", threads=1),
     )  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in work.glob("*.pt")} == before
-    assert again == rows
+    assert again == found
 
 
-@pytest.mark.parametrize(("kspace_ssim", "word"), [(0.91, " beats "), (0.89, "does not beat")])
-def test_the_verdict_can_be_no(kspace_ssim, word):
-    """The seed's claim is put to the test, not repeated."""
+def test_a_row_tells_what_it_got(judged):
+    """Without validation the last weights are judged."""
+    found, _, _ = judged
+    assert found.trained == [
+        TrainedRow(method=method, upscale=2, planned=2, steps=2, judged=2) for method in METHODS[2:]
+    ]
+
+
+def test_time_decides_the_steps_and_validation_the_weights(folders, tmp_path, monkeypatch):
+    """An hour is the same for every row, whatever its network costs; a second start keeps them."""
+    monkeypatch.setattr(seed_table, "trained_rows", lambda *_: trained_rows(2, TINY)[3:])
+    budget = dataclasses.replace(TINY, core_hours=1e-4, patience=2, lr=0.3)
+
+    def run(budget):
+        return train_and_evaluate(
+            [folders[0]], [folders[1]], tmp_path, validation=[folders[1]], upscales=(2,),
+            budget=budget, settings=RunSettings(device="cpu", threads=1),
+        )  # fmt: skip
+
+    found = run(budget)
+    (row,) = found.trained
+    planned = json.loads((tmp_path / "steps.json").read_text())
+    assert planned == {"dc-residual-x2": {"core_hours": 1e-4, "steps": row.planned}}
+    assert 1 <= row.judged <= row.steps <= row.planned
+    monkeypatch.setattr(seed_table, "TRIED", 0)  # a second trial would fail
+    assert run(budget) == found
+    best = read_document(tmp_path / "dc-residual-x2-best.pt")["training"]["step"]
+    assert row.judged == best
+
+
+@pytest.mark.parametrize(
+    ("kspace_ssim", "word"), [(0.93, " has "), (0.91, "does not have"), (0.89, "does not have")]
+)
+@pytest.mark.parametrize("convention", ["slice-range1", "tissue"])
+def test_the_verdict_can_be_no(kspace_ssim, word, convention):
+    """The seed's claim is put to the test, not repeated: highest of all its methods."""
     rows = [
         QualityRow(
-            data="d", series="s", method=method, upscale=2, n_slices=1,
+            data="d", series="s", method=method, upscale=2, n_slices=1, convention=convention,
             quality=Quality(mae=0.01, psnr_db=30.0, ssim=ssim),
         )
-        for method, ssim in (("SRResNet", 0.9), ("k-space net", kspace_ssim), ("zero-fill", 0.8))
+        for method, ssim in (
+            ("SRResNet", 0.9), ("SRGAN", 0.92), ("k-space net", kspace_ssim), ("zero-fill", 0.99)
+        )
     ]  # fmt: skip
     (sentence,) = verdict(rows)
     assert word in sentence
+    assert f"({kspace_ssim:.4f}; SRResNet 0.9000, SRGAN 0.9200)" in sentence
     assert sentence in table(rows)
 
 
@@ -127,7 +166,8 @@ def test_the_command_prints_json_that_the_readme_renders(folders, tmp_path):
     document = json.loads(result.stdout)
     assert document["budget"]["steps"] == 1
     text = readme.seed_table(document)
-    assert "1 steps of 1, 4 channels" in text
+    assert "for 1 steps, 1 slices a step, 4 channels" in text
+    assert "Steps done, and the step whose weights are judged: SRResNet x4 1 (1)" in text
     assert document["verdict"][0] in text
     assert text.count("| x4 | ") == len(METHODS) * len(CONVENTIONS)
 
