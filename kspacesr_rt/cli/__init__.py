@@ -7,6 +7,7 @@ from typing import Any
 
 from kspacesr_rt.cli import streams
 from kspacesr_rt.errors import OutputError
+from kspacesr_rt.system.heap import keep_freed_memory
 from kspacesr_rt.system.interruption import (
     TerminatedError,
     install_signal_handlers,
@@ -19,6 +20,7 @@ def main() -> None:
     streams.make_usable()
     streams.hide_quoting_warnings()
     install_signal_handlers()
+    keep_freed_memory()
     try:
         from kspacesr_rt.cli.commands import app  # takes a while: signals are looked after by now
 

@@ -48,6 +48,7 @@ from kspacesr_rt.pipeline.slice_processes.messages import (
 from kspacesr_rt.pipeline.slice_work import MadeOutput, SliceSettings, SliceWork
 from kspacesr_rt.pipeline.stage_timer import StageTimer
 from kspacesr_rt.pipeline.survey import survey_series
+from kspacesr_rt.system.heap import keep_freed_memory
 
 SERIES_KEPT: Final = 8
 """Series whose settings and headers are known at a time."""
@@ -219,6 +220,7 @@ def main(link: int, lifeline: int, samples: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     _end_with(lifeline)
+    keep_freed_memory()
     nothing = os.open(os.devnull, os.O_WRONLY)
     worker = _Worker(socket.socket(fileno=link), SharedSamples(samples))
     os.dup2(nothing, 2)  # what libraries print may quote values
