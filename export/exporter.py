@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from kspacesr_rt.conversion.convert import runtime_for
 from kspacesr_rt.conversion.parity import Run
 from kspacesr_rt.conversion.proof import Reference, prove, require_free, stamped
 from kspacesr_rt.export.exported import Exported
@@ -18,6 +19,7 @@ from kspacesr_rt.export.module_precision import at_precision
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.file import ModelFile, parse_model
 from kspacesr_rt.model.spec import DataConsistency, Lowering, ModelSpec, Precision
+from kspacesr_rt.runtime.suited_models import require_suited_to
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.train.checkpoint import Checkpoint, SpecOverrides, load_checkpoint
 
@@ -40,8 +42,8 @@ def export_model(
     lowering: Lowering = "gemm",
     precision: Precision = "fp32",
     calibration: Sequence[Path] = (),
-    runtime: str = "ort-cpu",
-    backend: str = "ort-cpu",
+    runtime: str | None = None,
+    backend: str | None = None,
     name: str | None = None,
     data_consistency: DataConsistency | None = None,
     stated: SpecOverrides | None = None,
@@ -63,9 +65,11 @@ def export_model(
     calibration
         Folders of images that 8-bit ranges are taken from; none means the shipped sample.
     runtime
-        What the model is made for; decides which values an int8 model rounds.
+        What the model is made for; decides which values an int8 model rounds. None: OpenVINO for
+        bf16, ONNX Runtime for the others.
     backend
-        Which backend the gate runs the model on.
+        Which backend the gate runs the model on. None: OpenVINO for bf16, ONNX Runtime's CPU
+        provider for the others.
     name, data_consistency, stated
         Override what the checkpoint says.
     force
@@ -77,6 +81,8 @@ def export_model(
     ------
     CheckpointError, ExportError
         If the checkpoint cannot be read or lowered.
+    BackendUnavailableError
+        If the runtime takes no such model, or the gate's backend cannot run here.
     ParityError
         If the gate says no, or the model answers elsewhere than it says; no file is left.
     OutputError
@@ -105,6 +111,9 @@ def export_model(
     loaded = load_checkpoint(
         Path(checkpoint), name=name, data_consistency=data_consistency, stated=stated
     )
+    runtime, backend = runtime or runtime_for(precision), backend or runtime_for(precision)
+    planned = dataclasses.replace(loaded.spec, precision=precision, lowering=lowering)
+    require_suited_to(runtime, backend, None, planned)
     if loaded.spec.input == "kspace":
         return at_precision(
             precision,

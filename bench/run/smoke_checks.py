@@ -29,7 +29,7 @@ from kspacesr_rt.runtime.ort_webgpu import NO_FP16_SHADERS
 from kspacesr_rt.runtime.self_test import REQUIRED_DB, verify_model
 from kspacesr_rt.system.energy import NoEnergy, open_meter
 from kspacesr_rt.system.gpu_driver import current_gpu
-from kspacesr_rt.system.gpu_models import find_gpu_model
+from kspacesr_rt.system.gpu_models import find_gpu_model, known_part
 from kspacesr_rt.system.gpu_state import gpu_facts, gpu_snapshot
 from kspacesr_rt.system.vulkan import adapters, adapters_text, every_adapter_is_software
 
@@ -122,7 +122,7 @@ class SmokeChecks:
         if self._backend == ON_ANY_GPU:
             return self._adapters()
         gpu = current_gpu()
-        model = find_gpu_model(_known_part(gpu.name))
+        model = find_gpu_model(known_part(gpu.name))
         return {
             "gpu": gpu.name,
             "sm": gpu.sm,
@@ -237,7 +237,7 @@ class SmokeChecks:
     def _estimate(self, precision: Precision) -> Estimate | None:
         if self._backend == ON_ANY_GPU:
             return None
-        model = find_gpu_model(_known_part(current_gpu().name))
+        model = find_gpu_model(known_part(current_gpu().name))
         if model is None:
             return None
         (choice,) = describe_targets([model.name], self._models[TIMED], TIMED_MATRIX)
@@ -349,12 +349,3 @@ def _pixels(folder: Path) -> dict[str, Any]:
 
     files = sorted(folder.rglob("*.dcm"))
     return {path.name: pydicom.dcmread(path).pixel_array.astype(np.int64) for path in files}
-
-
-def _known_part(name: str) -> str:
-    """Return a driver's name of a GPU without its variant: of ``H100 80GB HBM3``, the H100."""
-    words = name.replace("-", " ").split()
-    for end in range(len(words), 0, -1):
-        if find_gpu_model(" ".join(words[:end])) is not None:
-            return " ".join(words[:end])
-    return name

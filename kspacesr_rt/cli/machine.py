@@ -86,7 +86,7 @@ def targets(
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """List GPUs by name: what runs there, and what a model would cost at best, as an estimate."""
+    """List GPUs by name: what runs there, and the least time a model could take, an estimate."""
     from kspacesr_rt.model.file import load_model, resolve_model
     from kspacesr_rt.runtime.gpu_targets import describe_targets, targets_text
 

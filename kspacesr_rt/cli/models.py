@@ -176,12 +176,13 @@ def export(
         typer.Option(rich_help_panel=MODEL, help="How the FFT layers are lowered."),
     ] = "auto",
     runtime: Annotated[
-        TargetRuntime,
+        TargetRuntime | None,
         typer.Option(
             rich_help_panel=MODEL,
-            help="What it is made for; decides `--fft auto` and what int8 rounds.",
+            help="What it is made for; decides `--fft auto` and what int8 rounds. Default: "
+            "openvino for bf16, else ort-cpu.",
         ),
-    ] = "ort-cpu",
+    ] = None,
     gpu: TargetGpu = None,
     inline: Annotated[
         bool,
@@ -229,7 +230,14 @@ def export(
         ),
     ] = None,
     name: NewName = None,
-    backend: BackendName = "ort-cpu",
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            rich_help_panel=CHECKS,
+            help="What the gate runs it on; default: openvino for bf16, else ort-cpu.",
+        ),
+    ] = None,
     report: GateReport = None,
     force: Force = False,
     show_paths: ShowPaths = False,
@@ -245,15 +253,23 @@ def export(
             echo_json(made)
         return
     output = require_output(source, output, triton, matrix)
+    from kspacesr_rt.conversion.convert import runtime_for
     from kspacesr_rt.conversion.flat_file import flatten_model
     from kspacesr_rt.conversion.lowering_choice import choose_lowering
     from kspacesr_rt.export.exporter import export_model
     from kspacesr_rt.export.network_factories import is_factory
     from kspacesr_rt.model.file import load_model
+    from kspacesr_rt.runtime.suited_models import PlannedModel, require_suited_to
     from kspacesr_rt.system.progress_messages import on_step
     from kspacesr_rt.train.checkpoint import SpecOverrides
 
-    choice = choose_lowering(fft, runtime, gpu)
+    made_for = runtime or runtime_for(precision)
+    proved_on = backend or runtime_for(precision)
+    choice = choose_lowering(fft, made_for, gpu)
+    planned = PlannedModel(
+        name=name or output.stem, precision=precision, lowering=choice.lowering, input=input_kind
+    )
+    require_suited_to(made_for, proved_on, gpu, planned)
     own: dict[str, Any] = {
         "multiple": multiple,
         "fixed_matrix": matrix_of(fixed_matrix),
@@ -278,7 +294,7 @@ def export(
                 "data_consistency": data_consistency or "none",
                 "output_grid": grid,
                 "lowering": choice.lowering,
-                "backend": backend,
+                "backend": runtime_for("fp32") if backend is None else backend,
                 "force": force,
                 "report_file": report,
             },
@@ -288,7 +304,7 @@ def export(
             on_step(lambda step: update(None, None, step)),
         ):
             exported = network.exported(
-                output, precision, runtime=runtime, gpu=gpu, calibration=calibration or ()
+                output, precision, runtime=made_for, gpu=gpu, calibration=calibration or ()
             )
     else:
         require_checkpoint(
@@ -301,8 +317,8 @@ def export(
             lowering=choice.lowering,
             precision=precision,
             calibration=calibration or (),
-            runtime=runtime,
-            backend=backend,
+            runtime=made_for,
+            backend=proved_on,
             stated=SpecOverrides(
                 name=name,
                 data_consistency=data_consistency,
@@ -318,7 +334,7 @@ def export(
         print_text(f"warning: {note}", err=True)
     if inline:
         flat = output.with_suffix(".flat.onnx")
-        flatten_model(load_model(exported.path), flat, backend=backend, force=force)
+        flatten_model(load_model(exported.path), flat, backend=proved_on, force=force)
     repository = {}
     if triton is not None:
         repository = write_repository(

@@ -28,6 +28,7 @@ from kspacesr_rt.model.file import ModelFile, load_model, parse_model, resolve_m
 from kspacesr_rt.model.spec import Lowering, ModelSpec, Precision
 from kspacesr_rt.runtime.backends import BACKENDS, require_available
 from kspacesr_rt.runtime.self_test import require_verified, verify_model
+from kspacesr_rt.runtime.suited_models import require_suited_to
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.progress_messages import report_step
 
@@ -36,6 +37,12 @@ REFERENCE_BACKEND = "ort-cpu"
 RUNTIME_OF: dict[Precision, str] = {"bf16": "openvino"}
 """Precision to the runtime a file is made for if none is named; `REFERENCE_BACKEND` otherwise.
 ONNX Runtime has no bf16 kernels on a CPU."""
+
+
+def runtime_for(precision: Precision) -> str:
+    """Return what a file is made for, and proved on, where nobody says so."""
+    return RUNTIME_OF.get(precision, REFERENCE_BACKEND)
+
 
 AskedLowering = Literal["keep", "auto", "gemm", "conv", "dft", "dynamic"]
 
@@ -112,7 +119,8 @@ def convert_model(
     InputError, ModelFileError, ExportError
         If the model cannot be used, is not in fp32, or would not change.
     BackendUnavailableError
-        If a backend that is needed cannot run here.
+        If the runtime, or its GPU, takes no such model, or a backend that is needed cannot run
+        here.
     ParityError
         If the gate says no; no file is left.
     OutputError
@@ -132,11 +140,12 @@ def convert_model(
     if output.exists() and output.samefile(path):
         raise InputError(f"{output} is the model itself", hint="name another file with -o")
     source = load_model(path)
-    runtime = runtime or RUNTIME_OF.get(precision, REFERENCE_BACKEND)
+    runtime = runtime or runtime_for(precision)
     usable = BACKENDS[runtime].why_not() is None if runtime in BACKENDS else False
-    # bf16 runs nowhere else on a CPU: there the error says what to install.
-    here = runtime if usable or precision == "bf16" else REFERENCE_BACKEND
+    here = runtime if usable else runtime_for(precision)
     chosen, reason = _lowering_of(source, lowering, runtime, gpu)
+    made = dataclasses.replace(source.spec, precision=precision, lowering=chosen)
+    require_suited_to(runtime, backend or here, gpu, made)
     proved = converted(
         source,
         precision,

@@ -44,7 +44,8 @@ from kspacesr_rt.model.file import (
 from kspacesr_rt.model.slice_arrays import network_input, result_image
 from kspacesr_rt.model.spec import METADATA_KEY, ModelSpec, Precision, Provenance
 from kspacesr_rt.runtime.backends import open_backend
-from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF, precision_notes, require_suited
+from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF, precision_notes
+from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.runtime.tensorrt.requirements import precision_notes as engine_notes
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.output_time import output_time
@@ -153,8 +154,8 @@ def prove(
     proto, notes = wide.proto, dict(notes or {})
     remarks: tuple[str, ...] = ()
     spec = dataclasses.replace(wide.spec, precision=precision)
+    require_suited(runtime, spec)  # or the file would be made for what cannot run it
     if runtime in PROVIDER_OF:
-        require_suited(runtime, spec)  # or the file would be made for what cannot run it
         remarks = precision_notes(runtime, spec)
     else:
         remarks = engine_notes(runtime, precision)

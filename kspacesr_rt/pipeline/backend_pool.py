@@ -34,6 +34,7 @@ from kspacesr_rt.runtime.backends import (
     require_available,
 )
 from kspacesr_rt.runtime.selection import AUTO, BackendChoice, choose_backend, require_named
+from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.system.progress_messages import report_step
 
 if TYPE_CHECKING:
@@ -68,22 +69,25 @@ class BackendPool:
         InputError, ModelFileError, ModelSpecError
             If the options or the model cannot be used.
         BackendUnavailableError
-            If the backend cannot run here.
+            If the backend takes no such model, or cannot run here.
         """
         require_named(options.backend)
         self._choosing_s = 0.0
         started = time.perf_counter()
         tiered = options.tier != "exact"
-        known = require_available if here or tiered else backend_info
         self._options = options
         self._model: ModelFile | None = None
         self._search: TierSearch | None = None
         self._proved: set[Matrix] = set()
         self.tier_choice: TierChoice | None = None
         """What computes for the tier; None as long as that is not settled, and for ``exact``."""
-        if options.backend == AUTO or known(options.backend).model:
+        if options.backend == AUTO or backend_info(options.backend).model:
             self._model = _load(options)
             self.spec = self._model.spec
+            if options.backend != AUTO:
+                require_suited(options.backend, self.spec)
+                if tiered:
+                    require_available(options.backend)
             self.choice = (
                 choose_backend(
                     options.backend,

@@ -24,6 +24,7 @@ from kspacesr_rt.runtime.protocol import (
     require_batch,
     run_failure,
 )
+from kspacesr_rt.runtime.suited_models import require_suited
 
 if TYPE_CHECKING:
     from kspacesr_rt.model.binding import BoundModel
@@ -119,7 +120,7 @@ BACKENDS = {
             extra="tensorrt",
             on_gpu=True,
             on_nvidia=True,
-            probe="kspacesr_rt.system.gpu_driver:require_cuda",
+            probe="kspacesr_rt.runtime.tensorrt.targets:require_tensorrt_gpu",
         ),
         BackendInfo(
             "tensorrt-rtx",
@@ -212,8 +213,10 @@ def open_backend(
     InputError
         If no backend has that name, or it takes no model.
     BackendUnavailableError
-        If it cannot run here. No other backend is taken instead.
+        If it does not take such a model, or cannot run here. No other backend is taken instead.
     """
+    if not isinstance(model, ModelSpec):
+        require_suited(name, model.spec)
     info = require_available(name)
     if info.model == isinstance(model, ModelSpec):
         raise InputError(

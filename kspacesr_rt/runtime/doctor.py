@@ -116,9 +116,10 @@ def diagnose_machine() -> Diagnosis:
     backends = every_backend()
     usable = {name: info.why_not() for name, info in backends.items()}
     problems = _clashes(packages)
-    if GPU_PACKAGE in packages and not problems and (reason := usable["ort-cuda"]) is not None:
+    no_cuda = usable["ort-cuda"] if usable["ort-tensorrt"] is not None else None
+    if GPU_PACKAGE in packages and not problems and no_cuda is not None:
         problems.append(
-            f"'{GPU_PACKAGE}' is installed, but {reason}; {backends['ort-cuda'].hint()}"
+            f"'{GPU_PACKAGE}' is installed, but {no_cuda}; {backends['ort-cuda'].hint()}"
         )
     problems += left_out_plugins()
     problems += [info.fault for info in backends.values() if info.fault is not None]

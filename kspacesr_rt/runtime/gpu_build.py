@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from kspacesr_rt.errors import BackendUnavailableError, library_message
+from kspacesr_rt.runtime.gpu_capabilities import require_gpu
 from kspacesr_rt.runtime.ort_build import (
     CPU_PACKAGE,
     GPU_PACKAGE,
     reinstall_hint,
     require_build,
 )
-from kspacesr_rt.system.gpu_driver import current_gpu, require_driver
 from kspacesr_rt.system.interruption import deferred_signals
 
 REINSTALL = reinstall_hint("gpu", CPU_PACKAGE, GPU_PACKAGE)
@@ -57,21 +57,11 @@ def require_cuda_build() -> None:
     Raises
     ------
     BackendUnavailableError
-        If the GPU build, the driver, the GPU or a library is missing, or the CPU build is in the
-        way of the GPU build; the driver is named first, since without it a package is of no use.
+        If the GPU build, the driver, the GPU or a library is missing, the GPU is one that the
+        build has no kernels for, or the CPU build is in the way of the GPU build. The GPU is asked
+        for first: without one, a package is of no use.
     """
-    try:
-        require_build(GPU_PACKAGE, REINSTALL)
-    except BackendUnavailableError as no_build:
-        try:
-            require_driver()
-        except BackendUnavailableError as no_driver:
-            raise BackendUnavailableError(
-                str(no_driver), hint=f"{no_driver.hint}; then {no_build.hint}"
-            ) from no_build
-        raise
-    current_gpu()
-    require_libraries(CUDA_LIBRARIES)
+    _require_gpu_build("ort-cuda")
 
 
 def require_tensorrt_build() -> None:
@@ -80,10 +70,21 @@ def require_tensorrt_build() -> None:
     Raises
     ------
     BackendUnavailableError
-        As `require_cuda_build`, and if TensorRT 10 is missing.
+        As `require_cuda_build`, and if TensorRT 10 is missing. The engine needs no kernels of ONNX
+        Runtime's own.
     """
-    require_cuda_build()
+    _require_gpu_build("ort-tensorrt")
     require_libraries(TENSORRT_LIBRARIES)
+
+
+def _require_gpu_build(backend: str) -> None:
+    try:
+        require_build(GPU_PACKAGE, REINSTALL)
+    except BackendUnavailableError as no_build:
+        require_gpu(backend, then=no_build.hint)
+        raise
+    require_gpu(backend)
+    require_libraries(CUDA_LIBRARIES)
 
 
 def require_libraries(needed: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What runs on which GPU, what is built for it, and what a model could cost there at best.
+"""What runs on which GPU, what is built for it, and the least that a model could cost there.
 
 An estimate is no measurement: it is the roofline of each layer, from the data sheet's peaks, and a
 launch a layer. Real kernels take more.
@@ -22,23 +22,20 @@ from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.model.spec import Precision
+from kspacesr_rt.runtime.gpu_capabilities import RTX_TARGETS, backends_of
 from kspacesr_rt.runtime.tensorrt.requirements import TF32_PAYS
-from kspacesr_rt.runtime.tensorrt.targets import NO_FP32_PRODUCTS, RTX_TARGETS
+from kspacesr_rt.runtime.tensorrt.targets import NO_FP32_PRODUCTS
 from kspacesr_rt.system.gpu_driver import DRIVER_FLOOR
 from kspacesr_rt.system.gpu_models import GPU_MODELS, GpuModel, capability_of, find_gpu_model
 
-ORT_KERNELS = (75, 80, 86, 89, 90, 120)
-"""Compute capabilities that onnxruntime-gpu 1.31.1 holds kernels for; it has no code that a driver
-could translate for others. Later ones of a generation (121) run those of an earlier one (120)."""
 LAUNCH_S = 1e-6
 """From one kernel of a CUDA graph to the next."""
-ON_GPU = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-cuda", "ort-webgpu")
 ESTIMATED: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What one slice would cost at best."""
+    """The least that one slice could cost."""
 
     precision: Precision
     """Of the CNN."""
@@ -81,7 +78,7 @@ class GpuChoice:
 
 
 def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> list[GpuChoice]:
-    """Return what is chosen for GPUs, and what a model would cost there at best.
+    """Return what is chosen for GPUs, and the least that a model could cost there.
 
     Parameters
     ----------
@@ -116,25 +113,9 @@ def _model_of(name: str) -> GpuModel:
     sm = capability_of(name)
     alike = [gpu.name for gpu in GPU_MODELS.values() if gpu.sm == sm]
     raise InputError(
-        f"'{name}' is no GPU but a compute capability, which has no memory or rates of its own",
+        f"'{name}' is known by its compute capability sm{sm} alone, not by its memory and rates",
         hint=f"such are: {', '.join(alike)}" if alike else "kspacesr-rt targets lists names",
     )
-
-
-def backends_of(gpu: GpuModel) -> dict[str, str]:
-    """Return every GPU backend with why it is none on a GPU; empty where it is one."""
-    of_ort = "onnxruntime-gpu has no package for Jetson" if gpu.jetson else ""
-    kernels = any(sm // 10 == gpu.sm // 10 and sm <= gpu.sm for sm in ORT_KERNELS)
-    rtx = "" if gpu.sm in RTX_TARGETS else f"TensorRT-RTX builds nothing for {gpu.label}"
-    orin = "JetPack 6 has TensorRT 10.3, and 10.13 is needed" if gpu.sm == 87 else ""
-    return {
-        "tensorrt": orin,
-        "tensorrt-rtx": rtx,
-        "ort-tensorrt": of_ort,
-        "ort-cuda": of_ort
-        or ("" if kernels else f"onnxruntime-gpu has no kernels for {gpu.label}"),
-        "ort-webgpu": "onnxruntime-webgpu has no package for Linux on ARM" if gpu.jetson else "",
-    }
 
 
 def lowering_for(sm: int, runtime: str) -> str:
@@ -222,9 +203,10 @@ def targets_text(choices: Sequence[GpuChoice], model: str, matrix: Matrix) -> st
             "Backends there, the first one by auto:",
             *(f"  {', '.join(gpus)}: {listed}" for listed, gpus in there.items()),
             "",
-            f"Times are estimates, not measured: {model}, a slice of {matrix[0]} x {matrix[1]}, at "
-            "best, without copies, from data sheets: each layer's arithmetic or memory traffic, "
-            "and a microsecond a launch. FFT: its share in fp16, before a builder fuses layers.",
+            f"Times are estimates, not measured: {model}, a slice of {matrix[0]} x {matrix[1]}. "
+            "They are the least it could take: every layer at the data sheet's peak of arithmetic "
+            "or memory traffic, whichever takes longer, a microsecond a launch, no copies. Expect "
+            "more. FFT: its share in fp16, before a builder fuses layers.",
             f"Every one needs NVIDIA driver {DRIVER_FLOOR} or newer (CUDA 13). fp16 is the 16-bit "
             "path; 8 bits are no gain.",
             "AMD, Intel and Apple GPUs: ort-webgpu.",

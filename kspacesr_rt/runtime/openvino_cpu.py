@@ -36,8 +36,6 @@ from kspacesr_rt.system.cpu import saturates_int8
 from kspacesr_rt.system.interruption import deferred_signals
 
 DEVICE = "CPU"
-REFUSED = ("dft",)
-"""Lowerings that OpenVINO computes wrongly."""
 MATRIX_PRODUCTS = ("MatMul", "FullyConnected")
 """OpenVINO's names for what the FFT layers become; the CNN has none."""
 NARROW_TYPES = {
@@ -59,11 +57,6 @@ class OpenVinoBackend:
 
     def __init__(self, model: BoundModel, options: BackendOptions) -> None:
         self.spec = model.spec
-        if model.spec.lowering in REFUSED:
-            raise BackendUnavailableError(
-                f"OpenVINO computes FFT layers lowered as '{model.spec.lowering}' wrongly",
-                hint="export with --fft gemm",
-            )
         flat = flat_network(model, any_size=options.as_large)
         compiled = compile_network(flat, options)
         self.executed = executed_types(compiled)

@@ -32,7 +32,6 @@ from kspacesr_rt.runtime.ort_gpu_options import (
     engine_folder,
     precision_notes,
     provider_graph,
-    require_suited,
     tensorrt_options,
 )
 from kspacesr_rt.runtime.ort_placement import (
@@ -58,7 +57,6 @@ class OrtGpuBackend:
     """One session and its device buffers a batch size; batches of one size share a graph."""
 
     def __init__(self, name: str, model: BoundModel, options: BackendOptions) -> None:
-        require_suited(name, model.spec)
         self.spec = model.spec
         self._name = name
         self._runtime = _load_runtime(name)

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's GPU providers are given, and what models they are not given."""
+"""What ONNX Runtime's providers for NVIDIA GPUs are given."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 
-from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.graph.flat import flattened
 from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
 from kspacesr_rt.graph.right_hand_products import with_right_hand_constants
@@ -24,42 +23,6 @@ CUDA, TENSORRT, CPU = (
 )
 PROVIDER_OF = {"ort-cuda": CUDA, "ort-tensorrt": TENSORRT}
 EIGHT_BITS = ("int8", "fp8")
-
-
-def require_suited(name: str, spec: ModelSpec) -> None:
-    """Refuse a model that a provider has no kernels for, before it says so in its own words.
-
-    Raises
-    ------
-    BackendUnavailableError
-        For bf16 on the CUDA provider, which convolves it but has no LeakyRelu or DepthToSpace of
-        it; and for FFT layers that find their constants at run time, or as a DFT operator, which
-        it computes on the CPU.
-    """
-    if PROVIDER_OF[name] != CUDA:
-        return
-    if spec.precision == "bf16":
-        raise BackendUnavailableError(
-            f"ONNX Runtime's CUDA provider has no bf16 kernels for all of '{spec.name}'",
-            hint="export with --precision fp16; or take backend tensorrt",
-        )
-    require_layers_on_gpu("CUDA", spec)
-
-
-def require_layers_on_gpu(provider: str, spec: ModelSpec) -> None:
-    """Refuse FFT layers that ONNX Runtime would compute on the CPU beside a GPU.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If they find their constants at run time, or are a DFT operator.
-    """
-    if spec.lowering in ("dynamic", "dft"):
-        raise BackendUnavailableError(
-            f"ONNX Runtime's {provider} provider computes parts of '{spec.name}' on the CPU: its "
-            f"FFT layers are lowered as '{spec.lowering}'",
-            hint="export with --fft gemm",
-        )
 
 
 def precision_notes(name: str, spec: ModelSpec) -> tuple[str, ...]:

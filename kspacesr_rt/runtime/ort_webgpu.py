@@ -23,7 +23,6 @@ from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.runtime.backends import BackendOptions, require_batch
 from kspacesr_rt.runtime.gpu_memory import BatchLimit, OutOfGpuMemoryError
 from kspacesr_rt.runtime.ort_build import WEBGPU_REINSTALL
-from kspacesr_rt.runtime.ort_gpu_options import require_layers_on_gpu
 from kspacesr_rt.runtime.ort_placement import (
     RECORD_PLACEMENT,
     elsewhere_text,
@@ -31,6 +30,7 @@ from kspacesr_rt.runtime.ort_placement import (
     require_all_on,
     require_provider,
 )
+from kspacesr_rt.runtime.suited_models import CPU_NODES_VARIABLE
 from kspacesr_rt.system.interruption import deferred_signals
 from kspacesr_rt.system.vulkan import (
     DRIVER_HINT,
@@ -46,8 +46,6 @@ its name in ``providers=`` are ignored, also if they are nonsense (ONNX Runtime 
 OPTIONS = {"powerPreference": "high-performance"}
 """The rest stays as it is. With ``enableGraphCapture``, results that are bound to host memory stay
 zero, without an error (1.27)."""
-CPU_NODES_VARIABLE = "KSPACESR_RT_WEBGPU_CPU_NODES"
-"""At 1, nodes without a WebGPU kernel may run on the CPU; a report names them."""
 NO_MESSAGES = 4
 """ONNX Runtime's log level but for what ends the process."""
 _NO_ADAPTER = "Failed to get a WebGPU adapter"
@@ -68,7 +66,6 @@ class OrtWebGpuBackend:
     transfer_s = 0.0
 
     def __init__(self, model: BoundModel) -> None:
-        require_suited(model.spec)
         self.spec = model.spec
         self._limit = BatchLimit()
         content = with_webgpu_operators(flattened(model.proto)).SerializeToString()
@@ -104,23 +101,6 @@ class OrtWebGpuBackend:
 
     def __exit__(self, *exc: object) -> None:
         self._session = None
-
-
-def require_suited(spec: ModelSpec) -> None:
-    """Refuse a model that the provider has no kernels for, before it says so in its own words.
-
-    Raises
-    ------
-    BackendUnavailableError
-        For bf16, which WebGPU does not have; and for FFT layers that find their constants at run
-        time, or as a DFT operator, which would be computed on the CPU.
-    """
-    if spec.precision == "bf16":
-        raise BackendUnavailableError(
-            f"WebGPU has no bf16: '{spec.name}' cannot run on it",
-            hint="export with --precision fp16, or fp32",
-        )
-    require_layers_on_gpu("WebGPU", spec)
 
 
 def require_computed(given: FloatArray, result: FloatArray) -> None:

@@ -10,7 +10,7 @@ from typing import Final, Protocol, Self
 from kspacesr_rt.errors import BackendUnavailableError, InputError, ShapeError, first_line
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec
-from kspacesr_rt.system.gpu_driver import require_driver
+from kspacesr_rt.runtime.gpu_capabilities import require_gpu
 
 NOT_LOADED = "it may be of a later ONNX than the runtime: take a newer runtime, or export it again"
 """What to do about a model file that is sound, and that a runtime does not load."""
@@ -96,7 +96,7 @@ class BackendInfo:
     probe_hint: str | None = None
     """What to do if the machine lacks it."""
     on_nvidia: bool = False
-    """Whether it needs NVIDIA's driver, which comes first: without it a package is of no use."""
+    """Whether it needs a GPU of NVIDIA's, which comes first: without it a package is of no use."""
     package: str | None = None
     """Of a plug-in, filled in when it is found: name and version of the distribution it is from."""
     libraries: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class BackendInfo:
         if self.fault is not None:
             return self.fault
         missing = self._is_missing()
-        if (lacking := self._no_driver() if missing else self._lacking()) is not None:
+        if (lacking := self._no_gpu() if missing else self._lacking()) is not None:
             return f"backend '{self.name}' cannot run here: {lacking}"
         if missing:
             return f"backend '{self.name}' needs the package '{self.needs}', which is not installed"
@@ -127,18 +127,18 @@ class BackendInfo:
         if self.package is not None:
             return f"it comes from the package {self.package}, whose documentation should say"
         install = f"pip install 'kspacesr-rt[{self.extra}]'" if self.extra else None
-        if self._is_missing() and (no_driver := self._no_driver()) is not None:
-            return "; then ".join(part for part in (no_driver.hint, install) if part)
+        if self._is_missing() and (no_gpu := self._no_gpu(install)) is not None:
+            return no_gpu.hint
         return install
 
     def _is_missing(self) -> bool:
         return self.needs is not None and find_spec(self.needs) is None
 
-    def _no_driver(self) -> BackendUnavailableError | None:
-        """Ask for NVIDIA's driver, before a package is asked for."""
+    def _no_gpu(self, then: str | None = None) -> BackendUnavailableError | None:
+        """Ask for a GPU that it runs on, before a package is asked for."""
         if self.on_nvidia:
             try:
-                require_driver()
+                require_gpu(self.name, then=then)
             except BackendUnavailableError as exc:
                 return exc
         return None

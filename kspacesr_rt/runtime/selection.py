@@ -33,6 +33,7 @@ from kspacesr_rt.runtime.self_test_cache import (
     VerificationInputs,
     read_verification,
 )
+from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.system.progress_messages import report_step
 
 AUTO = "auto"
@@ -189,12 +190,14 @@ def choose_backend(
     InputError
         If no backend has that name.
     BackendUnavailableError
-        If the named backend cannot run here, or none gives the model's stored answer.
+        If the named backend does not take such a model or cannot run here, or none gives the
+        model's stored answer.
     ModelFileError
         If the model carries no known answer, and ``auto`` was asked for.
     """
     if name != AUTO:
         require_named(name)
+        require_suited(name, model.spec)  # before a package is asked for that could not run it
         require_available(name)
         return BackendChoice(asked=name, backend=name, reason="asked for")
     model.known_answer()  # a model without one is an error of the model, not of six backends

@@ -48,17 +48,6 @@ class Gpu:
     """Newest CUDA that its driver runs, such as ``13.0``."""
 
 
-def require_driver() -> None:
-    """Refuse a machine without NVIDIA's driver; quick, since no GPU is woken.
-
-    Raises
-    ------
-    BackendUnavailableError
-        If there is no driver, or it is older than `DRIVER_FLOOR`.
-    """
-    _newest_cuda(_driver())
-
-
 def current_gpu() -> Gpu:
     """Ask the driver for the first GPU.
 

@@ -73,9 +73,39 @@ GPU_MODELS = {
     )
 }
 """From NVIDIA's data sheets of each."""
+_BY_CAPABILITY = {
+    r"(gtx16|rtx20)\d\d(ti|super)*|titanrtx": 75,
+    r"rtx30\d\d(ti|super)*|rtxa\d000|a2|a16": 86,
+    r"a800": 80,
+    r"rtx40\d\d(ti|super)*|rtx\d000ada|l2|l20": 89,
+    r"gh200|h20|h800": 90,
+    r"b100|gb200": 100,
+    r"b300|gb300": 103,
+    r"rtx50\d\d(ti|super)*|rtxpro\d000(blackwell)?": 120,
+    r"gb10|dgxspark": 121,
+    r"v100|titanv": 70,
+    r"(jetson)?xavier(nx)?": 72,
+    r"p4|p40|gtx10\d\d(ti)?|titanxp?": 61,
+    r"p100": 60,
+    r"jetsontx2": 62,
+    r"m4|m40|m60|gtx9\d\d(ti)?": 52,
+    r"jetsonnano|jetsontx1": 53,
+    r"k40": 35,
+    r"k80": 37,
+}
+"""Pattern of further names to their compute capability, all that is known of them here [1]_.
+
+.. [1] NVIDIA, "CUDA GPU Compute Capability" and its page of legacy GPUs
+"""
 CAPABILITIES = tuple(sorted({gpu.sm for gpu in GPU_MODELS.values()} | {103, 121}))
 """Compute capabilities that CUDA 13 knows."""
+OLDEST = CAPABILITIES[0]
+"""The oldest of them; CUDA 13 dropped those before it, and TensorRT 10.13 with it."""
+OLDER_HINT = f"CUDA 13 and TensorRT begin with sm{OLDEST} (T4): on older GPUs take ort-webgpu"
+"""What to do about a GPU that is too old."""
 NAMES_HINT = "names such as L4, H100 or 'RTX 4090' are known, too: kspacesr-rt targets"
+_NEAR = 3
+"""Names that are offered for one that nobody knows."""
 
 
 def capability_of(text: str) -> int:
@@ -95,17 +125,58 @@ def capability_of(text: str) -> int:
     InputError
         If no GPU is called that, or CUDA 13 knows no such capability.
     """
-    if (found := find_gpu_model(text)) is not None:
-        return found.sm
-    number = re.fullmatch(r"sm(\d{2,3})", text.strip().lower())
-    if number is not None and int(number[1]) in CAPABILITIES:
-        return int(number[1])
+    sm = _capability(text)
+    if sm in CAPABILITIES:
+        return sm
+    if sm is not None and sm < OLDEST:
+        is_number = _number(text) is not None
+        older = OLDER_HINT if is_number else f"that is sm{sm}: {OLDER_HINT}"
+        raise InputError(
+            f"no GPU target is called '{text}'", hint=f"{older}; kspacesr-rt targets lists names"
+        )
     known = ", ".join(f"sm{sm}" for sm in CAPABILITIES)
-    near = difflib.get_close_matches(text.strip().upper(), GPU_MODELS, n=1)
-    meant = f"is it {near[0]}? " if near else ""
+    near = names_near(text)
+    meant = f"is it {' or '.join(near)}? " if near else ""
     raise InputError(
         f"no GPU target is called '{text}'", hint=f"{meant}one of: {known}; {NAMES_HINT}"
     )
+
+
+def _capability(text: str) -> int | None:
+    if (found := find_gpu_model(text)) is not None:
+        return found.sm
+    if (number := _number(text)) is not None:
+        return number
+    plain = _plain(text)
+    return next((sm for names, sm in _BY_CAPABILITY.items() if re.fullmatch(names, plain)), None)
+
+
+def _number(text: str) -> int | None:
+    """Read a capability as users and tools write it: ``sm89``, ``sm_89`` or ``8.9``."""
+    found = re.fullmatch(r"sm_?(\d{2,3})|(\d{1,2})\.(\d)", text.strip().lower())
+    return None if found is None else int("".join(part for part in found.groups() if part))
+
+
+def names_near(text: str) -> list[str]:
+    """Return names that may have been meant: as a driver writes them, or with a wrong letter."""
+    if (found := find_gpu_model(known_part(text))) is not None:
+        return [found.name]
+    names = {_plain(name): name for name in GPU_MODELS} | {
+        f"sm{sm}": f"sm{sm}" for sm in CAPABILITIES
+    }
+    plain = _plain(text)
+    if len(plain) >= _NEAR and (part_of := [name for one, name in names.items() if plain in one]):
+        return part_of[:_NEAR]
+    return [names[one] for one in difflib.get_close_matches(plain, names, n=_NEAR)]
+
+
+def known_part(name: str) -> str:
+    """Return a driver's name of a GPU without its variant: of ``H100 80GB HBM3``, the H100."""
+    words = re.split(r"[\s_-]+", name.strip())
+    for end in range(len(words), 0, -1):
+        if find_gpu_model(" ".join(words[:end])) is not None:
+            return " ".join(words[:end])
+    return name
 
 
 def find_gpu_model(text: str) -> GpuModel | None:

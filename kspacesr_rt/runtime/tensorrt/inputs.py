@@ -17,6 +17,7 @@ from kspacesr_rt.graph.flat import flattened
 from kspacesr_rt.graph.split_products import splits_every_product
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.spec import MatrixTuple, ModelSpec, Precision
+from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.runtime.tensorrt.library import load_runtime
 from kspacesr_rt.runtime.tensorrt.requirements import TF32_PAYS, require_buildable
 from kspacesr_rt.runtime.tensorrt.targets import (
@@ -160,7 +161,8 @@ def resolve_inputs(model: BoundModel, options: EngineOptions) -> EngineInputs:
     InputError
         If TF32 is asked for in a model that promises fp32.
     BackendUnavailableError
-        If the runtime is not installed, or a GPU is needed and there is none.
+        If no engine is built of such a model, the runtime is not installed, or a GPU is needed and
+        there is none.
     EngineError
         If the model is known not to build for the GPU.
     """
@@ -170,6 +172,7 @@ def resolve_inputs(model: BoundModel, options: EngineOptions) -> EngineInputs:
             f"'{model.spec.name}' is an fp32 model: TF32 would break its parity",
             hint="leave --tf32 out, or export with --precision fp16",
         )
+    require_suited(options.runtime, model.spec)
     version = str(load_runtime(options.runtime).__version__)
     target = resolve_target(options.gpu, options.runtime)
     require_buildable(model, options.runtime, target)

@@ -6,27 +6,19 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from kspacesr_rt.errors import BackendUnavailableError, EngineError
+from kspacesr_rt.runtime.gpu_capabilities import RTX_TARGETS, require_gpu, why_not_on
 from kspacesr_rt.system.gpu_driver import current_gpu, require_cuda
-from kspacesr_rt.system.gpu_models import capability_of
+from kspacesr_rt.system.gpu_models import OLDER_HINT, OLDEST, capability_of
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 CURRENT = "current"
 """The GPU of this machine, as the driver names it."""
-RTX_TARGETS = {
-    75: "Turing: T4, RTX 20",
-    80: "Ampere: A100, A30",
-    86: "Ampere: A10, A40, RTX 30",
-    89: "Ada: L4, L40, RTX 40",
-    120: "Blackwell: RTX 50, RTX PRO",
-    121: "Blackwell: GB10",
-}
-"""What TensorRT-RTX builds for; Hopper and the large Blackwells (sm90, sm100) are not among it."""
 NO_FP32_PRODUCTS = (75,)
 """Of these, those for which it has no fp32 matrix product, but has fp32 convolutions."""
 RTX_UNLISTED = (80,)
 """Targets its builder accepts, though NVIDIA does not list such GPUs as supported."""
-_INSTEAD_OF_RTX = {
+_NO_ENGINE = {
     87: "there is no engine for Jetson Orin: JetPack 6 has TensorRT 10.3, and 10.13 is needed"
 }
 
@@ -77,13 +69,26 @@ def resolve_target(gpu: str, runtime: RuntimeName) -> GpuTarget:
                 f"{wanted}",
                 hint="build it there, or with --runtime tensorrt-rtx",
             )
+        if reason := why_not_on(runtime, found.sm):
+            raise EngineError(f"{reason}, and the GPU here is {found.name}", hint=OLDER_HINT)
         return GpuTarget(sm=found.sm, name=found.name)
     sm = _sm_of_this_machine() if wanted == CURRENT else int(wanted.removeprefix("sm"))
     if sm not in RTX_TARGETS:
-        raise EngineError(
-            _not_for_rtx(sm), hint=_INSTEAD_OF_RTX.get(sm, "on such a GPU use --runtime tensorrt")
-        )
+        hint = OLDER_HINT if sm < OLDEST else _NO_ENGINE.get(sm)
+        raise EngineError(_not_for_rtx(sm), hint=hint or "on such a GPU use --runtime tensorrt")
     return GpuTarget(sm=sm)
+
+
+def require_tensorrt_gpu() -> None:
+    """Refuse a machine on which TensorRT cannot run.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the GPU, its driver or the bindings are missing, or the GPU is too old.
+    """
+    require_gpu("tensorrt")
+    require_cuda()
 
 
 def require_rtx_gpu() -> None:
@@ -96,9 +101,10 @@ def require_rtx_gpu() -> None:
     """
     elsewhere = "engines for other machines build here: kspacesr-rt build --gpu sm89"
     try:
-        require_cuda()
         if (sm := current_gpu().sm) not in RTX_TARGETS:
-            raise BackendUnavailableError(_not_for_rtx(sm), hint="take backend tensorrt")
+            hint = OLDER_HINT if sm < OLDEST else "take backend tensorrt"
+            raise BackendUnavailableError(_not_for_rtx(sm), hint=hint)
+        require_cuda()
     except BackendUnavailableError as exc:
         raise BackendUnavailableError(str(exc), hint=f"{exc.hint}; {elsewhere}") from exc
 

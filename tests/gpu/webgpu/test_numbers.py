@@ -6,7 +6,7 @@ import pytest
 
 from kspacesr_rt.runtime.self_test import REQUIRED_DB
 
-MODELS = ("x2-fast", "x2-base", "x4-fast", "x4-base")
+MODELS = ("x2-fast", "x2-base", "x4-fast", "x4-base", "x2-complex")
 SMALL = (16, 16)
 OTHERS = (
     {"model": "x2-fast", "matrix": (21, 16), "batch": 3},

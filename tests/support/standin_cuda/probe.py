@@ -22,7 +22,7 @@ from kspacesr_rt.graph.precision import NARROW_TYPES, narrowed
 from kspacesr_rt.graph.quantisation import QUANTISED_TYPES, network_convolutions, quantised
 from kspacesr_rt.model.binding import BoundModel, bind
 from kspacesr_rt.model.file import ModelFile, load_model, resolve_model
-from kspacesr_rt.runtime import ort_gpu
+from kspacesr_rt.runtime import backends, ort_gpu
 from kspacesr_rt.runtime.backends import BackendOptions, open_backend
 from standin_cuda.calls import FORBIDDEN, Call, graphs, nodes, read_calls
 
@@ -133,7 +133,7 @@ def main() -> None:
     backend = asked.get("backend", "ort-cuda")
     answers = []
     if asked.get("unrefused"):
-        ort_gpu.require_suited = lambda name, spec: None
+        backends.require_suited = lambda name, spec: None
     for one in asked["cases"]:
         bound = bound_to(
             one["model"],

@@ -28,7 +28,7 @@ OWN_MEANING = {
     ("evaluate", "on-interpolated"),  # of HR that is judged
     ("bench gate", "threads"),  # not 0: a baseline is of a number of threads
     *((command, "report") for command in ("adopt", "convert", "export")),  # of the parity gate
-    ("convert", "backend"),  # of its gate alone, and none by itself
+    *((command, "backend") for command in ("convert", "export")),  # of the gate, none by itself
     ("bench pipeline", "processes"),  # several numbers, to be compared
     ("bench pipeline", "backend"),  # null, too, which no other command has
     ("bench soak", "processes"),  # a number: what is seen is of that many

@@ -118,9 +118,65 @@ def test_the_driver_comes_before_the_build_for_gpus(name, monkeypatch):
     monkeypatch.setattr(gpu_build, "require_build", refuse_build)
     assert "there is no NVIDIA driver here" in BACKENDS[name].why_not()
     assert BACKENDS[name].hint().endswith("; then " + gpu_build.REINSTALL)
-    monkeypatch.setattr(gpu_driver, "CDLL", lambda name: NewDriver())
+    monkeypatch.setattr(gpu_driver, "CDLL", lambda name: Driver(sm=89))
     assert BACKENDS[name].why_not() == f"backend '{name}' cannot run here: another build"
     assert BACKENDS[name].hint() == gpu_build.REINSTALL
+
+
+NVIDIA = [name for name, info in BACKENDS.items() if info.on_nvidia]
+
+
+@pytest.mark.parametrize("name", NVIDIA)
+def test_the_gpu_comes_before_the_package(name, monkeypatch):
+    """A driver alone, as in a container without --gpus, is no reason to fetch 2.7 GB either."""
+    monkeypatch.setattr(protocol, "find_spec", lambda n: None)  # not installed
+    monkeypatch.setattr(gpu_driver, "CDLL", lambda name: Driver(no_gpu=100))
+    assert BACKENDS[name].why_not() == (
+        f"backend '{name}' cannot run here: the NVIDIA driver has no GPU to give: error 100, said"
+    )
+    driver, install = BACKENDS[name].hint().split("; then ")
+    assert "--gpus all" in driver
+    assert install == f"pip install 'kspacesr-rt[{BACKENDS[name].extra}]'"
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize("name", NVIDIA)
+@pytest.mark.parametrize("sm", [52, 61, 70])
+def test_a_gpu_that_is_too_old_is_named_before_anything_is_installed(
+    name, sm, installed, monkeypatch
+):
+    """Driver 580 still runs a V100; CUDA 13 and TensorRT do not."""
+    if not installed:
+        monkeypatch.setattr(protocol, "find_spec", lambda n: None)
+    monkeypatch.setattr(gpu_driver, "CDLL", lambda name: Driver(sm=sm))
+    why, hint = BACKENDS[name].why_not(), BACKENDS[name].hint()
+    assert f"sm{sm}" in why
+    assert "not installed" not in why
+    assert "begin with sm75" in hint
+    assert "ort-webgpu" in hint
+    assert "pip install" not in hint
+    assert "take backend tensorrt" not in hint
+
+
+@pytest.mark.parametrize(
+    ("sm", "none"),
+    [
+        (87, {"tensorrt-rtx"}),
+        (90, {"tensorrt-rtx"}),
+        (100, {"tensorrt-rtx", "ort-cuda"}),
+        (103, {"tensorrt-rtx", "ort-cuda"}),
+        (121, set()),
+        (75, set()),
+    ],
+)
+def test_a_gpu_that_a_backend_leaves_out_is_refused_by_that_backend_alone(sm, none, monkeypatch):
+    """As `targets` says of it: onnxruntime-gpu has no kernels for a B200."""
+    monkeypatch.setattr(protocol, "find_spec", lambda n: None)  # so that no package is looked at
+    monkeypatch.setattr(gpu_driver, "CDLL", lambda name: Driver(sm=sm))
+    refused = {name for name in NVIDIA if f"sm{sm}" in BACKENDS[name].why_not()}
+    assert refused == none
+    for name in none:
+        assert "take backend tensorrt" in BACKENDS[name].hint()
 
 
 def raise_os_error(name):
@@ -131,11 +187,32 @@ def refuse_build(package, hint):
     raise BackendUnavailableError("another build", hint=hint)
 
 
-class NewDriver:
-    """One whose GPUs must not be woken to say that a package is missing."""
+class Driver:
+    """As much of NVIDIA's as is asked for one GPU."""
+
+    def __init__(self, *, sm=89, no_gpu=0):
+        self.sm, self.no_gpu = sm, no_gpu
 
     def cuDriverGetVersion(self, version):
         version._obj.value = 13000
+        return 0
+
+    def cuInit(self, flags):
+        return self.no_gpu
+
+    def cuGetErrorString(self, status, text):
+        text._obj.value = b"said"
+        return 0
+
+    def cuDeviceGet(self, device, number):
+        return 0
+
+    def cuDeviceGetName(self, name, size, device):
+        name.value = b"NVIDIA GPU"
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        value._obj.value = {75: self.sm // 10, 76: self.sm % 10}[attribute]
         return 0
 
 

@@ -11,8 +11,9 @@ from kspacesr_rt.cli import app
 from kspacesr_rt.conversion.lowering_choice import choose_lowering
 from kspacesr_rt.errors import EngineError, InputError
 from kspacesr_rt.model.file import load_model, resolve_model
-from kspacesr_rt.runtime.gpu_targets import ON_GPU, backends_of, describe_targets
-from kspacesr_rt.runtime.tensorrt.targets import RTX_TARGETS, resolve_target
+from kspacesr_rt.runtime.gpu_capabilities import ON_GPU, RTX_TARGETS, backends_of
+from kspacesr_rt.runtime.gpu_targets import describe_targets
+from kspacesr_rt.runtime.tensorrt.targets import resolve_target
 from kspacesr_rt.system.gpu_models import CAPABILITIES, GPU_MODELS, capability_of
 
 
@@ -27,6 +28,15 @@ from kspacesr_rt.system.gpu_models import CAPABILITIES, GPU_MODELS, capability_o
         ("jetson_orin", 87),
         ("Jetson AGX Orin", 87),
         ("SM120", 120),
+        ("sm_89", 89),
+        ("8.9", 89),
+        ("12.0", 120),
+        ("RTX 4080 SUPER", 89),
+        ("GeForce RTX 2080 Ti", 75),
+        ("RTX A6000", 86),
+        ("RTX 6000 Ada", 89),
+        ("DGX Spark", 121),
+        ("GB300", 103),
     ],
 )
 def test_a_name_is_a_capability(text, sm):
@@ -55,11 +65,34 @@ def test_a_name_that_nobody_knows_is_refused_everywhere(text):
         assert CliRunner().invoke(app, words).exit_code == 2
 
 
-def test_what_is_near_is_offered():
-    """A typo is answered with what could have been meant."""
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("H10", "is it H100"),
+        ("sm999", "is it sm90 or sm89"),
+        ("RTX 409", "is it RTX 4090"),
+        ("NVIDIA H100 80GB HBM3", "is it H100? "),
+        ("A100-SXM4-80GB", "is it A100? "),
+        ("Jetson Orim", "is it Jetson Orin"),
+    ],
+)
+def test_what_is_near_is_offered(text, near):
+    """A typo, or a driver's name of a variant, is answered with what could have been meant."""
     with pytest.raises(InputError) as caught:
-        capability_of("H10")
-    assert caught.value.hint.startswith("is it H100? one of: sm75, ")
+        capability_of(text)
+    assert caught.value.hint.startswith(near)
+    assert "one of: sm75, " in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", ["V100", "sm70", "sm_61", "5.2", "GTX 1080 Ti", "Tesla P100", "K80"]
+)
+def test_a_gpu_that_is_too_old_is_said_to_be(text):
+    """The nearest name would be a wrong answer."""
+    with pytest.raises(InputError) as caught:
+        capability_of(text)
+    assert "begin with sm75 (T4): on older GPUs take ort-webgpu" in caught.value.hint
+    assert "is it " not in caught.value.hint
 
 
 def test_names_decide_what_is_built():

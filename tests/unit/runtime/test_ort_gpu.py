@@ -27,7 +27,6 @@ from kspacesr_rt.runtime.ort_gpu_options import (
     cuda_options,
     precision_notes,
     provider_graph,
-    require_suited,
     tensorrt_options,
 )
 from kspacesr_rt.runtime.ort_placement import (
@@ -190,19 +189,6 @@ def test_eight_bits_on_cuda_say_that_they_are_no_gain(bound, precision):
         [f"{precision} is no gain on ort-cuda"] if precision in ("int8", "fp8") else []
     )
     assert precision_notes("ort-tensorrt", spec) == ()
-    require_suited("ort-cuda", spec)
-
-
-@pytest.mark.parametrize(
-    "change", [{"precision": "bf16"}, {"lowering": "dynamic"}, {"lowering": "dft"}]
-)
-def test_what_has_no_kernels_is_refused_before_anything_loads(bound, change):
-    """TensorRT's provider takes what CUDA's does not."""
-    spec = dataclasses.replace(bound.spec, **change)
-    with pytest.raises(BackendUnavailableError) as caught:
-        OrtGpuBackend("ort-cuda", dataclasses.replace(bound, spec=spec), BackendOptions())
-    assert caught.value.hint.startswith("export with ")
-    require_suited("ort-tensorrt", spec)
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from gpu_interfaces import CUDA_CALLS, OF_RTX, TENSORRT_NAMES, missing_names
 
 from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError, ShapeError
 from kspacesr_rt.model.binding import bind
-from kspacesr_rt.runtime import protocol
+from kspacesr_rt.runtime import gpu_capabilities, protocol
 from kspacesr_rt.runtime.backends import BackendOptions, open_backend
 from kspacesr_rt.runtime.tensorrt import backend as native_tensorrt
 from kspacesr_rt.runtime.tensorrt import build, targets
@@ -309,7 +309,7 @@ def machine(monkeypatch, tmp_path):
         return SimpleNamespace(cuda=cuda, trt=trt)
 
     gpu = gpu_driver.Gpu(name="NVIDIA L4", sm=89)
-    for module in (gpu_driver, targets):
+    for module in (gpu_driver, gpu_capabilities, targets):
         monkeypatch.setattr(module, "current_gpu", lambda: gpu)
     for module in (protocol, gpu_driver):  # everything is installed
         monkeypatch.setattr(module, "find_spec", lambda name: name)
