@@ -315,8 +315,8 @@ TrustMap = Annotated[
     bool,
     typer.Option(
         rich_help_panel=OUTPUT,
-        help="Write a DICOM map a series of how far each sample may be off, by what the model's "
-        "file states.",
+        help="Write a map of each series, or volume, of how far each sample may be off, by what "
+        "the model's file states.",
     ),
 ]
 ReportFile = Annotated[

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from kspacesr_rt.dicom import LeftOut, Scan, prepare_output, scan_folder
-from kspacesr_rt.errors import InputError, NoMRImageError, OutputError, StrictRefusalError
+from kspacesr_rt.errors import NoMRImageError, OutputError, StrictRefusalError
 from kspacesr_rt.pipeline.input_files import input_examiner
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.outside_limits import (
@@ -19,9 +19,8 @@ from kspacesr_rt.pipeline.outside_limits import (
 from kspacesr_rt.pipeline.report import require_replaceable, require_writable, series_numbers
 from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.survey import INTERPOLATION_WARNINGS
-from kspacesr_rt.system.plurals import counted
 from kspacesr_rt.system.progress_messages import report_step
-from kspacesr_rt.volumes import SourceVolume, is_volume_file, kind_of, missing_library
+from kspacesr_rt.volumes import is_volume_file, kind_of, missing_library
 
 _ADVICE: Final = {
     "derived-map": "--include-derived takes maps",
@@ -104,15 +103,11 @@ def refuse_in_advance(run: RunState, scan: Scan) -> None:
     ------
     StrictRefusalError
         If there is something to warn about, under ``--strict``.
-    InputError
-        If trust maps are asked for, and there are NIfTI files or arrays.
     NoMRImageError
         If every series is left out: interpolated under ``--on-interpolated skip``, or outside the
         model's limits under ``--on-outside skip``.
     """
     options = run.options
-    if options.trust_map:
-        _require_slices_of_dicom(scan)
     if not options.strict and "skip" not in (options.on_interpolated, options.on_outside):
         return
     surveyed = []
@@ -148,17 +143,6 @@ def refuse_in_advance(run: RunState, scan: Scan) -> None:
         )
         error.skipped_for = words[0]
         raise error
-
-
-def _require_slices_of_dicom(scan: Scan) -> None:
-    """Refuse volumes where trust maps are asked for: a Parametric Map needs patient and study."""
-    volumes = sum(isinstance(series.slices[0], SourceVolume) for series in scan.series)
-    if volumes:
-        raise InputError(
-            f"no trust map can be written of {counted(volumes, 'volume')} that are no DICOM",
-            hint="leave --trust-map out for NIfTI files and arrays; in Python, "
-            "kspacesr_rt.load(MODEL)(slices, trust=True) returns the half-widths",
-        )
 
 
 def _no_slices_error(left_out: tuple[LeftOut, ...]) -> NoMRImageError:

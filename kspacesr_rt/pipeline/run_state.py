@@ -348,6 +348,13 @@ class RunState:
         """Name a result in the report."""
         return output_label(output, show_path=self.options.show_paths)
 
+    def labelled_maps(self, records: list[SeriesRecord]) -> list[SeriesRecord]:
+        """Name the trust maps of series as the report names results."""
+        return [
+            replace(one, trust_map=self.output_label(one.trust_map)) if one.trust_map else one
+            for one in records
+        ]
+
     def left_out(self, left: LeftOut) -> SliceRecord:
         """Return the record of a file that the scan left out."""
         return SliceRecord(
@@ -393,7 +400,7 @@ class RunState:
             series_records=tuple(
                 record
                 for series in scan.series
-                for record in self.series_records.get(series.uid, [])
+                for record in self.labelled_maps(self.series_records.get(series.uid, []))
             ),
             stale=tuple(stale),
             limits=ModelLimits.of(spec).to_dict(),

@@ -1,5 +1,6 @@
 """Trust maps beside derived series: ``--trust-map``.
 
+A NIfTI file or an array gets a file like its result, of 32-bit floats; a series a Parametric Map.
 A map follows from two files of every slice, its source and its output, and from the coefficients of
 the model's file. So it is made once a series is complete, says the same whoever computed the slices
 and whenever, and can be made of a folder that was finished without. A few slices at a time are in
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,7 +57,12 @@ from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.quality.trust_interval import half_width
 from kspacesr_rt.system.durability import folders_up_to, sync_folder
-from kspacesr_rt.volumes import SourceVolume
+from kspacesr_rt.volumes import SourceVolume, read_volume, volume_slices
+from kspacesr_rt.volumes.layout import Stored
+from kspacesr_rt.volumes.output_names import trust_map_name
+from kspacesr_rt.volumes.provenance import trust_map_description
+from kspacesr_rt.volumes.sidecar import Beside, trust_map_sidecar
+from kspacesr_rt.volumes.writer import write_beside
 
 AHEAD: Final = 2
 """Slices that are read and computed ahead of the file, for each thread."""
@@ -141,8 +148,6 @@ def write_trust_maps(run: RunState, series: Sequence[Series], *, workers: int) -
         return
     calibration = TrustCalibration.of(spec)
     for one in series:
-        if isinstance(one.slices[0], SourceVolume):
-            continue
         noted = run.journal.trust_maps(one.uid) if run.journal is not None else []
         if not (run.options.trust_map or noted):
             continue
@@ -263,6 +268,9 @@ def _noted(run: RunState, output: str, source: SourceSlice) -> JournalEntry:
 def _written(
     run: RunState, slices: _Slices, calibration: TrustCalibration, workers: int
 ) -> tuple[Path, bool]:
+    first = next(iter(slices.outputs.items()))
+    if isinstance(first[1], SourceVolume):
+        return _volume_written(run, slices, *first, calibration=calibration, workers=workers)
     with run.timer.busy("read"):
         like, frames, sr_matrix = _frames(run, slices)
     derived = new_trust_map(
@@ -297,6 +305,53 @@ def _written(
         with run.timer.busy("write"):
             durable = run.options.durability != "none"
             return writer.finish(trusted=trusted, durable=durable, late=late)
+
+
+def _volume_written(
+    run: RunState,
+    slices: _Slices,
+    output: str,
+    source: SourceVolume,
+    *,
+    calibration: TrustCalibration,
+    workers: int,
+) -> tuple[Path, bool]:
+    """Write the map of a NIfTI file or an array: a file like its result, of 32-bit floats.
+
+    Raises
+    ------
+    SliceFailed
+        ``bad-geometry``: what stands under its name is no map of ours.
+    """
+    path = run.output / trust_map_name(output)
+    derivation = run.computation().derivation
+    if path.exists() and not Beside.of(path).is_of_our_output:
+        raise SliceFailed("bad-geometry", "another file stands under its name")
+    result = read_volume(source).result(run.output / output, derivation)
+    volume = result.of_floats(path.with_name(f".{path.name}.{secrets.token_hex(4)}.part"))
+    widths = _half_widths(run, slices, calibration, workers)
+    beside = trust_map_sidecar(
+        derivation,
+        output=Path(output).name,
+        source_uid=source.sop_instance_uid,
+        slice_axis=volume.slice_axis,
+        coverage=calibration.coverage,
+    )
+    fresh = write_beside(
+        volume,
+        _stored(run, widths, volume.layout.dtype),
+        path,
+        trust_map_description(derivation),
+        {".json": beside},
+        durable=run.options.durability != "none",
+    )
+    return path, fresh
+
+
+def _stored(run: RunState, widths: Iterator[FloatArray], dtype: str) -> Iterator[Stored]:
+    for width in widths:
+        run.check_stop()
+        yield width.astype(dtype)
 
 
 def _thinned(width: FloatArray) -> FloatArray:
@@ -388,6 +443,11 @@ def _half_width(
 def _readers(run: RunState, slices: _Slices) -> Iterator[Callable[[], Pair]]:
     """Yield what reads each slice: a classic file in a worker, frames here, one after another."""
     for name, source in slices.outputs.items():
+        if isinstance(source, SourceVolume):
+            result = read_volume(source).result(run.output / name, run.computation().derivation)
+            pairs = zip(volume_slices(read_volume(source)), volume_slices(result), strict=True)
+            yield from (partial(_same, (lr.values, sr.values)) for lr, sr in pairs)
+            continue
         output = replace(source, path=run.output / name)
         if source.n_frames is None:
             yield partial(_pair, source, output, slices.computed_on[name])

@@ -127,6 +127,10 @@ class ArrayVolume(Volume):
         shape = upscaled_shape(self.shape, layout)
         return replace(self, path=path, layout=layout, shape=shape, fortran=False)
 
+    def of_floats(self, path: Path) -> Self:
+        """Return a file of 32-bit floats like this; see `Volume.of_floats`."""
+        return replace(self, path=path, layout=self.layout.of_floats())
+
     @contextmanager
     def begin(self, said: str) -> Iterator[ByteSink]:
         """Write the header; see `Volume.begin`."""

@@ -89,6 +89,10 @@ class FastmriVolume(Volume):
         layout = self.layout.upscaled(derivation.upscale)
         return replace(self, path=path, layout=layout, shape=upscaled_shape(self.shape, layout))
 
+    def of_floats(self, path: Path) -> Self:
+        """Return a file of 32-bit floats like this; see `Volume.of_floats`."""
+        return replace(self, path=path, layout=self.layout.of_floats())
+
     @contextmanager
     def begin(self, said: str) -> Iterator[ByteSink]:
         """Write the header; see `Volume.begin`."""

@@ -116,6 +116,11 @@ class Layout:
         )
         return replace(self, block=(slow, middle, fast))
 
+    def of_floats(self) -> Layout:
+        """Return the same of 32-bit floats, which mean themselves; the byte order stays."""
+        dtype = np.dtype(np.float32).newbyteorder(np.dtype(self.dtype).byteorder)
+        return replace(self, dtype=dtype.str, slope=1.0, intercept=0.0)
+
     def slices_in(self, content: bytes) -> Iterator[Stored]:
         """Yield the slices of a chunk."""
         chunk = np.frombuffer(content, np.dtype(self.dtype)).reshape(self.chunk)

@@ -166,6 +166,14 @@ class NiftiVolume(Volume):
             offset=int(header["vox_offset"]),
         )
 
+    def of_floats(self, path: Path) -> Self:
+        """Return a file of 32-bit floats like this; see `Volume.of_floats`."""
+        header = self.header.copy()
+        header.set_data_dtype(np.float32)
+        header["scl_slope"], header["scl_inter"] = 1.0, 0.0
+        header["cal_max"] = header["cal_min"] = 0.0  # of other values
+        return replace(self, path=path, layout=self.layout.of_floats(), header=header)
+
     @contextmanager
     def begin(self, said: str) -> Iterator[ByteSink]:
         """Write the header; see `Volume.begin`."""

@@ -28,15 +28,15 @@ COMPANIONS: Final = (".json", ".bval", ".bvec")
 """Files beside an image that speak of it, as BIDS and dcm2niix have them."""
 _ENDINGS: Final = "|".join(re.escape(end) for end in KINDS)
 _BESIDE: Final = "|".join(re.escape(end) for end in COMPANIONS)
-_STEM: Final = (
-    r"(?:.+_)?desc-[A-Za-z0-9]*SRx[0-9]+(?:v[0-9a-f]{12})?(?:_[A-Za-z0-9]+(?:-[A-Za-z0-9]+)?)*"
-)
+_LABEL: Final = r"[A-Za-z0-9]*SRx[0-9]+(?:v[0-9a-f]{12})?"
+_STEM: Final = rf"(?:.+_)?desc-{_LABEL}(?:trust)?(?:_[A-Za-z0-9]+(?:-[A-Za-z0-9]+)?)*"
 _OUTPUT: Final = re.compile(rf"{_STEM}(?:{_ENDINGS})", re.IGNORECASE)
 _OURS: Final = re.compile(rf"{_STEM}(?:(?:{_ENDINGS})(?:\.json)?|{_BESIDE})", re.IGNORECASE)
 _BIDS: Final = re.compile(
     r"(?P<entities>sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*)_(?P<suffix>[A-Za-z0-9]+)"
 )
 _DESC: Final = re.compile(r"_desc-(?P<label>[A-Za-z0-9]+)")
+_RESULT: Final = re.compile(rf"(?<=desc-){_LABEL}(?=[_.]|$)")
 _DIGITS: Final = 12
 
 
@@ -66,8 +66,21 @@ def companion_names(name: str) -> dict[str, str]:
     return {ending: stem_of(name) + ending for ending in COMPANIONS}
 
 
+def trust_map_name(output: str) -> str:
+    """Return what the trust map of a result is called: it stands beside that, and is as it is.
+
+    Parameters
+    ----------
+    output
+        Path of the result relative to the output folder, see `output_names`.
+    """
+    path = PurePosixPath(output)
+    *_, last = _RESULT.finditer(path.name)
+    return str(path.with_name(f"{path.name[: last.end()]}trust{path.name[last.end() :]}"))
+
+
 def is_volume_output(name: str) -> bool:
-    """Tell whether a file's name may be that of a result."""
+    """Tell whether a file's name may be that of a result, or of a trust map of one."""
     return _OUTPUT.fullmatch(name) is not None
 
 

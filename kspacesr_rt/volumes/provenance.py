@@ -15,12 +15,23 @@ _OWN: Final = re.compile(rf"SR x[0-9]+ RESEARCH USE ONLY, {TOOL_NAME} ")
 
 def description(derivation: Derivation) -> str:
     """Return what ``descrip`` says of this step: ASCII, at most `DESCRIPTION_MAX` characters."""
-    text = (
+    weights = derivation.weights_sha256
+    return _cut(f"{_step(derivation)} {weights[:12]}" if weights else _step(derivation))
+
+
+def trust_map_description(derivation: Derivation) -> str:
+    """Return what ``descrip`` says of the half-widths of such a result; see `description`."""
+    return _cut(f"{_step(derivation)}, half-widths")
+
+
+def _step(derivation: Derivation) -> str:
+    return (
         f"SR x{derivation.upscale} RESEARCH USE ONLY, {TOOL_NAME} {derivation.tool_version}, "
         f"{derivation.model}"
     )
-    if weights := derivation.weights_sha256:
-        text += f" {weights[:12]}"
+
+
+def _cut(text: str) -> str:
     return text.encode("ascii", "replace").decode()[:DESCRIPTION_MAX]
 
 

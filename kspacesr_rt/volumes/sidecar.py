@@ -124,6 +124,41 @@ def sidecar(
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
+def trust_map_sidecar(
+    derivation: Derivation, *, output: str, source_uid: str, slice_axis: int, coverage: float
+) -> bytes:
+    """Return the JSON of a trust map: what its values are, and of which result.
+
+    Parameters
+    ----------
+    derivation
+        What made the result.
+    output
+        Name of the result, which stands beside the map.
+    source_uid
+        What stands for the source of the result.
+    slice_axis
+        The axis that slices lie along, counted from 0.
+    coverage
+        Share of samples that are expected within plus or minus the values.
+    """
+    own: dict[str, Any] = {
+        "TrustMapOf": output,
+        "Coverage": coverage,
+        "Upscale": derivation.upscale,
+        "SliceAxis": slice_axis,
+        "Model": derivation.model,
+        "WeightsSHA256": derivation.weights_sha256,
+        "SourceUID": source_uid,
+    }
+    fields: dict[str, Any] = {
+        "Description": "Half-width of the interval around each sample of the image, in its unit",
+        "GeneratedBy": [{"Name": TOOL_NAME, "Version": derivation.tool_version}],
+        OUR_KEY: own,
+    }
+    return (json.dumps(fields, indent=2) + "\n").encode()
+
+
 def source_uid_beside(output: Path) -> str:
     """Return what stands for the source of a result; empty if nothing beside it says so."""
     own = Beside.of(output).fields.get(OUR_KEY)

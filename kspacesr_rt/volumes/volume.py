@@ -71,6 +71,13 @@ class Volume(ABC):
         """
 
     @abstractmethod
+    def of_floats(self, path: Path) -> Self:
+        """Return a file of 32-bit floats whose samples lie where those of this one do.
+
+        They are values as they stand, without a scale; nothing is written yet.
+        """
+
+    @abstractmethod
     def begin(self, said: str) -> AbstractContextManager[ByteSink]:
         """Write the header to an empty file at `path`; samples follow.
 

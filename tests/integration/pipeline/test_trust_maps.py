@@ -458,12 +458,16 @@ def test_without_calibrated_intervals_nothing_is_written(case, series, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_volumes_are_refused_before_anything_is_written(series, tmp_path):
-    save_nifti(series / "volume.nii", smooth((8, 9, 3)))
-    with pytest.raises(InputError, match="1 volume") as refused:
-        ks.infer(series, tmp_path / "out", option())
-    assert "trust=True" in refused.value.hint
-    assert not list((tmp_path / "out").rglob("*.dcm"))
+def test_a_volume_beside_a_series_has_a_map_of_its_own_kind(series, tmp_path):
+    save_nifti(series / "volume.nii", smooth((16, 18, 3)))
+    report = ks.infer(series, tmp_path / "out", option(show_paths=True))
+    assert report.exit_code == 0
+    assert len(maps_in(tmp_path / "out")) == 1
+    assert "2 trust maps written" in report.as_text()
+    assert {record.trust_map for record in report.series_records} == {
+        str(maps_in(tmp_path / "out")[0].relative_to(tmp_path / "out")),
+        "volume_desc-SRx2trust.nii",
+    }
 
 
 def test_a_watch_says_to_add_maps_afterwards(series, tmp_path):
