@@ -268,9 +268,11 @@ def _noted(run: RunState, output: str, source: SourceSlice) -> JournalEntry:
 def _written(
     run: RunState, slices: _Slices, calibration: TrustCalibration, workers: int
 ) -> tuple[Path, bool]:
-    first = next(iter(slices.outputs.items()))
-    if isinstance(first[1], SourceVolume):
-        return _volume_written(run, slices, *first, calibration=calibration, workers=workers)
+    output, source = next(iter(slices.outputs.items()))
+    if isinstance(source, SourceVolume):
+        return _volume_written(
+            run, slices, output, source, calibration=calibration, workers=workers
+        )
     with run.timer.busy("read"):
         like, frames, sr_matrix = _frames(run, slices)
     derived = new_trust_map(
