@@ -66,9 +66,9 @@ class ClassicFile(FileInProgress):
         return [decoded]
 
     def _write(self, results: Sequence[Computed]) -> Finished:
-        [(decoded, sr)] = results
+        [(decoded, sr, sums)] = results
         run, task = self.run, self.task
-        made = self._work.make(sr)
+        made = self._work.make(sr, sums)
         uid = made.sop_instance_uid
         place = self._place_of(made)
         with ExitStack() as failing:

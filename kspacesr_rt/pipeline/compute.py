@@ -1,10 +1,16 @@
-"""Batches of decoded slices through the backend, as many side by side as it computes."""
+"""Batches of decoded slices through the backend, as many side by side as it computes.
+
+A backend that overlaps copies with computing is given the next batch before the result of the one
+before it is waited for.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +20,24 @@ from kspacesr_rt.errors import ParityError, PluginError, ShapeError, SliceFailed
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.quality.result_checks import HOMOGENEITY_FACTOR, require_homogeneous
-from kspacesr_rt.runtime.backends import Backend
+from kspacesr_rt.runtime.backends import (
+    Backend,
+    BatchResult,
+    OverlappingBackend,
+    StartedBatch,
+)
+
+
+class ComputedBatch(Protocol):
+    """A batch that is computed, or will be: as a `Future` of its result is."""
+
+    def done(self) -> bool:
+        """Say whether its result is there."""
+        ...
+
+    def result(self) -> BatchResult:
+        """Wait for the result."""
+        ...
 
 
 class BatchRunner:
@@ -23,7 +46,9 @@ class BatchRunner:
     def __init__(self, run: RunState) -> None:
         self._run = run
         self.side_by_side = run.backends.streams
-        """Batches that are computed at a time."""
+        """Batches that may be under way when another is started."""
+        self._overlapped: list[_OverlappedBatch] = []
+        self._counted_until = 0.0
         # What computes one batch at a time does so in the caller's thread: contexts and graphs of
         # a GPU belong to the thread that made them.
         self._pool = (
@@ -34,7 +59,7 @@ class BatchRunner:
 
     def start(
         self, matrix: Matrix, slices: Sequence[DecodedSlice], *, zero_filled: bool = False
-    ) -> Future[FloatArray]:
+    ) -> ComputedBatch:
         """Super-resolve slices of one LR matrix; the caller waits for no more than a binding.
 
         Parameters
@@ -48,11 +73,11 @@ class BatchRunner:
 
         Returns
         -------
-            The result, shape ``(n, s*y, s*x)``, when it is there; or `SliceFailed`, ``matrix``: the
-            model cannot be bound to it, or ``tier``: it does not keep the run's tier there. At
+            The result, of slices ``(n, s*y, s*x)``, when it is there; or `SliceFailed`, ``matrix``:
+            the model cannot be bound to it, or ``tier``: it does not keep the run's tier there. At
             most `side_by_side` may be waited for when another is started.
         """
-        future: Future[FloatArray] = Future()
+        future: Future[BatchResult] = Future()
         try:
             with self._run.timer.busy("bind"):
                 pool = self._run.backends
@@ -71,26 +96,37 @@ class BatchRunner:
         if self._pool is not None:
             return self._pool.submit(self._computed, backend, batch)
         try:
+            if isinstance(backend, OverlappingBackend):
+                return self._begun(backend, batch)
             future.set_result(self._computed(backend, batch))
         except Exception as exc:
             future.set_exception(exc)
         return future
 
-    def _computed(self, backend: Backend, batch: FloatArray) -> FloatArray:
+    def _begun(self, backend: Backend, batch: FloatArray) -> ComputedBatch:
+        """Begin with a batch, and wait for none."""
+        assert isinstance(backend, OverlappingBackend)
+        begun = _OverlappedBatch(self._run, backend, batch, self._count)
+        self._overlapped = [one for one in self._overlapped if not one.is_settled]
+        self._overlapped.append(begun)
+        return begun
+
+    def _count(self, started: float, transfer_s: float) -> None:
+        """Count what a batch took: of time, what no batch before it has counted."""
+        now = time.perf_counter()
+        began = max(started, self._counted_until)
+        self._counted_until = now
+        self._run.timer.add("infer", now - began)
+        self._run.timer.add("transfer", transfer_s)
+
+    def _computed(self, backend: Backend, batch: FloatArray) -> BatchResult:
         timer, moved = self._run.timer, backend.transfer_s
         started, started_cpu = time.perf_counter(), time.thread_time()
         try:
-            matrix = backend.spec.matrix
-            with self._run.backends.judging(matrix), timer.under_way("infer"):
+            with _failing_slices(self._run, backend), timer.under_way("infer"):
                 results = backend.run(batch)[:, 0]
-                if backend.spec.homogeneous:  # declared of a network that is not ours
-                    scaled = backend.run(batch * np.float32(HOMOGENEITY_FACTOR))[:, 0]
-                    require_homogeneous(results, scaled)
-                return results
-        except ShapeError as exc:
-            raise SliceFailed("matrix", str(exc)) from exc
-        except (MemoryError, PluginError) as exc:
-            raise backend_failure(exc) from exc
+                _require_homogeneous(backend, batch, results)
+                return BatchResult(slices=results)
         finally:
             elapsed = time.perf_counter() - started
             transferred = min(backend.transfer_s - moved, elapsed)
@@ -105,3 +141,85 @@ class BatchRunner:
     def __exit__(self, *exc: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        for one in self._overlapped:  # whose results nobody waits for any more
+            one.give_up()
+
+
+class _OverlappedBatch:
+    """A batch on its way through a device, waited for when its result is wanted."""
+
+    def __init__(
+        self,
+        run: RunState,
+        backend: Backend,
+        batch: FloatArray,
+        count: Callable[[float, float], None],
+    ) -> None:
+        """Begin; `count` is called with when that was, and the seconds of copies."""
+        assert isinstance(backend, OverlappingBackend)
+        self._run, self._backend, self._batch = run, backend, batch
+        self._count = count
+        self.is_settled = False
+        """Whether its result was asked for, or given up."""
+        self._transfer_s = 0.0
+        self._started_s = time.perf_counter()
+        run.timer.begin(self, "infer")
+        cpu_s = time.thread_time()
+        try:
+            with _failing_slices(run, backend):
+                self._begun: StartedBatch = backend.start(batch)
+        except BaseException:
+            self._settle()
+            raise
+        finally:
+            run.timer.add("infer", 0.0, cpu_s=time.thread_time() - cpu_s)
+
+    def done(self) -> bool:
+        """Say whether its result is there."""
+        return self._begun.done()
+
+    def result(self) -> BatchResult:
+        """Wait for the result."""
+        cpu_s = time.thread_time()
+        try:
+            with _failing_slices(self._run, self._backend):
+                found = self._begun.result()
+                self._transfer_s = found.transfer_s
+                results = found.slices[:, 0]
+                _require_homogeneous(self._backend, self._batch, results)
+                return BatchResult(slices=results, sums=found.sums)
+        finally:
+            self._run.timer.add("infer", 0.0, cpu_s=time.thread_time() - cpu_s)
+            self._settle()
+
+    def give_up(self) -> None:
+        """Let the backend have its memory again."""
+        if not self.is_settled:
+            with suppress(Exception):  # which would have ended the run that has ended
+                self._begun.result()
+            self._settle()
+
+    def _settle(self) -> None:
+        self.is_settled = True
+        self._run.timer.end(self)
+        self._count(self._started_s, self._transfer_s)
+        self._run.notes.update(dict.fromkeys(self._backend.notes))  # of this batch, perhaps
+
+
+def _require_homogeneous(backend: Backend, batch: FloatArray, results: FloatArray) -> None:
+    """Look whether results of a network that is not ours scale, if that is declared of it."""
+    if backend.spec.homogeneous:
+        scaled = backend.run(batch * np.float32(HOMOGENEITY_FACTOR))[:, 0]
+        require_homogeneous(results, scaled)
+
+
+@contextmanager
+def _failing_slices(run: RunState, backend: Backend) -> Iterator[None]:
+    """Turn what is no reason to end a run into the failure of a batch's slices."""
+    try:
+        with run.backends.judging(backend.spec.matrix):
+            yield
+    except ShapeError as exc:
+        raise SliceFailed("matrix", str(exc)) from exc
+    except (MemoryError, PluginError) as exc:
+        raise backend_failure(exc) from exc

@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from kspacesr_rt.dicom import DecodedSlice, SourceSlice
 from kspacesr_rt.dicom.clipping import Clipping
@@ -28,10 +28,19 @@ from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, Seri
 from kspacesr_rt.pipeline.slice_processes.process import SliceProcess
 from kspacesr_rt.pipeline.slice_work import replaced
 from kspacesr_rt.quality.result_checks import SliceFigures
+from kspacesr_rt.quality.spectral_sums import SpectralSums
 
 MADE_AGAIN: Final = "its output was damaged, and was made again"
-Computed = tuple[DecodedSlice, FloatArray]
-"""A slice, and what the backend made of it, shape ``(s*y, s*x)``."""
+
+
+class Computed(NamedTuple):
+    """A slice, and what the backend made of it."""
+
+    decoded: DecodedSlice
+    sr: FloatArray
+    """Shape ``(s*y, s*x)``."""
+    sums: SpectralSums | None = None
+    """Of their spectra, if the backend has them."""
 
 
 class FileInProgress(ABC):

@@ -20,7 +20,6 @@ from kspacesr_rt.dicom import (
 )
 from kspacesr_rt.dicom.clipping import Clipping, measure_clipping
 from kspacesr_rt.dicom.source_digest import SourceDigest
-from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, status
 from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState
@@ -103,15 +102,16 @@ class MultiFrameFile(FileInProgress):
     def _write(self, results: Sequence[Computed]) -> Finished | None:
         if self._writer is None:
             raise RuntimeError("no frame was read")
-        for decoded, sr in results:
-            self._add(self._writer, decoded, sr)
+        for computed in results:
+            self._add(self._writer, computed)
         return self._finished(self._writer) if self._n_written == self.n_slices else None
 
-    def _add(self, writer: EnhancedWriter, decoded: DecodedSlice, sr: FloatArray) -> None:
+    def _add(self, writer: EnhancedWriter, computed: Computed) -> None:
         """Check and write the next frame."""
+        decoded, sr, sums = computed
         timer = self.run.timer
         with timer.busy("check"), naming_the_frame(self._n_written + 1):
-            figures = check_result(sr, decoded.values, self.computation.spec)
+            figures = check_result(sr, decoded.values, self.computation.spec, sums)
         self._figures = figures if self._figures is None else self._figures.worse_of(figures)
         with timer.busy("encode"):
             stored = to_stored(sr, decoded.dataset)

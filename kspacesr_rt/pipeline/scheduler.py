@@ -19,8 +19,8 @@ from typing import Final
 from kspacesr_rt.dicom import DecodedSlice, Series
 from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import OutputError, SliceFailed
-from kspacesr_rt.kspace import FloatArray, Matrix
-from kspacesr_rt.pipeline.compute import BatchRunner
+from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.pipeline.compute import BatchRunner, ComputedBatch
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress
 from kspacesr_rt.pipeline.group_commit import GROUP_FILES, GroupCommit
 from kspacesr_rt.pipeline.journal_entries import JournalEntry
@@ -67,7 +67,7 @@ class Scheduler:
         self._to_read: deque[FileInProgress] = deque()
         self._reading: dict[FileInProgress, Future[list[DecodedSlice]]] = {}
         self._gathered: dict[_Kind, Batch] = {}
-        self._computing: deque[tuple[Batch, Future[FloatArray]]] = deque()
+        self._computing: deque[tuple[Batch, ComputedBatch]] = deque()
         self._writing: deque[tuple[FileInProgress, int, Future[_Written]]] = deque()
         """With the number of slices that are written."""
         self._commit = GroupCommit(run)
@@ -220,14 +220,18 @@ class Scheduler:
         while self._computing and (len(self._computing) > allowed or self._computing[0][1].done()):
             batch, computed = self._computing.popleft()
             try:
-                results = computed.result()
+                found = computed.result()
             except SliceFailed as exc:
                 for file in dict.fromkeys(file for file, _ in batch):
                     self._fail(file, exc)
                 continue
-            pairs = zip(batch, results, strict=True)
-            for file, own in groupby(pairs, key=lambda pair: pair[0][0]):
-                self._write(file, [(decoded, sr) for (_, decoded), sr in own])
+            sums = found.sums or (None,) * len(batch)
+            results = [
+                (file, Computed(decoded, *one))
+                for (file, decoded), *one in zip(batch, found.slices, sums, strict=True)
+            ]
+            for file, own in groupby(results, key=lambda pair: pair[0]):
+                self._write(file, [result for _, result in own])
 
     def _write(self, file: FileInProgress, results: list[Computed]) -> None:
         # One worker at a time writes a file, and none after it has failed.

@@ -29,6 +29,7 @@ from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.quality.result_checks import SliceFigures, check_result
+from kspacesr_rt.quality.spectral_sums import SpectralSums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +83,10 @@ class SliceSteps(Protocol):
         """
         ...
 
-    def make(self, sr: FloatArray) -> MadeOutput:
+    def make(self, sr: FloatArray, sums: SpectralSums | None = None) -> MadeOutput:
         """Check a result, real-world values ``(s*y, s*x)``, and encode the output.
+
+        `sums` as `kspacesr_rt.quality.result_checks.check_result` takes them.
 
         Raises
         ------
@@ -167,13 +170,13 @@ class SliceWork:
         with self._timed("decode"):
             return decode_slice(loaded.dataset), FileState.of_loaded(loaded)
 
-    def make(self, sr: FloatArray) -> MadeOutput:
+    def make(self, sr: FloatArray, sums: SpectralSums | None = None) -> MadeOutput:
         """Check a result, and encode the output; see `SliceSteps`."""
         decoded, settings = self._decoded, self._settings
         if decoded is None:
             raise RuntimeError("the slice is not read")
         with self._timed("check"):
-            figures = check_result(sr, decoded.values, settings.spec)
+            figures = check_result(sr, decoded.values, settings.spec, sums)
         with self._timed("encode"):
             encoded = self._encoder.encode(decoded, sr, whole=settings.syntax is not None)
         with self._timed("check"):

@@ -13,7 +13,6 @@ from typing import Final
 from kspacesr_rt.dicom import DecodedSlice, writing_outputs
 from kspacesr_rt.dicom.clipping import Clipping
 from kspacesr_rt.dicom.output_names import UID_NAME
-from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, status
 from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState
@@ -105,19 +104,18 @@ class VolumeFile(FileInProgress):
                 self.computation.derivation,
                 template=UID_NAME if self.run.options.name == UID_NAME else "",
             )
-        for decoded, sr in results:
-            self._add(self._writer, self._volume, decoded, sr)
+        for computed in results:
+            self._add(self._writer, self._volume, computed)
         if self._n_written < self.n_slices:
             return None
         return self._finished(self._writer, self._volume)
 
-    def _add(
-        self, writer: VolumeWriter, volume: Volume, decoded: DecodedSlice, sr: FloatArray
-    ) -> None:
+    def _add(self, writer: VolumeWriter, volume: Volume, computed: Computed) -> None:
         """Check and write the next slice."""
+        decoded, sr, sums = computed
         timer = self.run.timer
         with timer.busy("check"), naming_the_slice(self._n_written + 1):
-            figures = check_result(sr, decoded.values, self.computation.spec)
+            figures = check_result(sr, decoded.values, self.computation.spec, sums)
         self._figures = figures if self._figures is None else self._figures.worse_of(figures)
         self._lowest = min(self._lowest, float(decoded.values.min()))
         self._highest = max(self._highest, float(decoded.values.max()))

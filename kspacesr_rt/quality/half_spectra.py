@@ -7,7 +7,6 @@ run pays it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kspacesr_rt.kspace import FloatArray, Matrix, SampleGrid, origin_ramp
-from kspacesr_rt.quality.added_energy import RING_FLOOR, AddedEnergy
+from kspacesr_rt.quality.added_energy import AddedEnergy
+from kspacesr_rt.quality.spectral_sums import SpectralSums
 
 _Half = npt.NDArray[np.complexfloating[Any, Any]]
 
@@ -57,11 +57,32 @@ class HalfSpectra:
             upscale=upscale,
         )
 
-    def measured_residual(self, grid: SampleGrid = "kspace") -> float:
-        """Return `kspacesr_rt.kspace.measured_residual` of the two slices.
+    def sums(self, grid: SampleGrid = "kspace") -> SpectralSums:
+        """Return what the figures of the two slices follow from.
 
         SR samples that lie on another `grid` are compared where they lie, by the shift theorem.
         """
+        ring, measured = self._lr_energies()
+        return SpectralSums(
+            largest_off=self._largest_off(grid),
+            largest=_largest_square(self.lr),
+            outside=self._outside(),
+            ring=ring,
+            measured=measured,
+            total=self.sr_energy,
+            upscale=self.upscale,
+        )
+
+    def measured_residual(self, grid: SampleGrid = "kspace") -> float:
+        """Return `kspacesr_rt.kspace.measured_residual` of the two slices; `grid` as in `sums`."""
+        return self.sums(grid).measured_residual()
+
+    def added_energy(self) -> AddedEnergy:
+        """Return `kspacesr_rt.quality.added_energy.added_energy` of the two slices."""
+        return self.sums().added_energy()
+
+    def _largest_off(self, grid: SampleGrid) -> float:
+        """Return the largest squared change of a measured sample."""
         rows, columns = self.matrix
         inner_rows, inner_columns = (rows - 1) // 2, (columns - 1) // 2  # short of Nyquist
         frequency = np.fft.ifftshift(np.arange(-inner_rows, inner_rows + 1))
@@ -81,26 +102,18 @@ class HalfSpectra:
                 kept = kept * down[part]
                 kept *= across
             largest_off = max(largest_off, _largest_square(kept - lr))
-        largest = _largest_square(self.lr)
-        if largest == 0.0:  # then all that is there is off
-            return math.sqrt(largest_off) / self.upscale
-        return math.sqrt(largest_off / largest)
+        return largest_off
 
-    def added_energy(self) -> AddedEnergy:
-        """Return `kspacesr_rt.quality.added_energy.added_energy` of the two slices."""
+    def _outside(self) -> float:
+        """Return the energy of the SR slice outside the measured band.
+
+        Summed by itself: as the difference of two large sums it would be rounding.
+        """
         rows, columns = self.matrix
         wide, (ky, kx) = columns * self.upscale, (rows // 2, columns // 2)
-        # Summed by itself: as the difference of two large sums it would be rounding.
         beyond = self.inner[ky + 1 : len(self.inner) - ky]
-        outside = float(_row_energies(beyond, wide).sum())
-        outside += float(_row_energies(self.outer, wide, first=kx + 1).sum())
-        total = self.sr_energy
-        ring, measured = self._lr_energies()
-        floor = max(ring, RING_FLOOR * measured)
-        return AddedEnergy(
-            share=outside / total if total > 0.0 else 0.0,
-            ratio=outside / (floor or total) if outside > 0.0 else 0.0,
-        )
+        inner = float(_row_energies(beyond, wide).sum())
+        return inner + float(_row_energies(self.outer, wide, first=kx + 1).sum())
 
     def _lr_energies(self) -> tuple[float, float]:
         """Return the energy of the LR slice's ring and all of it, both times ``upscale ** 2``."""

@@ -12,6 +12,9 @@ from kspacesr_rt.kspace import FloatArray
 GPU_FAILED_HINT = "nvidia-smi shows whether it is still there; then the same command goes on"
 """What to do about a GPU that failed in the middle of a run."""
 
+ONE_AT_A_TIME = "the GPU's memory does not hold two batches: copies wait for computing"
+"""What a report says of a backend that could overlap the two."""
+
 
 class OutOfGpuMemoryError(BackendUnavailableError):
     """The GPU's memory does not hold what a number of slices needs."""
@@ -46,6 +49,11 @@ class BatchLimit:
         self._largest: int | None = None
         self.notes: tuple[str, ...] = ()
         """What a report says of it: that batches are halved."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the memory was full before."""
+        return self._largest is not None
 
     def run(
         self,

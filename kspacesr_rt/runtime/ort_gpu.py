@@ -9,22 +9,44 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from kspacesr_rt.errors import BackendUnavailableError, first_line
+from kspacesr_rt.graph.spectral_sums_graph import (
+    LR,
+    SR,
+    SUM_NAMES,
+    SUMS,
+    can_be_summed,
+    spectral_sums_graph,
+)
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.runtime import gpu_build
-from kspacesr_rt.runtime.backends import BackendOptions, require_batch
+from kspacesr_rt.runtime.backends import (
+    BackendOptions,
+    BatchResult,
+    StartedBatch,
+    require_batch,
+)
 from kspacesr_rt.runtime.context_model import ContextModel
-from kspacesr_rt.runtime.gpu_memory import GPU_FAILED_HINT, BatchLimit, OutOfGpuMemoryError
+from kspacesr_rt.runtime.cuda_copies import CudaError, CudaRuntime, Streams
+from kspacesr_rt.runtime.gpu_memory import (
+    GPU_FAILED_HINT,
+    ONE_AT_A_TIME,
+    BatchLimit,
+    OutOfGpuMemoryError,
+)
 from kspacesr_rt.runtime.ort_gpu_options import (
+    CUDA,
     PROVIDER_OF,
     TENSORRT,
     context_options,
@@ -34,6 +56,7 @@ from kspacesr_rt.runtime.ort_gpu_options import (
     provider_graph,
     tensorrt_options,
 )
+from kspacesr_rt.runtime.ort_overlap import DeviceValues, Finished, OverlappedRuns
 from kspacesr_rt.runtime.ort_placement import (
     RECORD_PLACEMENT,
     placement_of,
@@ -54,7 +77,11 @@ _CUDA_FAILURE = re.compile(r"[A-Z]+ failure \d+: [^;]*")
 
 
 class OrtGpuBackend:
-    """One session and its device buffers a batch size; batches of one size share a graph."""
+    """One session and its device buffers a batch size; batches of one size share a graph.
+
+    What is started (`kspacesr_rt.runtime.protocol.OverlappingBackend`) is copied while another
+    batch is computed, and its spectra are summed up on the GPU, too.
+    """
 
     def __init__(self, name: str, model: BoundModel, options: BackendOptions) -> None:
         self.spec = model.spec
@@ -65,6 +92,20 @@ class OrtGpuBackend:
         self._limit = BatchLimit()
         self._moved_s = 0.0
         self._own_notes = precision_notes(name, model.spec)
+        with ExitStack() as cleanup:
+            self._computing: int | None = None
+            self._overlapped: OverlappedRuns | None = None
+            if sys.platform == "linux":  # where the CUDA runtime has that name
+                cuda = CudaRuntime()
+                try:
+                    streams = cleanup.enter_context(Streams(cuda))
+                except CudaError as exc:
+                    raise _failure(exc, PROVIDER_OF[name]) from exc
+                self._computing = streams.computing.value
+                self._overlapped = cleanup.enter_context(
+                    OverlappedRuns(self._runtime, cuda, streams, self.spec, self._failure_of)
+                )
+            self._cleanup = cleanup.pop_all()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -77,7 +118,34 @@ class OrtGpuBackend:
         A batch that the GPU's memory does not hold is computed in halves, once; that is noted.
         """
         require_batch(batch, self.spec)
+        if self._overlapped is not None:
+            self._overlapped.finish()
         return self._limit.run(self._run, batch, self._forget)
+
+    def start(self, batch: FloatArray) -> StartedBatch:
+        """Begin with a batch; see `kspacesr_rt.runtime.protocol.OverlappingBackend`.
+
+        Where the GPU's memory does not hold two batches, each is computed by itself; that is noted.
+        """
+        require_batch(batch, self.spec)
+        overlapped = self._overlapped
+        if overlapped is None or self._limit.is_known:
+            return self._alone(batch)
+        try:
+            session = self._session(len(batch))
+            session.sum_up()
+            return overlapped.start(batch, session)
+        except OutOfGpuMemoryError:
+            overlapped.release()
+            self._forget()
+            self._overlapped = None
+            self._own_notes = (*self._own_notes, ONE_AT_A_TIME)
+        return self._alone(batch)
+
+    def _alone(self, batch: FloatArray) -> StartedBatch:
+        moved_s = self.transfer_s
+        slices = self.run(batch)
+        return Finished(BatchResult(slices=slices, transfer_s=self.transfer_s - moved_s))
 
     def replay(self, n: int) -> None:
         """Compute once more what the last batch of `n` slices held, without any copy."""
@@ -89,13 +157,18 @@ class OrtGpuBackend:
     def _session(self, n: int) -> _BoundSession:
         if n not in self._sessions:
             self._sessions[n] = _BoundSession(
-                self._runtime, PROVIDER_OF[self._name], self._content, self.spec, n
+                self._runtime, PROVIDER_OF[self._name], self._content, self.spec, n, self._computing
             )
         return self._sessions[n]
 
+    def _failure_of(self, exc: Exception, n: int) -> BackendUnavailableError:
+        if isinstance(exc, BackendUnavailableError):
+            return exc
+        return _failure(exc, PROVIDER_OF[self._name], n)
+
     def _forget(self) -> None:
         """Let go of every session and its device memory."""
-        self._moved_s = self.transfer_s
+        self._moved_s += sum(one.transfer_s for one in self._sessions.values())
         self._sessions.clear()
 
     def __enter__(self) -> Self:
@@ -104,36 +177,58 @@ class OrtGpuBackend:
     @property
     def transfer_s(self) -> float:
         """Seconds spent so far on copies between host and device; see `Backend`."""
-        return self._moved_s + sum(one.transfer_s for one in self._sessions.values())
+        moved_s = self._moved_s + sum(one.transfer_s for one in self._sessions.values())
+        return moved_s + (self._overlapped.transfer_s if self._overlapped else 0.0)
 
     def __exit__(self, *exc: object) -> None:
+        if self._overlapped is not None:
+            self._overlapped.release()  # what is under way works on the sessions' memory
         self._forget()
+        with suppress(CudaError):  # of a GPU that has failed, which said so before
+            self._cleanup.close()
 
 
 class _BoundSession:
     """A session for one batch size, with input and output on the device."""
 
     def __init__(
-        self, runtime: Any, provider: str, content: bytes, spec: ModelSpec, n: int
+        self,
+        runtime: Any,
+        provider: str,
+        content: bytes,
+        spec: ModelSpec,
+        n: int,
+        computing: int | None,
     ) -> None:
-        self._provider, self._n = provider, n
+        """Open it; `computing` is the CUDA stream that it computes in, None: its own."""
+        self._runtime, self._provider, self._n, self._spec = runtime, provider, n, spec
+        self._stream = {} if computing is None else {"user_compute_stream": str(computing)}
         self._session = (
-            _tensorrt_session(runtime, content, spec, n)
+            _tensorrt_session(runtime, content, spec, n, self._stream)
             if provider == TENSORRT
-            else _open(runtime, provider, content, cuda_options(spec))
+            else _open(runtime, provider, content, cuda_options(spec) | self._stream)
         )
         shape = (n, *spec.input_axes, *spec.matrix)
         sr = (n, *spec.output_axes, *spec.sr_matrix(spec.matrix))
         self.transfer_s = 0.0
-        try:
-            values = runtime.OrtValue
-            self._input = values.ortvalue_from_numpy(np.zeros(shape, np.float32), "cuda", 0)
-            self._output = values.ortvalue_from_numpy(np.zeros(sr, np.float32), "cuda", 0)
-        except Exception as exc:  # ONNX Runtime raises classes of its own C++ layer
-            raise _failure(exc, provider, n) from exc
+        self._input, self._output = self._on_device(shape), self._on_device(sr)
         self._binding = self._session.io_binding()
         self._binding.bind_ortvalue_input(INPUT_NAME, self._input)
         self._binding.bind_ortvalue_output(OUTPUT_NAME, self._output)
+        self._sums: Any = None
+        self._summing: tuple[Any, Any] | None = None
+        """The session beside this one that sums up spectra, and what it is bound to."""
+        self._unwaited = runtime.RunOptions()
+        self._unwaited.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    @property
+    def values(self) -> DeviceValues:
+        """Where its input and outputs are."""
+        return DeviceValues(
+            lr=int(self._input.data_ptr()),
+            sr=int(self._output.data_ptr()),
+            sums=None if self._sums is None else int(self._sums.data_ptr()),
+        )
 
     def run(self, batch: FloatArray) -> FloatArray:
         try:
@@ -148,10 +243,41 @@ class _BoundSession:
         self.transfer_s += moved_in - started + time.perf_counter() - computed
         return result
 
+    def sum_up(self) -> None:
+        """Let runs that are enqueued sum up the spectra of what went in and came out."""
+        spec = self._spec
+        if self._summing is not None or not can_be_summed(spec):
+            return
+        graph = spectral_sums_graph(spec.matrix, spec.upscale, spec.sample_grid)
+        options = cuda_options(spec) | self._stream
+        session = _open(self._runtime, CUDA, graph.SerializeToString(), options)
+        self._sums = self._on_device((self._n, 1, len(SUM_NAMES)))
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(LR, self._input)
+        binding.bind_ortvalue_input(SR, self._output)
+        binding.bind_ortvalue_output(SUMS, self._sums)
+        self._summing = session, binding
+
+    def enqueue(self) -> None:
+        """Put a run into the computing stream; nothing is waited for once a graph is captured."""
+        self._session.run_with_iobinding(self._binding, self._unwaited)
+        if self._summing is not None:
+            session, binding = self._summing
+            session.run_with_iobinding(binding, self._unwaited)
+
     def replay(self) -> None:
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as exc:  # as above
+            raise _failure(exc, self._provider, self._n) from exc
+
+    def _on_device(self, shape: tuple[int, ...]) -> Any:
+        """Return zeros on the device."""
+        try:
+            return self._runtime.OrtValue.ortvalue_from_numpy(
+                np.zeros(shape, np.float32), "cuda", 0
+            )
+        except Exception as exc:  # ONNX Runtime raises classes of its own C++ layer
             raise _failure(exc, self._provider, self._n) from exc
 
 
@@ -175,11 +301,13 @@ def _open(runtime: Any, provider: str, content: bytes, options: dict[str, str]) 
     return session
 
 
-def _tensorrt_session(runtime: Any, content: bytes, spec: ModelSpec, n: int) -> Any:
+def _tensorrt_session(
+    runtime: Any, content: bytes, spec: ModelSpec, n: int, stream: dict[str, str]
+) -> Any:
     """Return a session on an engine that was built before, or build it, which takes minutes."""
     folder = tensorrt_folder(runtime, content)
     make_folder(folder)
-    options = tensorrt_options(spec, (n, n, n), folder)
+    options = tensorrt_options(spec, (n, n, n), folder) | stream
     context = ContextModel(folder, context_name(spec, n))
     if (stored := context.stored()) is not None:
         try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 from kspacesr_rt.errors import BackendUnavailableError, InputError, ShapeError, first_line
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec
+from kspacesr_rt.quality.spectral_sums import SpectralSums
 from kspacesr_rt.runtime.gpu_capabilities import require_gpu
 
 NOT_LOADED = "it may be of a later ONNX than the runtime: take a newer runtime, or export it again"
@@ -47,6 +48,44 @@ class Backend(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchResult:
+    """What came of a batch."""
+
+    slices: FloatArray
+    """``(n, 1, s*y, s*x)`` float32; the caller's."""
+    sums: tuple[SpectralSums, ...] = ()
+    """Of each slice's spectra, in units of the largest magnitude of its LR slice; empty if the
+    backend sums up none."""
+    transfer_s: float = 0.0
+    """Seconds of its copies to and from a device."""
+
+
+class StartedBatch(Protocol):
+    """A batch on its way through a device."""
+
+    def done(self) -> bool:
+        """Say whether `result` has nothing to wait for."""
+        ...
+
+    def result(self) -> BatchResult:
+        """Wait for what came of it; raises what `Backend.run` would."""
+        ...
+
+
+@runtime_checkable
+class OverlappingBackend(Protocol):
+    """A backend that copies one batch while it computes another."""
+
+    def start(self, batch: FloatArray) -> StartedBatch:
+        """Begin with a batch, as `Backend.run` takes it; what is under way is not waited for.
+
+        From one thread, and with at most one other batch under way. `Backend.run`, and the end of
+        the backend, finish those first.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

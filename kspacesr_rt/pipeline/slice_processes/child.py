@@ -111,7 +111,7 @@ class _Worker:
             case MakeOutput():
                 work, series = self._slices[step.key]
                 with limited_to(series.settings.limits):
-                    return work.make(self._samples.array(step.shape))
+                    return work.make(self._samples.array(step.shape), step.sums)
             case WriteDraft():
                 work, series = self._slices.pop(step.key)
                 with limited_to(series.settings.limits):

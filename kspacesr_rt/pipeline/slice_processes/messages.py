@@ -21,6 +21,7 @@ from kspacesr_rt.errors import KspaceSRError
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.slice_work import MadeOutput
+from kspacesr_rt.quality.spectral_sums import SpectralSums
 
 READY: Final = "ready"
 """What a process says once it has loaded what it needs."""
@@ -58,6 +59,8 @@ class MakeOutput:
     key: int
     shape: Matrix
     """SR rows and columns."""
+    sums: SpectralSums | None
+    """What the backend has summed up of the spectra."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

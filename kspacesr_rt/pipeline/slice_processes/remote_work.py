@@ -34,6 +34,7 @@ from kspacesr_rt.pipeline.slice_processes.process import (
 )
 from kspacesr_rt.pipeline.slice_work import MadeOutput, SliceSettings, replaced
 from kspacesr_rt.pipeline.survey import Survey, unread_survey
+from kspacesr_rt.quality.spectral_sums import SpectralSums
 
 LOST: Final = "lost-worker"
 """Reason word of a slice that two processes were lost over."""
@@ -114,6 +115,7 @@ class RemoteSliceWork:
         self._key = next(_NUMBERS)
         self._state: FileState | None = None
         self._sr: FloatArray | None = None
+        self._sums: SpectralSums | None = None
         self._read_by = self._made_by = 0
         """Generations of the process that know the slice, and its output."""
 
@@ -121,9 +123,9 @@ class RemoteSliceWork:
         """Return the slice: its values, and of its header at most the Series Number."""
         return _tried(self._run, self._read)
 
-    def make(self, sr: FloatArray) -> MadeOutput:
+    def make(self, sr: FloatArray, sums: SpectralSums | None = None) -> MadeOutput:
         """Check a result, and encode the output."""
-        self._sr = sr
+        self._sr, self._sums = sr, sums
         return _tried(self._run, self._make)
 
     def draft(self, path: Path) -> OutputDraft:
@@ -163,7 +165,8 @@ class RemoteSliceWork:
         sr = self._sr
         assert sr is not None
         rows, columns = sr.shape
-        made = self._asked("check", MakeOutput(key=self._key, shape=(rows, columns)), sr)
+        step = MakeOutput(key=self._key, shape=(rows, columns), sums=self._sums)
+        made = self._asked("check", step, sr)
         assert isinstance(made, MadeOutput)
         self._made_by = self._process.generation
         return made

@@ -23,7 +23,12 @@ from kspacesr_rt.graph.quantisation import QUANTISED_TYPES, network_convolutions
 from kspacesr_rt.model.binding import BoundModel, bind
 from kspacesr_rt.model.file import ModelFile, load_model, resolve_model
 from kspacesr_rt.runtime import backends, ort_gpu
-from kspacesr_rt.runtime.backends import BackendOptions, open_backend
+from kspacesr_rt.runtime.backends import (
+    BackendOptions,
+    OverlappingBackend,
+    StartedBatch,
+    open_backend,
+)
 from standin_cuda.calls import FORBIDDEN, Call, graphs, nodes, read_calls
 
 CALLS = Path(os.environ["STANDIN_CUDA_CALLS"])
@@ -99,6 +104,58 @@ def observe(bound: BoundModel, backend: str, batch: int) -> dict[str, Any]:
     }
 
 
+def observe_overlap(bound: BoundModel, backend: str, batches: list[int]) -> dict[str, Any]:
+    """Start batches, each before the one before it is waited for, and look at each step."""
+    generator = np.random.default_rng(0)
+    given = [generator.random((n, 1, *bound.spec.matrix), np.float32) for n in batches]
+    steps: list[dict[str, Any]] = []
+    waiting: list[tuple[int, StartedBatch]] = []
+    shapes, n_sums, seen = [], [], len(new_calls(0))
+    errors: dict[int, str] = {}
+
+    def note(what: str, number: int) -> None:
+        nonlocal seen
+        calls = new_calls(seen)
+        seen += len(calls)
+        steps.append(
+            {"what": what, "batch": number, "calls": [dataclasses.astuple(c) for c in calls]}
+        )
+
+    def take() -> None:
+        number, started = waiting.pop(0)
+        try:
+            result = started.result()
+            shapes.append(result.slices.shape)
+            n_sums.append(len(result.sums))
+        except BackendUnavailableError as exc:
+            errors[number] = str(exc)
+        note("result", number)
+
+    with open_backend(backend, bound, BackendOptions()) as opened:
+        assert isinstance(opened, OverlappingBackend)
+        note("open", 0)
+        for number, batch in enumerate(given):
+            try:
+                waiting.append((number, opened.start(batch)))
+            except BackendUnavailableError as exc:
+                errors[number] = str(exc)
+            note("start", number)
+            if len(waiting) > 1:
+                take()
+        while waiting:
+            take()
+        notes, copied_s = opened.notes, opened.transfer_s
+    note("close", 0)
+    return {
+        "steps": steps,
+        "shapes": shapes,
+        "sums": n_sums,
+        "notes": notes,
+        "copied_s": copied_s,
+        "errors": errors,
+    }
+
+
 def plant_context(bound: BoundModel) -> None:
     """Put a whole context model, of something else, where the provider's would be."""
     from kspacesr_rt.runtime import gpu_build
@@ -144,6 +201,9 @@ def main() -> None:
         if one.get("plant_context"):
             plant_context(bound)
         try:
+            if "overlap" in one:
+                answers.append(observe_overlap(bound, backend, one["overlap"]))
+                continue
             for _ in range(one.get("times", 1)):
                 answer = observe(bound, backend, one.get("batch", 1))
             answers.append(answer)

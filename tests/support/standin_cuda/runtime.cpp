@@ -171,7 +171,10 @@ CUDA_API int cudaFree(void* address) {
 CUDA_API int cudaHostAlloc(void** address, std::size_t bytes, unsigned) {
     std::lock_guard<std::recursive_mutex> lock(guard);
     standin_record("pinned", "%zu", bytes);
-    char* block = host_block(bytes);
+    static const long most = standin_setting("STANDIN_CUDA_PINNED", 80L << 30);
+    std::size_t pinned = bytes;
+    for (const auto& [address, size] : pinned_memory) pinned += size;
+    char* block = pinned > static_cast<std::size_t>(most) ? nullptr : host_block(bytes);
     if (block == nullptr) return OUT_OF_MEMORY;
     pinned_memory[block] = bytes;
     *address = block;
@@ -182,6 +185,7 @@ CUDA_API int cudaMallocHost(void** address, std::size_t bytes) {
 }
 CUDA_API int cudaFreeHost(void* address) {
     std::lock_guard<std::recursive_mutex> lock(guard);
+    standin_record("unpinned", "%p", address);
     pinned_memory.erase(static_cast<char*>(address));
     std::free(address);
     return SUCCESS;
@@ -209,20 +213,21 @@ CUDA_API int cudaPointerGetAttributes(void* attributes, const void* address) {
     return SUCCESS;
 }
 
-static int copy(const char* event, void* to, const void* from, std::size_t bytes, int kind) {
+static int copy(const char* event, void* to, const void* from, std::size_t bytes, int kind,
+                void* stream) {
     std::lock_guard<std::recursive_mutex> lock(guard);
     static const char* const kinds[] = {"h2h", "h2d", "d2h", "d2d", "any"};
     const bool pinned = lies_in(pinned_memory, kind == 1 ? from : to);
-    standin_record(event, "%s %zu %p %p %s", kinds[kind < 0 || kind > 4 ? 4 : kind], bytes, from,
-                   to, kind == 1 || kind == 2 ? (pinned ? "pinned" : "pageable") : "-");
+    standin_record(event, "%s %zu %p %p %s %p", kinds[kind < 0 || kind > 4 ? 4 : kind], bytes, from,
+                   to, kind == 1 || kind == 2 ? (pinned ? "pinned" : "pageable") : "-", stream);
     if (!standin_capturing) std::memmove(to, from, bytes);
     return status();
 }
 CUDA_API int cudaMemcpy(void* to, const void* from, std::size_t bytes, int kind) {
-    return copy("copy", to, from, bytes, kind);
+    return copy("copy", to, from, bytes, kind, nullptr);
 }
-CUDA_API int cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, int kind, void*) {
-    return copy("copy_async", to, from, bytes, kind);
+CUDA_API int cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, int kind, void* stream) {
+    return copy("copy_async", to, from, bytes, kind, stream);
 }
 CUDA_API int cudaMemset(void* to, int value, std::size_t bytes) {
     std::memset(to, value, bytes);
@@ -253,8 +258,17 @@ CUDA_API int cudaEventCreateWithFlags(void** event, unsigned) {
     return status();
 }
 CUDA_API int cudaEventCreate(void** event) { return cudaEventCreateWithFlags(event, 0); }
-CUDA_API int cudaEventSynchronize(void*) {
-    standin_record("synchronize", "event");
+CUDA_API int cudaEventRecord(void* event, void* stream) {
+    standin_record("happens", "%p %p", event, stream);
+    return status();
+}
+CUDA_API int cudaStreamWaitEvent(void* stream, void* event, unsigned) {
+    standin_record("held", "%p %p", event, stream);
+    return status();
+}
+CUDA_API int cudaEventQuery(void*) { return status(); }
+CUDA_API int cudaEventSynchronize(void* event) {
+    standin_record("synchronize", "event %p", event);
     return standin_capturing ? CAPTURE_UNSUPPORTED : status();
 }
 CUDA_API int cudaEventElapsedTime(float* milliseconds, void*, void*) {
@@ -282,9 +296,9 @@ CUDA_API int cudaGraphInstantiate(void** executable, void*, unsigned long long) 
     standin_record("instantiate", "");
     return status();
 }
-CUDA_API int cudaGraphLaunch(void* executable, void*) {
+CUDA_API int cudaGraphLaunch(void* executable, void* stream) {
     ++launches;
-    standin_record("launch", "%p", executable);
+    standin_record("launch", "%p %p", executable, stream);
     return status();
 }
 
