@@ -34,6 +34,7 @@ from kspacesr_rt.runtime import gpu_build
 from kspacesr_rt.runtime.backends import (
     BackendOptions,
     BatchResult,
+    FinishedBatch,
     StartedBatch,
     require_batch,
 )
@@ -56,7 +57,7 @@ from kspacesr_rt.runtime.ort_gpu_options import (
     provider_graph,
     tensorrt_options,
 )
-from kspacesr_rt.runtime.ort_overlap import DeviceValues, Finished, OverlappedRuns
+from kspacesr_rt.runtime.ort_overlap import DeviceValues, OverlappedRuns
 from kspacesr_rt.runtime.ort_placement import (
     RECORD_PLACEMENT,
     placement_of,
@@ -145,7 +146,7 @@ class OrtGpuBackend:
     def _alone(self, batch: FloatArray) -> StartedBatch:
         moved_s = self.transfer_s
         slices = self.run(batch)
-        return Finished(BatchResult(slices=slices, transfer_s=self.transfer_s - moved_s))
+        return FinishedBatch(BatchResult(slices=slices, transfer_s=self.transfer_s - moved_s))
 
     def replay(self, n: int) -> None:
         """Compute once more what the last batch of `n` slices held, without any copy."""

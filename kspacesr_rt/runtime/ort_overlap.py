@@ -257,18 +257,3 @@ class _Started:
         moments = place.moments
         copied_s = moments.seconds("sent", "arrived") + moments.seconds("returning", "returned")
         return BatchResult(slices=place.sr.host[:n].copy(), sums=sums, transfer_s=copied_s)
-
-
-class Finished:
-    """The result of a batch that was computed before anybody asked for it."""
-
-    def __init__(self, result: BatchResult) -> None:
-        self._result = result
-
-    def done(self) -> bool:
-        """Say yes."""
-        return True
-
-    def result(self) -> BatchResult:
-        """Return it."""
-        return self._result

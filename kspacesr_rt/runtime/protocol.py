@@ -75,6 +75,21 @@ class StartedBatch(Protocol):
         ...
 
 
+class FinishedBatch:
+    """A batch that was computed before anybody asked for its result."""
+
+    def __init__(self, result: BatchResult) -> None:
+        self._result = result
+
+    def done(self) -> bool:
+        """Say yes."""
+        return True
+
+    def result(self) -> BatchResult:
+        """Return it."""
+        return self._result
+
+
 @runtime_checkable
 class OverlappingBackend(Protocol):
     """A backend that copies one batch while it computes another."""

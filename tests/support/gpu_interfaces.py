@@ -9,6 +9,7 @@ CUDA_CALLS = {
     "cudaGetErrorString": 1,
     "cudaStreamCreateWithFlags": 1,
     "cudaStreamDestroy": 1,
+    "cudaStreamQuery": 1,
     "cudaStreamSynchronize": 1,
     "cudaStreamBeginCapture": 2,
     "cudaStreamEndCapture": 1,

@@ -2,42 +2,49 @@
 
 The engine comes from the cache, or is built when the backend is opened. Everything that a run needs
 is allocated then or at the first batch of a size: pinned host buffers, device buffers, and a CUDA
-graph of copy, engine and copy back, so that a run is one copy, one launch and one wait.
+graph of copy, engine and copy back, so that a run is one copy, one launch and one wait. All of that
+is a place; where another batch is started before the first is waited for, there are two, each with
+a stream of its own, so that a GPU copies for one while it computes the other.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
-from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError, library_message
+from kspacesr_rt.errors import BackendUnavailableError, InputError, library_message
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel
-from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
-from kspacesr_rt.runtime.backends import BackendOptions, require_batch
+from kspacesr_rt.model.file import INPUT_NAME
+from kspacesr_rt.runtime.backends import (
+    BackendOptions,
+    BatchResult,
+    FinishedBatch,
+    StartedBatch,
+    require_batch,
+)
 from kspacesr_rt.runtime.gpu_memory import (
-    GPU_FAILED_HINT,
+    ONE_AT_A_TIME,
     OutOfGpuMemoryError,
     half_of,
     halved_note,
 )
-from kspacesr_rt.runtime.tensorrt.adapter import can_be_captured, create_context, open_engine
+from kspacesr_rt.runtime.tensorrt.adapter import create_context, open_engine
 from kspacesr_rt.runtime.tensorrt.cache import EngineCache
 from kspacesr_rt.runtime.tensorrt.inputs import EngineOptions
 from kspacesr_rt.runtime.tensorrt.kernel_cache import SUFFIX, KernelCache
 from kspacesr_rt.runtime.tensorrt.library import load_runtime
+from kspacesr_rt.runtime.tensorrt.place import CudaCalls, LaunchedBatch, Place
 from kspacesr_rt.runtime.tensorrt.sidecar import EngineInfo, load_engine
 from kspacesr_rt.runtime.tensorrt.targets import RUNTIMES, RuntimeName
 from kspacesr_rt.system import gpu_driver
 from kspacesr_rt.system.interruption import deferred_signals
 
-_OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation."""
+PLACES: Final = 2
+"""Batches under way, where they may overlap: more would not keep the GPU busier."""
 
 
 class TensorRTBackend:
@@ -74,25 +81,20 @@ class TensorRTBackend:
     ) -> None:
         self.spec = info.spec
         self.notes = notes
-        self._trt, self._cuda = trt, cuda
+        self._trt = trt
         self._kernels = kernels or KernelCache(None)
-        self._largest = largest or info.inputs.batch[2]
-        self._launches: dict[int, Callable[[], None]] = {}
+        self._most = info.inputs.batch[2]
+        self._largest = largest or self._most
+        self._call = CudaCalls(cuda, self._largest)
+        self._places: list[Place] = []
+        self._under_way: list[LaunchedBatch] = []
+        self._may_overlap = True
         with ExitStack() as cleanup:
             self._call("cudaSetDevice", gpu_driver.DEVICE)
-            self._stream = self._call("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
-            cleanup.callback(self._call, "cudaStreamDestroy", self._stream)
-            spec = self.spec
-            self._lr = self._buffers((self._largest, *spec.input_axes, *spec.matrix), cleanup)
-            self._sr_shape = (*spec.output_axes, *spec.sr_matrix(spec.matrix))
-            self._sr = self._buffers((self._largest, *self._sr_shape), cleanup)
             self._runtime, self._engine = open_engine(trt, plan)
             cleanup.callback(self._forget)
-            # One for all contexts: they run one after the other, on one stream.
-            self._scratch_bytes = max(self._scratch_needed(info.inputs.batch[2]), 1)
-            self._scratch = self._call("cudaMalloc", self._scratch_bytes)
-            cleanup.callback(self._call, "cudaFree", self._scratch)
-            cleanup.callback(self._launches.clear)  # the contexts, which work in there
+            cleanup.callback(self._close_places)
+            self._places.append(self._new_place())
             self._cleanup = cleanup.pop_all()
 
     def run(self, batch: FloatArray) -> FloatArray:
@@ -101,40 +103,99 @@ class TensorRTBackend:
         A batch larger than the engine takes is cut; slices do not influence each other.
         """
         require_batch(batch, self.spec)
-        result = np.empty((len(batch), *self._sr_shape), dtype=np.float32)
+        self._finish()
+        place = self._places[0]
+        result = np.empty((len(batch), *place.sr_shape), dtype=np.float32)
         for start in range(0, len(batch), self._largest):
             part = batch[start : start + self._largest]
-            np.copyto(self._lr.host[: len(part)], part)
-            if len(part) not in self._launches:
-                self._launches[len(part)] = self._prepared(len(part))
-            self._launches[len(part)]()
-            self._call("cudaStreamSynchronize", self._stream)
-            np.copyto(result[start : start + len(part)], self._sr.host[: len(part)])
+            place.launch(part)
+            place.wait()
+            np.copyto(result[start : start + len(part)], place.result(len(part)))
         return result
+
+    def start(self, batch: FloatArray) -> StartedBatch:
+        """Begin with a batch; see `kspacesr_rt.runtime.protocol.OverlappingBackend`.
+
+        One that is larger than the engine takes is computed at once, in parts.
+        """
+        require_batch(batch, self.spec)
+        if len(batch) > self._largest:
+            return FinishedBatch(BatchResult(slices=self.run(batch)))
+        place = self._free_place()
+        try:
+            place.launch(batch)
+        except BackendUnavailableError:
+            if place is self._places[0]:
+                raise
+            place = self._only_place()
+            place.launch(batch)
+        started = LaunchedBatch(place, len(batch), self._under_way.remove)
+        self._under_way.append(started)
+        return started
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._cleanup.close()  # graphs, contexts, engine, memory, stream: the last made goes first
+        self._finish()
+        self._cleanup.close()  # what works on the engine, the engine: the last made goes first
+
+    def _finish(self) -> None:
+        """Wait for what is under way, and keep what came of it."""
+        for one in list(self._under_way):
+            one.finish()
+
+    def _free_place(self) -> Place:
+        """Return a place without a batch; make the second one when it is first wanted."""
+        busy = {one.place for one in self._under_way}
+        for place in self._places:
+            if place not in busy:
+                return place
+        if self._may_overlap and len(self._places) < PLACES:
+            try:
+                self._places.append(self._new_place())
+            except OutOfGpuMemoryError:
+                return self._only_place()
+            return self._places[-1]
+        self._under_way[0].finish()
+        return self._free_place()
+
+    def _only_place(self) -> Place:
+        """Return the first place, to which what fails in another, for lack of memory, is left."""
+        self._finish()
+        while len(self._places) > 1:
+            with suppress(BackendUnavailableError):  # of a GPU that has failed: it is met again
+                self._places.pop().close()
+        self._may_overlap = False
+        self._note(ONE_AT_A_TIME)
+        return self._places[0]
+
+    def _new_place(self) -> Place:
+        return Place(
+            self._call,
+            trt=self._trt,
+            engine=self._engine,
+            kernels=self._kernels,
+            spec=self.spec,
+            largest=self._largest,
+            scratch_bytes=self._scratch_needed(self._most),
+            note=self._note,
+        )
+
+    def _note(self, text: str) -> None:
+        self.notes = tuple(dict.fromkeys((*self.notes, text)))
+
+    def _close_places(self) -> None:
+        with ExitStack() as cleanup:
+            for place in self._places:
+                cleanup.callback(place.close)
+        del self._places
 
     def _forget(self) -> None:
-        """Let go of the engine, then its runtime, and of the buffers' views."""
+        """Let go of the engine, then its runtime."""
         self._kernels.forget()
         self._engine = None
         self._runtime = None
-        del self._lr, self._sr
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the CUDA runtime; its status is checked, its value returned."""
-        status, *values = getattr(self._cuda, name)(*arguments)
-        if int(status) != 0:
-            text = self._cuda.cudaGetErrorString(status)[1]
-            said = text.decode() if isinstance(text, bytes) else text
-            if int(status) == _OUT_OF_MEMORY:
-                raise OutOfGpuMemoryError(self._largest)
-            raise EngineError(f"{name} failed: error {int(status)}, {said}", hint=GPU_FAILED_HINT)
-        return values[0] if values else None
 
     def _scratch_needed(self, largest: int) -> int:
         """Return the bytes that a context works in, of the most slices that are computed."""
@@ -148,88 +209,6 @@ class TensorRTBackend:
             INPUT_NAME, (self._largest, *self.spec.input_axes, *self.spec.matrix)
         )
         return int(context.update_device_memory_size_for_shapes())
-
-    def _buffers(self, shape: tuple[int, ...], cleanup: ExitStack) -> _Buffers:
-        n_bytes = 4 * int(np.prod(shape))
-        pinned = self._call("cudaMallocHost", n_bytes)
-        cleanup.callback(self._call, "cudaFreeHost", pinned)
-        device = self._call("cudaMalloc", n_bytes)
-        cleanup.callback(self._call, "cudaFree", device)
-        return _Buffers(int(pinned), int(device), shape)
-
-    def _prepared(self, n: int) -> Callable[[], None]:
-        """Return what launches the captured graph for `n` slices.
-
-        Each size has its own context: a graph stays tied to the shapes of the context it was
-        captured from.
-        """
-        context = create_context(self._trt, self._engine, self._kernels)
-        if context is None:
-            raise EngineError(f"no execution context for {n} slices: is the GPU's memory full?")
-        context.set_device_memory(self._scratch, self._scratch_bytes)
-        fits = context.set_input_shape(INPUT_NAME, (n, *self.spec.input_axes, *self.spec.matrix))
-        fits = fits and context.set_tensor_address(INPUT_NAME, self._lr.device)
-        fits = fits and context.set_tensor_address(OUTPUT_NAME, self._sr.device)
-        if not fits:
-            raise EngineError(f"the engine does not take {n} slices of {self.spec.matrix}")
-        enqueue = partial(self._enqueue, context, n)
-        enqueue()  # what the library does once per shape must not be captured
-        self._call("cudaStreamSynchronize", self._stream)
-        self._kernels.keep()
-        if not can_be_captured(self._trt, context, int(self._stream)):
-            self.notes = (*self.notes, f"{n} slices run without a CUDA graph: not capturable")
-            return enqueue
-        graph = self._captured(enqueue)
-        try:
-            executable = self._call("cudaGraphInstantiate", graph, 0)
-        finally:
-            self._call("cudaGraphDestroy", graph)
-        self._cleanup.callback(self._call, "cudaGraphExecDestroy", executable)
-        return _Launch(partial(self._call, "cudaGraphLaunch", executable, self._stream), context)
-
-    def _captured(self, enqueue: Callable[[], None]) -> Any:
-        """Return the graph of what is enqueued; of two errors, the first is the cause."""
-        only_this_thread = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("cudaStreamBeginCapture", self._stream, only_this_thread)
-        try:
-            enqueue()
-        except BaseException:
-            with suppress(EngineError):  # of a capture that is invalid by now
-                self._call("cudaGraphDestroy", self._call("cudaStreamEndCapture", self._stream))
-            raise
-        return self._call("cudaStreamEndCapture", self._stream)
-
-    def _enqueue(self, context: Any, n: int) -> None:
-        kinds = self._cuda.cudaMemcpyKind
-        copy = partial(self._call, "cudaMemcpyAsync")
-        lr, sr = self._lr, self._sr
-        copy(lr.device, lr.pinned, lr.size_of(n), kinds.cudaMemcpyHostToDevice, self._stream)
-        if not context.execute_async_v3(int(self._stream)):
-            raise EngineError("the engine could not be started")
-        copy(sr.pinned, sr.device, sr.size_of(n), kinds.cudaMemcpyDeviceToHost, self._stream)
-
-
-class _Buffers:
-    """A pinned host buffer and the device buffer it is copied to or from."""
-
-    def __init__(self, pinned: int, device: int, shape: tuple[int, ...]) -> None:
-        self.pinned, self.device = pinned, device
-        memory = (ctypes.c_float * int(np.prod(shape))).from_address(pinned)
-        self.host = np.ctypeslib.as_array(memory).reshape(shape)
-
-    def size_of(self, n: int) -> int:
-        """Return the bytes of the first `n` slices."""
-        return int(self.host[:n].nbytes)
-
-
-class _Launch:
-    """Launch a graph, and keep the context it came from alive."""
-
-    def __init__(self, launch: Callable[[], None], context: Any) -> None:
-        self._launch, self._context = launch, context
-
-    def __call__(self) -> None:
-        self._launch()
 
 
 def load_cuda() -> Any:

@@ -13,14 +13,22 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 
 from kspacesr_rt.errors import BackendUnavailableError
 from kspacesr_rt.graph.precision import narrowed
 from kspacesr_rt.graph.relowering import relowered
+from kspacesr_rt.graph.spectral_sums_graph import LR, SR, SUM_NAMES, SUMS, spectral_sums_graph
+from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.kspace.phantoms import brain_phantom
+from kspacesr_rt.kspace.resampling import zero_fill
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import ModelFile, load_model, resolve_model
 from kspacesr_rt.quality.metrics import psnr_between
+from kspacesr_rt.quality.result_checks import measure_slice
+from kspacesr_rt.quality.spectral_sums import SpectralSums
 from kspacesr_rt.runtime.backends import BackendOptions, open_backend
+from kspacesr_rt.runtime.ort_webgpu import PROVIDER
 from kspacesr_rt.runtime.self_test import verify_model
 
 
@@ -41,8 +49,26 @@ def changed(model: ModelFile, case: dict[str, Any]) -> ModelFile:
     return model
 
 
+def sums_of(matrix: Matrix) -> dict[str, Any]:
+    """Sum up spectra on WebGPU and by NumPy; return the relative differences of figures."""
+    lr = (brain_phantom(matrix) * 700).astype(np.float32)
+    sr = (zero_fill(lr, 2) * np.linspace(1.0, 1.1, 2 * matrix[1])).astype(np.float32)
+    graph = spectral_sums_graph(matrix, 2, "kspace").SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=[PROVIDER], enable_fallback=0)
+    [[[row]]] = session.run([SUMS], {LR: lr[None, None], SR: sr[None, None]})
+    sums = SpectralSums(**dict(zip(SUM_NAMES, map(float, row), strict=True)), upscale=2)
+    found = measure_slice(sr, lr, sums=sums).as_fields()
+    expected = measure_slice(sr, lr).as_fields()
+    return {
+        "provider": session.get_providers()[0],
+        "off": {name: abs(found[name] / value - 1.0) for name, value in expected.items() if value},
+    }
+
+
 def answer_to(case: dict[str, Any]) -> dict[str, Any]:
     """Compute a case on WebGPU and on the CPU."""
+    if "sums" in case:
+        return sums_of((case["sums"][0], case["sums"][1]))
     model = changed(load_model(resolve_model(case["model"], upscale=None)), case)
     if "matrix" not in case:
         return verify_model(model, "ort-webgpu").to_dict()

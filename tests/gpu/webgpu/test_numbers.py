@@ -79,3 +79,12 @@ def test_half_precision_needs_an_adapter_that_has_it(machine):
         assert (found["hint"], found["exit_code"]) == ("take the fp32 model", 3)
     else:
         assert found["db"] >= REQUIRED_DB["fp16"]
+
+
+def test_spectra_are_summed_up_as_numpy_does(machine):
+    """The graph that GPUs run beside a model, by real shaders: figures within 1e-3."""
+    matrices = [(21, 16), (16, 24), (64, 64)]
+    for found in machine.probe(*({"sums": matrix} for matrix in matrices)):
+        assert found["provider"] == "WebGpuExecutionProvider"
+        assert len(found["off"]) == 5
+        assert max(found["off"].values()) < 1e-3, found

@@ -330,12 +330,12 @@ def test_the_first_bad_frame_is_told(tmp_path, monkeypatch, streams):
     put_classic(tmp_path / "in", 2, 2, A)
     seen = []
 
-    def refuse(sr, lr, spec):
+    def refuse(sr, lr, spec, sums):
         if lr.shape == (32, 32):
             seen.append(lr)
             if len(seen) == 2:
                 raise SliceFailed("data-consistency", "is no image")
-        return check_result(sr, lr, spec)
+        return check_result(sr, lr, spec, sums)
 
     monkeypatch.setattr(multi_frame_file, "check_result", refuse)
     asleep(monkeypatch, "write")

@@ -135,12 +135,12 @@ def fail_at(monkeypatch, module, name, uid, error):
 def _failing_last(error, original):
     lock, seen = threading.Lock(), Counter()
 
-    def raising(sr, lr, spec):
+    def raising(sr, lr, spec, sums):
         with lock:
             seen["calls"] += 1
             if seen["calls"] == 4:
                 raise error
-        return original(sr, lr, spec)
+        return original(sr, lr, spec, sums)
 
     return raising
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import sys
+from collections import defaultdict
 from functools import partial
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
@@ -21,7 +22,7 @@ from gpu_interfaces import CUDA_CALLS, OF_RTX, TENSORRT_NAMES, missing_names
 from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError, ShapeError
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.runtime import gpu_capabilities, protocol
-from kspacesr_rt.runtime.backends import BackendOptions, open_backend
+from kspacesr_rt.runtime.backends import BackendOptions, OverlappingBackend, open_backend
 from kspacesr_rt.runtime.tensorrt import backend as native_tensorrt
 from kspacesr_rt.runtime.tensorrt import build, targets
 from kspacesr_rt.runtime.tensorrt.cache import EngineCache
@@ -57,7 +58,7 @@ class FakeCuda(ModuleType):
         self.memory = {"host": {}, "device": {}}
         self.alive = []
         self.calls = []
-        self.waiting = []
+        self.waiting = defaultdict(list)
         self.captured = None
         self.fails = {}
         self.size = 1 << 30
@@ -76,8 +77,9 @@ class FakeCuda(ModuleType):
 
         return call
 
-    def enqueue(self, work):
-        (self.waiting if self.captured is None else self.captured).append(work)
+    def enqueue(self, work, stream):
+        assert ("stream", stream) in self.alive
+        (self.waiting[stream] if self.captured is None else self.captured).append(work)
 
     def view(self, where, pointer, n_bytes):
         """Return memory that was allocated and not freed, or fail like a GPU would not."""
@@ -133,11 +135,11 @@ class FakeCuda(ModuleType):
         places = ("device", "host") if kind == Kind.cudaMemcpyHostToDevice else ("host", "device")
         into = self.view(places[0], target, n_bytes)
         taken = self.view(places[1], source, n_bytes)
-        self.enqueue(partial(ctypes.memmove, into, taken, n_bytes))
+        self.enqueue(partial(ctypes.memmove, into, taken, n_bytes), stream)
         return (0,)
 
     def do_cudaStreamBeginCapture(self, stream, mode):
-        assert not self.waiting, "captured behind work that was not waited for"
+        assert not self.waiting[stream], "captured behind work that was not waited for"
         self.captured = []
         return (0,)
 
@@ -154,7 +156,7 @@ class FakeCuda(ModuleType):
     def do_cudaGraphLaunch(self, executable, stream):
         assert ("executable", executable) in self.alive
         for work in self.work[executable]:
-            self.enqueue(work)
+            self.enqueue(work, stream)
         return (0,)
 
     def do_cudaGraphDestroy(self, graph):
@@ -165,10 +167,12 @@ class FakeCuda(ModuleType):
 
     def do_cudaStreamSynchronize(self, stream):
         assert self.captured is None, "waiting is forbidden while capturing"
-        for work in self.waiting:
+        for work in self.waiting.pop(stream, ()):
             work()
-        self.waiting.clear()
         return (0,)
+
+    def do_cudaStreamQuery(self, stream):
+        return (600 if self.waiting[stream] else 0,)
 
 
 def real_names(names, **attributes):
@@ -260,7 +264,7 @@ class FakeEngine:
             batch = np.frombuffer(lr, np.float32).reshape(context.shape)
             np.frombuffer(sr, np.float32)[:] = self.session.run(["sr"], {"lr": batch})[0].ravel()
 
-        self.cuda.enqueue(compute)
+        self.cuda.enqueue(compute, stream)
         return True
 
 
@@ -377,6 +381,93 @@ def test_a_graph_is_captured_once_for_each_batch_size(machine, bound, runtime):
         here.cuda.calls.clear()
         backend.run(batch_of(1))
         assert here.cuda.calls == ["cudaGraphLaunch", "cudaStreamSynchronize"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_batch_is_started_while_another_is_under_way(machine, bound, expected, runtime):
+    """Each in a stream, and in memory, of its own; results come in any order, also late."""
+    here = machine(runtime)
+    batches = [batch_of(n, seed) for seed, n in enumerate((2, 2, 1, 2, 8, 11))]
+    with open_backend(runtime, bound) as backend:
+        assert isinstance(backend, OverlappingBackend)
+        waiting = []
+        for batch in batches:
+            given = batch.copy()
+            waiting.append((batch, backend.start(given)))
+            given[:] = np.nan  # the caller's again
+            if len(waiting) > 1:
+                one, started = waiting.pop(0)
+                assert_same(started.result().slices, expected(one))
+                assert started.done()
+        one, started = waiting.pop()
+        assert_same(started.result().slices, expected(one))
+        assert here.cuda.calls.count("cudaMallocHost") == 2 * 2  # however many batches
+        assert here.cuda.calls.count("cudaMalloc") == 2 * 3
+        pair = [backend.start(batch_of(2)) for _ in range(2)]
+        assert [one.done() for one in pair] == [False, False]
+        here.cuda.calls.clear()
+        pair += [backend.start(batch_of(2))]  # a third: the first of them is finished before
+        assert [one.done() for one in pair] == [True, False, False]
+        assert here.cuda.calls[:2] == ["cudaStreamSynchronize", "cudaGraphLaunch"]
+        assert_same(backend.run(batches[0]), expected(batches[0]))  # finishes the others
+        assert all(one.done() for one in pair)
+        assert_same(pair[1].result().slices, expected(batch_of(2)))
+    assert here.cuda.memory == {"host": {}, "device": {}}
+    assert here.cuda.alive == []
+
+
+def test_nothing_is_waited_for_between_two_starts(machine, bound):
+    """Nor copied by the host but into and out of pinned memory."""
+    here = machine("tensorrt")
+    with open_backend("tensorrt", bound) as backend:
+        for started in [backend.start(batch_of(2)) for _ in range(2)]:
+            started.result()
+        here.cuda.calls.clear()
+        first, second = (backend.start(batch_of(2, seed)) for seed in range(2))
+        assert here.cuda.calls == ["cudaGraphLaunch"] * 2
+        first.result()
+        second.result()
+        assert here.cuda.calls[2:] == ["cudaStreamSynchronize"] * 2
+
+
+@pytest.mark.parametrize("lacking", ["memory", "context"])
+def test_without_room_for_two_batches_one_is_computed_at_a_time(
+    machine, bound, expected, monkeypatch, lacking
+):
+    """8 x (1344 + 5376) + 4096 bytes are one place; what was possible before still is, and said."""
+    here = machine("tensorrt-rtx")
+    here.cuda.size = 100_000 if lacking == "memory" else here.cuda.size
+    batches = [batch_of(3, seed) for seed in range(4)]
+    with open_backend("tensorrt-rtx", bound) as backend:
+        first = backend.start(batches[0])
+        if lacking == "context":
+            monkeypatch.setattr(FakeEngine, "create_execution_context", lambda self, told: None)
+        others = [backend.start(batch) for batch in batches[1:]]
+        for batch, started in zip(batches, (first, *others), strict=True):
+            assert_same(started.result().slices, expected(batch))
+        assert backend.notes == (
+            "the GPU's memory does not hold two batches: copies wait for computing",
+        )
+        assert here.cuda.calls.count("cudaGraphLaunch") == 4
+    assert here.cuda.memory == {"host": {}, "device": {}}
+    assert here.cuda.alive == []
+
+
+@pytest.mark.parametrize("call", ["cudaGraphLaunch", "cudaStreamSynchronize"])
+def test_a_device_that_is_lost_is_an_error_of_the_batch_that_meets_it(machine, bound, call):
+    """At its start or when it is waited for; the other one is not lost with it before its turn."""
+    here = machine("tensorrt")
+    with open_backend("tensorrt", bound) as backend:
+        for started in [backend.start(batch_of(2)) for _ in range(2)]:
+            started.result()
+        first = backend.start(batch_of(2))
+        here.cuda.fails[call] = 719
+        meets = first.result if call != "cudaGraphLaunch" else partial(backend.start, batch_of(2))
+        with pytest.raises(EngineError, match=f"{call} failed: error 719"):
+            meets()
+        if call == "cudaGraphLaunch":
+            assert np.isfinite(first.result().slices).all()
+        here.cuda.fails.clear()
 
 
 def test_the_result_is_the_callers_own(machine, bound):
