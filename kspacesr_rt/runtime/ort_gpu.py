@@ -40,6 +40,7 @@ from kspacesr_rt.runtime.backends import (
 )
 from kspacesr_rt.runtime.context_model import ContextModel
 from kspacesr_rt.runtime.cuda_copies import CudaError, CudaRuntime, Streams
+from kspacesr_rt.runtime.gpu_capabilities import why_not_on
 from kspacesr_rt.runtime.gpu_memory import (
     GPU_FAILED_HINT,
     ONE_AT_A_TIME,
@@ -93,6 +94,7 @@ class OrtGpuBackend:
         self._limit = BatchLimit()
         self._moved_s = 0.0
         self._own_notes = precision_notes(name, model.spec)
+        self._sums_spectra = sums_spectra(model.spec, current_gpu().sm)
         with ExitStack() as cleanup:
             self._computing: int | None = None
             self._overlapped: OverlappedRuns | None = None
@@ -134,7 +136,8 @@ class OrtGpuBackend:
             return self._alone(batch)
         try:
             session = self._session(len(batch))
-            session.sum_up()
+            if self._sums_spectra:
+                session.sum_up()
             return overlapped.start(batch, session)
         except OutOfGpuMemoryError:
             overlapped.release()
@@ -247,7 +250,7 @@ class _BoundSession:
     def sum_up(self) -> None:
         """Let runs that are enqueued sum up the spectra of what went in and came out."""
         spec = self._spec
-        if self._summing is not None or not can_be_summed(spec):
+        if self._summing is not None:
             return
         graph = spectral_sums_graph(spec.matrix, spec.upscale, spec.sample_grid)
         options = cuda_options(spec) | self._stream
@@ -280,6 +283,14 @@ class _BoundSession:
             )
         except Exception as exc:  # ONNX Runtime raises classes of its own C++ layer
             raise _failure(exc, self._provider, self._n) from exc
+
+
+def sums_spectra(spec: ModelSpec, sm: int) -> bool:
+    """Say whether the CUDA provider can sum up spectra beside a model, on a GPU of its kernels.
+
+    An engine of TensorRT needs none of them, so a GPU that they leave out may run the model alone.
+    """
+    return can_be_summed(spec) and not why_not_on("ort-cuda", sm)
 
 
 def _open(runtime: Any, provider: str, content: bytes, options: dict[str, str]) -> Any:

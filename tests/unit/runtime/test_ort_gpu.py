@@ -15,10 +15,11 @@ from kspacesr_rt.graph.flat import flattened
 from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
 from kspacesr_rt.graph.right_hand_products import with_right_hand_constants
 from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, resolve_model
 from kspacesr_rt.runtime.backends import BackendOptions
 from kspacesr_rt.runtime.context_model import ContextModel
 from kspacesr_rt.runtime.gpu_memory import BatchLimit, OutOfGpuMemoryError
-from kspacesr_rt.runtime.ort_gpu import NO_KERNEL_HINT, OrtGpuBackend
+from kspacesr_rt.runtime.ort_gpu import NO_KERNEL_HINT, OrtGpuBackend, sums_spectra
 from kspacesr_rt.runtime.ort_gpu_options import (
     CPU,
     CUDA,
@@ -238,3 +239,11 @@ def test_a_second_time_it_is_an_error():
     assert caught.value.exit_code == 3
     with pytest.raises(OutOfGpuMemoryError, match="does not hold a slice"):
         BatchLimit().run(SmallMemory(0).run, batch[:1], gpu.release)
+
+
+@pytest.mark.parametrize(("sm", "summed"), [(75, True), (90, True), (121, True), (100, False)])
+def test_spectra_are_summed_up_where_the_cuda_provider_has_kernels(bound, sm, summed):
+    """TensorRT's engines run on GPUs that onnxruntime-gpu has no kernels for; NumPy measures."""
+    assert sums_spectra(bound.spec, sm) == summed
+    of_kspace = load_model(resolve_model("x2-complex", upscale=None)).spec
+    assert not sums_spectra(of_kspace, sm)
