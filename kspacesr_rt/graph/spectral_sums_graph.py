@@ -57,7 +57,8 @@ class _Sums:
     """The nodes and constants of one graph."""
 
     def __init__(self, matrix: Matrix, upscale: int, grid: SampleGrid) -> None:
-        self.matrix, self.upscale, self.grid = matrix, upscale, grid
+        self.matrix, self.upscale = matrix, upscale
+        self.grid: SampleGrid = grid
         rows, columns = matrix
         self.n_columns = columns // 2 + 1
         """Of the half of LR's spectrum that says everything, Nyquist line included."""

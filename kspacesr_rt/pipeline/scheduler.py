@@ -227,8 +227,8 @@ class Scheduler:
                 continue
             sums = found.sums or (None,) * len(batch)
             results = [
-                (file, Computed(decoded, *one))
-                for (file, decoded), *one in zip(batch, found.slices, sums, strict=True)
+                (file, Computed(decoded, sr, of_both))
+                for (file, decoded), sr, of_both in zip(batch, found.slices, sums, strict=True)
             ]
             for file, own in groupby(results, key=lambda pair: pair[0]):
                 self._write(file, [result for _, result in own])
