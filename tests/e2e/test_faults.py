@@ -338,6 +338,88 @@ def test_a_full_disk_ends_the_run_and_room_completes_it(
         shutil.rmtree(out)
 
 
+@pytest.fixture
+def read_only():
+    """Return what makes a folder read-only, for whoever opens something in it from then on."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a folder read-only needs root")
+    mounted = []
+
+    def mount(*words):
+        return subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
+
+    def make(place):
+        done = mount("--bind", str(place), str(place))
+        if done.returncode:
+            pytest.skip(f"no folder can be mounted: {done.stderr.strip()}")
+        mounted.append(place)
+        done = mount("-o", "remount,bind,ro", str(place))
+        assert done.returncode == 0, done.stderr
+
+    def undo():
+        while mounted:
+            subprocess.run(["umount", str(mounted.pop())], check=True)
+
+    make.undo = undo
+    yield make
+    undo()
+
+
+@in_both
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_read_only_output_is_refused_before_anything_is_computed(
+    read_only, mixed, undisturbed, tmp_path, exists, processes
+):
+    """The folder itself, or the one that it would be made in; nothing is spent on it."""
+    place = tmp_path / "disk"
+    out = place / "out"
+    out.mkdir(parents=True)
+    if not exists:
+        out.rmdir()
+    read_only(out if exists else place)
+    log = tmp_path / "log"
+    how = ("--processes", processes)
+    code, stderr = ended(start("infer", mixed, out, *CLI, *how, log=log))
+    assert code == 7, stderr
+    assert "error: " in stderr
+    assert "permissions" in stderr or "may not be written" in stderr
+    assert log.stat().st_size == 0
+    assert [one.name for one in place.iterdir()] == ["out"] * exists
+    read_only.undo()
+    code, stderr = ended(start("infer", mixed, out, *CLI, *how))
+    assert code == 0, stderr
+    assert losses(undisturbed, out) == NOTHING_LOST
+
+
+@in_both
+@pytest.mark.parametrize("free", [3, 12])
+def test_an_output_that_becomes_read_only_ends_the_run(
+    read_only, mixed, undisturbed, out, tmp_path, free, processes
+):
+    """As a file system does that met an error: exit 7, and the next run takes up what it can."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    how = ("--processes", processes)
+    held = {"FAULT_HOLD": str(hold), "FAULT_FREE": str(free)}
+    running = start("infer", mixed, out, *CLI, *how, **held)
+    assert fault_cases.wait_until(
+        lambda: (out / ".kspacesr-rt" / "journal.jsonl").exists(), running
+    )
+    read_only(out)
+    hold.unlink()
+    code, stderr = ended(running)
+    assert code == 7, stderr
+    assert "Read-only file system" in stderr
+    seen = contents(out)
+    assert len(seen) < len(undisturbed)
+    assert all(undisturbed[name] == digest for name, digest in seen.items())
+    read_only.undo()
+    code, stderr = ended(start("infer", mixed, out, *CLI, *how))
+    assert code == 0, stderr
+    assert losses(undisturbed, out) == NOTHING_LOST
+    assert not fault_cases.leftovers(out)
+
+
 @in_both
 @pytest.mark.parametrize("limit", [300, 17_000, 24_000, 40_000])
 def test_a_limit_of_file_sizes_ends_the_run_and_its_end_completes_it(
