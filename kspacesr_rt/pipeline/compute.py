@@ -7,7 +7,7 @@ before it is waited for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Protocol
@@ -48,7 +48,6 @@ class BatchRunner:
         self.side_by_side = run.backends.streams
         """Batches that may be under way when another is started."""
         self._overlapped: list[_OverlappedBatch] = []
-        self._counted_until = 0.0
         # What computes one batch at a time does so in the caller's thread: contexts and graphs of
         # a GPU belong to the thread that made them.
         self._pool = (
@@ -106,18 +105,10 @@ class BatchRunner:
     def _begun(self, backend: Backend, batch: FloatArray) -> ComputedBatch:
         """Begin with a batch, and wait for none."""
         assert isinstance(backend, OverlappingBackend)
-        begun = _OverlappedBatch(self._run, backend, batch, self._count)
+        begun = _OverlappedBatch(self._run, backend, batch)
         self._overlapped = [one for one in self._overlapped if not one.is_settled]
         self._overlapped.append(begun)
         return begun
-
-    def _count(self, started: float, transfer_s: float) -> None:
-        """Count what a batch took: of time, what no batch before it has counted."""
-        now = time.perf_counter()
-        began = max(started, self._counted_until)
-        self._counted_until = now
-        self._run.timer.add("infer", now - began)
-        self._run.timer.add("transfer", transfer_s)
 
     def _computed(self, backend: Backend, batch: FloatArray) -> BatchResult:
         timer, moved = self._run.timer, backend.transfer_s
@@ -146,33 +137,18 @@ class BatchRunner:
 
 
 class _OverlappedBatch:
-    """A batch on its way through a device, waited for when its result is wanted."""
+    """A batch on its way through a device, waited for when its result is wanted.
 
-    def __init__(
-        self,
-        run: RunState,
-        backend: Backend,
-        batch: FloatArray,
-        count: Callable[[float, float], None],
-    ) -> None:
-        """Begin; `count` is called with when that was, and the seconds of copies."""
+    Of the time it takes, what the run spends on it counts: to begin with it, and to wait for it.
+    """
+
+    def __init__(self, run: RunState, backend: Backend, batch: FloatArray) -> None:
         assert isinstance(backend, OverlappingBackend)
         self._run, self._backend, self._batch = run, backend, batch
-        self._count = count
         self.is_settled = False
         """Whether its result was asked for, or given up."""
-        self._transfer_s = 0.0
-        self._started_s = time.perf_counter()
-        run.timer.begin(self, "infer")
-        cpu_s = time.thread_time()
-        try:
-            with _failing_slices(run, backend):
-                self._begun: StartedBatch = backend.start(batch)
-        except BaseException:
-            self._settle()
-            raise
-        finally:
-            run.timer.add("infer", 0.0, cpu_s=time.thread_time() - cpu_s)
+        with self._failing(), run.timer.busy("infer"):
+            self._begun: StartedBatch = backend.start(batch)
 
     def done(self) -> bool:
         """Say whether its result is there."""
@@ -180,30 +156,27 @@ class _OverlappedBatch:
 
     def result(self) -> BatchResult:
         """Wait for the result."""
-        cpu_s = time.thread_time()
-        try:
-            with _failing_slices(self._run, self._backend):
-                found = self._begun.result()
-                self._transfer_s = found.transfer_s
-                results = found.slices[:, 0]
-                _require_homogeneous(self._backend, self._batch, results)
-                return BatchResult(slices=results, sums=found.sums)
-        finally:
-            self._run.timer.add("infer", 0.0, cpu_s=time.thread_time() - cpu_s)
-            self._settle()
+        self.is_settled = True
+        with self._failing(), self._run.timer.busy("infer"):
+            found = self._begun.result()
+            self._run.timer.add("transfer", found.transfer_s)
+            results = found.slices[:, 0]
+            _require_homogeneous(self._backend, self._batch, results)
+            return BatchResult(slices=results, sums=found.sums)
 
     def give_up(self) -> None:
         """Let the backend have its memory again."""
         if not self.is_settled:
             with suppress(Exception):  # which would have ended the run that has ended
                 self._begun.result()
-            self._settle()
 
-    def _settle(self) -> None:
-        self.is_settled = True
-        self._run.timer.end(self)
-        self._count(self._started_s, self._transfer_s)
-        self._run.notes.update(dict.fromkeys(self._backend.notes))  # of this batch, perhaps
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            with _failing_slices(self._run, self._backend):
+                yield
+        finally:
+            self._run.notes.update(dict.fromkeys(self._backend.notes))  # of this batch, perhaps
 
 
 def _require_homogeneous(backend: Backend, batch: FloatArray, results: FloatArray) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ from pydicom import dcmread
 
 from kspacesr_rt import infer
 from kspacesr_rt.errors import BackendUnavailableError, KspaceSRError
-from kspacesr_rt.pipeline import backend_pool
+from kspacesr_rt.pipeline import backend_pool, stage_timer
+from kspacesr_rt.pipeline.compute import BatchRunner
 from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.quality import result_checks
 from kspacesr_rt.quality.half_spectra import HalfSpectra
-from kspacesr_rt.runtime.backends import BatchResult
+from kspacesr_rt.runtime.backends import BatchResult, baseline_spec
 from kspacesr_rt.sample import sample_folder
 
 AT_ONCE = 2
@@ -128,13 +131,44 @@ def test_a_batch_is_started_before_the_one_before_it_is_waited_for(study, tmp_pa
     assert pixels[0] == pixels[1]
 
 
-def test_the_seconds_of_a_batch_are_counted_once(study, tmp_path, overlap):
-    """Two are under way at a time; what both took is not the time that passed."""
+def test_copies_are_counted_beside_computing(study, tmp_path, overlap):
+    """They are no part of the time that passes."""
     overlap()
     report = infer(study, tmp_path / "out", ONE)
     seconds = {one.name: one.busy_s for one in report.stages}
     assert seconds["transfer"] == pytest.approx(0.75)
     assert 0.0 < seconds["infer"] <= report.seconds["total"]
+
+
+def test_what_passes_between_start_and_result_is_not_the_devices(monkeypatch):
+    """A run that waits for its disk would be told to buy a faster GPU."""
+    now = [0.0]
+    clock = SimpleNamespace(
+        perf_counter=lambda: now[0], thread_time=lambda: 0.0, monotonic=lambda: now[0]
+    )
+    monkeypatch.setattr(stage_timer, "time", clock)
+    spec = baseline_spec("zero-fill", 2, (4, 4))
+
+    def passing(seconds, result):
+        def pass_and_return(*args):
+            now[0] += seconds
+            return result
+
+        return pass_and_return
+
+    started = SimpleNamespace(
+        done=lambda: True,
+        result=passing(2.0, BatchResult(slices=np.ones((1, 1, 8, 8), np.float32))),
+    )
+    backend = SimpleNamespace(spec=spec, notes=(), start=passing(1.0, started))
+    pool = SimpleNamespace(
+        streams=1, get=lambda matrix: backend, judging=lambda matrix: contextlib.nullcontext()
+    )
+    run = SimpleNamespace(timer=stage_timer.StageTimer(), notes={}, backends=pool)
+    batch = BatchRunner(run).start((4, 4), [SimpleNamespace(values=np.ones((4, 4), np.float32))])
+    now[0] += 100.0  # the next slices are read
+    batch.result()
+    assert run.timer.seconds["infer"] == 3.0
 
 
 @pytest.mark.parametrize("where", ["start", "result"])
