@@ -17,6 +17,15 @@ ARRIVED_TOLERANCE = 1e-3
 """Relative difference of the energy of a result where it was computed and where it arrived: sums of
 squares in fp32, in whatever order, differ by 1e-6."""
 
+SAME_FIGURE = 1e-3
+"""Relative difference of a figure that is none."""
+ROUNDED_RESIDUAL = 1e-5
+"""What transforms and products in fp32 leave of a residual: 1e-6 of the largest sample each."""
+ROUNDED_SHARE = 1e-10
+"""What they leave of energy that was added: the square of that, over up to all samples."""
+ROUNDED_RATIO = 1e-7
+"""The same over the measured ring, which may have a thousandth of the energy."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpectralSums:
@@ -49,6 +58,18 @@ class SpectralSums:
         return AddedEnergy(
             share=self.outside / self.total if self.total > 0.0 else 0.0,
             ratio=self.outside / (floor or self.total) if self.outside > 0.0 else 0.0,
+        )
+
+    def agrees(self, other: SpectralSums) -> bool:
+        """Say whether figures that follow from both differ by rounding alone."""
+        energy, others = self.added_energy(), other.added_energy()
+        pairs = (
+            (self.measured_residual(), other.measured_residual(), ROUNDED_RESIDUAL),
+            (energy.share, others.share, ROUNDED_SHARE),
+            (energy.ratio, others.ratio, ROUNDED_RATIO),
+        )
+        return all(
+            abs(one - two) <= SAME_FIGURE * abs(two) + rounded for one, two, rounded in pairs
         )
 
     def settle(self, *, energy: float, unit: float) -> bool:

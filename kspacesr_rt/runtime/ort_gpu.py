@@ -113,7 +113,8 @@ class OrtGpuBackend:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a report says of it; see `Backend`."""
-        return (*self._own_notes, *self._limit.notes)
+        of_sums = self._overlapped.notes if self._overlapped else ()
+        return (*self._own_notes, *of_sums, *self._limit.notes)
 
     def run(self, batch: FloatArray) -> FloatArray:
         """Super-resolve a batch; see `kspacesr_rt.runtime.backends.Backend.run`.
@@ -136,8 +137,7 @@ class OrtGpuBackend:
             return self._alone(batch)
         try:
             session = self._session(len(batch))
-            if self._sums_spectra:
-                session.sum_up()
+            self._sum_up(session)
             return overlapped.start(batch, session)
         except OutOfGpuMemoryError:
             overlapped.release()
@@ -145,6 +145,18 @@ class OrtGpuBackend:
             self._overlapped = None
             self._own_notes = (*self._own_notes, ONE_AT_A_TIME)
         return self._alone(batch)
+
+    def _sum_up(self, session: _BoundSession) -> None:
+        """Have a session's spectra summed up, if the provider can; NumPy measures where not."""
+        if not self._sums_spectra:
+            return
+        try:
+            session.sum_up()
+        except OutOfGpuMemoryError:
+            raise
+        except BackendUnavailableError as exc:
+            self._sums_spectra = False
+            self._own_notes = (*self._own_notes, f"spectra are not summed up on the GPU: {exc}")
 
     def _alone(self, batch: FloatArray) -> StartedBatch:
         moved_s = self.transfer_s

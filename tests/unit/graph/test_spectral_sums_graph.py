@@ -69,6 +69,7 @@ def test_the_graph_sums_what_numpy_sums(matrix, upscale):
             assert getattr(sums, name) * unit == pytest.approx(
                 expected[name], rel=SAME, abs=FLOOR * expected["total"]
             ), name
+        assert sums.agrees(HalfSpectra.of(result, given).sums())
         assert measure_slice(result, given, sums=sums).as_fields() == pytest.approx(
             measure_slice(result, given).as_fields(), rel=SAME
         )

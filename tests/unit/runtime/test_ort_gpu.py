@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -247,3 +248,27 @@ def test_spectra_are_summed_up_where_the_cuda_provider_has_kernels(bound, sm, su
     assert sums_spectra(bound.spec, sm) == summed
     of_kspace = load_model(resolve_model("x2-complex", upscale=None)).spec
     assert not sums_spectra(of_kspace, sm)
+
+
+def test_a_provider_that_cannot_sum_up_spectra_leaves_them_to_numpy():
+    """A run that was possible before still is; that is said, and not tried again."""
+    backend = object.__new__(OrtGpuBackend)
+    backend._sums_spectra, backend._own_notes = True, ()
+    asked = []
+
+    def fail():
+        asked.append(1)
+        raise BackendUnavailableError("no kernel image")
+
+    session = SimpleNamespace(sum_up=fail)
+    for _ in range(2):
+        backend._sum_up(session)
+    assert backend._own_notes == ("spectra are not summed up on the GPU: no kernel image",)
+    assert len(asked) == 1
+
+    def out_of_memory():
+        raise OutOfGpuMemoryError(8)
+
+    backend._sums_spectra = True
+    with pytest.raises(OutOfGpuMemoryError):  # the batch is computed alone, or in halves
+        backend._sum_up(SimpleNamespace(sum_up=out_of_memory))
