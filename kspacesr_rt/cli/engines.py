@@ -119,11 +119,20 @@ def list_cache(
 @cache_app.command("add")
 def add_to_cache(
     engine: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Engine file.")],
+    show_paths: ShowPaths = False,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
 ) -> None:
     """Add an engine that was built elsewhere, with the sidecar beside it."""
     from kspacesr_rt.runtime.tensorrt.cache import EngineCache
 
-    print_text(EngineCache().add(engine))
+    kept = EngineCache().add(engine)
+    for note in kept.notes:
+        print_text(f"warning: {note}", err=True)
+    if as_json:
+        echo_json(kept.to_dict())
+    else:
+        print_text(kept.path)
 
 
 @cache_app.command("prune")
@@ -133,17 +142,25 @@ def prune_cache(
         float | None, typer.Option(min=0.0, help="Remove what was not used for so many days.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,
+    show_paths: ShowPaths = False,
+    as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
     """Remove cached engines and converted models, and say which; tiers are then chosen anew."""
     from kspacesr_rt.conversion.tier_cache import TierCache
     from kspacesr_rt.runtime.tensorrt.cache import EngineCache
 
-    for cache in (EngineCache(), TierCache()):
-        removed = cache.prune(
+    removed = [
+        entry
+        for cache in (EngineCache(), TierCache())
+        for entry in cache.prune(
             max_bytes=None if max_mb is None else max_mb * 10**6,
             older_than_days=older_than,
             everything=everything,
         )
-        for entry in removed:
-            print_text(entry.as_text())
+    ]
+    if as_json:
+        echo_json([entry.to_dict() for entry in removed])
+        return
+    for entry in removed:
+        print_text(entry.as_text())

@@ -40,9 +40,9 @@ OF_REPOSITORY: Final = frozenset(
 
 def is_model(source: str) -> bool:
     """Return whether `export` is given a model file or a shipped model's name."""
-    from kspacesr_rt.model.file import shipped_models
+    from kspacesr_rt.model.file import every_shipped_model
 
-    return source in shipped_models() or Path(source).suffix == ".onnx"
+    return source in every_shipped_model() or Path(source).suffix == ".onnx"
 
 
 def require_output(
@@ -55,11 +55,17 @@ def require_output(
     InputError
         If nothing says so, or a model is exported already.
     """
+    from kspacesr_rt.model.engine_files import require_no_engine_at
+    from kspacesr_rt.model.file import resolve_model
+
+    require_no_engine_at(Path(source))
     if is_model(source):
         raise InputError(
             f"{source} is a model already",
             hint="kspacesr-rt convert changes it; --triton DIR makes a model repository of it",
         )
+    if output is None and triton is not None and not is_network(source):
+        resolve_model(source, upscale=None)  # which says what is near
     if output is None:
         raise InputError("nothing says where the model file goes", hint="-o MODEL.onnx")
     if triton is None and matrix:
@@ -69,6 +75,11 @@ def require_output(
 
         require_free_folder(triton)
     return output
+
+
+def is_network(source: str) -> bool:
+    """Return whether `export` is given code, by a path or a module's name."""
+    return ":" in source or Path(source).suffix == ".py"
 
 
 def require_alone(context: typer.Context) -> None:

@@ -20,6 +20,7 @@ from onnx import TensorProto, external_data_helper, helper, inliner, numpy_helpe
 
 from kspacesr_rt.errors import ModelFileError, first_line, system_message
 from kspacesr_rt.model.content_checks import LARGEST_FILE
+from kspacesr_rt.model.engine_files import require_no_engine
 from kspacesr_rt.model.file import MALFORMED
 from kspacesr_rt.model.spec import METADATA_KEY
 from kspacesr_rt.system.plain_text import shortened
@@ -86,6 +87,7 @@ def read_foreign(path: Path) -> ForeignGraph:
 
 def _read(path: Path, content: bytes) -> ForeignGraph:
     name, proto = path.name, onnx.ModelProto()
+    require_no_engine(content, name)
     try:
         proto.ParseFromString(content)
     except DecodeError as exc:

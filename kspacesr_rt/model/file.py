@@ -8,6 +8,7 @@ weights still have the digest that export wrote down.
 from __future__ import annotations
 
 import base64
+import difflib
 import hashlib
 import json
 import math
@@ -25,6 +26,7 @@ from kspacesr_rt.errors import InputError, ModelFileError, system_message
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.model.content_checks import LARGEST_FILE, require_known_content
 from kspacesr_rt.model.contracts import contracts_of, taken_text
+from kspacesr_rt.model.engine_files import require_no_engine
 from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, METADATA_KEY, OP_DOMAIN, ModelSpec
 from kspacesr_rt.model.trust_calibration import TrustCalibration
@@ -335,6 +337,11 @@ def shipped_kspace_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
 
 
+def every_shipped_model() -> dict[str, Path]:
+    """Return every model in the wheel, name to path: those of images, then those of k-space."""
+    return shipped_models() | shipped_kspace_models()
+
+
 def resolve_model(name_or_path: str | None, *, upscale: int | None) -> Path:
     """Find the file a user means by a path, a shipped name, or nothing at all.
 
@@ -358,7 +365,7 @@ def resolve_model(name_or_path: str | None, *, upscale: int | None) -> Path:
                 f"no model for upscale {upscale} is shipped",
                 hint=f"shipped: {', '.join(shipped)}; or name a model file",
             )
-    shipped |= shipped_kspace_models()
+    shipped = every_shipped_model()
     if name_or_path in shipped:
         return shipped[name_or_path]
     path = Path(name_or_path)
@@ -369,7 +376,9 @@ def resolve_model(name_or_path: str | None, *, upscale: int | None) -> Path:
                 f"'{name_or_path}' is a folder, not a model file",
                 hint=f"folders of DICOM are for: kspacesr-rt infer FOLDER OUT; {listed}",
             )
-        raise InputError(f"no model file '{name_or_path}'", hint=listed)
+        near = difflib.get_close_matches(name_or_path, shipped, n=2)
+        meant = f"is it {' or '.join(near)}? " if near else ""
+        raise InputError(f"no model file '{name_or_path}'", hint=f"{meant}{listed}")
     return path
 
 
@@ -398,6 +407,7 @@ def load_model(path: Path) -> ModelFile:
 
 def parse_model(content: bytes, *, name: str) -> ModelFile:
     """Read a model from bytes; see `load_model`."""
+    require_no_engine(content, name)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
@@ -420,6 +430,11 @@ def parse_model(content: bytes, *, name: str) -> ModelFile:
 
 def _read_checked(proto: onnx.ModelProto, name: str) -> ModelSpec:
     text = _metadata(proto).get(METADATA_KEY)
+    if text is None and any(node.op_type == "EPContext" for node in proto.graph.node):
+        raise ModelFileError(
+            f"{name} is what ONNX Runtime keeps of a TensorRT engine, and is no model itself",
+            hint="name the model that it was built of, with --backend ort-tensorrt, which finds it",
+        )
     if text is None:
         raise ModelFileError(
             f"{name} carries no '{METADATA_KEY}' metadata, so it is not one of our models "

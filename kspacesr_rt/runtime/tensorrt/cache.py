@@ -14,13 +14,20 @@ from pathlib import Path
 
 from kspacesr_rt.errors import ModelFileError, failing_the_output
 from kspacesr_rt.model.binding import BoundModel
+from kspacesr_rt.model.engine_files import SIDECAR_SUFFIX, is_engine
 from kspacesr_rt.runtime.tensorrt.build import (
     BuiltEngine,
     OnProgress,
     compile_in_subprocess,
     target_notes,
 )
-from kspacesr_rt.runtime.tensorrt.inputs import EngineInputs, EngineOptions, resolve_inputs
+from kspacesr_rt.runtime.tensorrt.inputs import (
+    RECIPE,
+    EngineInputs,
+    EngineOptions,
+    profile_of,
+    resolve_inputs,
+)
 from kspacesr_rt.runtime.tensorrt.kernel_cache import SUFFIX
 from kspacesr_rt.runtime.tensorrt.listing import CacheEntry, entry_of, is_abandoned
 from kspacesr_rt.runtime.tensorrt.sidecar import (
@@ -102,25 +109,32 @@ class EngineCache(CacheFolder):
             path=path, info=info, seconds=time.perf_counter() - start, notes=tuple(notes)
         )
 
-    def add(self, engine: Path) -> Path:
+    def add(self, engine: Path) -> BuiltEngine:
         """Keep an engine that was built elsewhere, where backends will find it.
-
-        Backends ask for default options; an engine built with others is kept, but not found.
 
         Returns
         -------
-            Where the copy is.
+            Where the copy is. Backends ask for default options: an engine built with others is
+            kept, but not found, and a note says so.
 
         Raises
         ------
         ModelFileError
-            If the engine or its sidecar is missing or damaged.
+            If it is no engine, or it or its sidecar is missing or damaged.
         OutputError
             If it cannot be kept.
         """
+        start = time.perf_counter()
+        _require_engine(engine)
         info, plan = load_engine(engine)
         self.make()
-        return self._keep(plan, info)
+        return BuiltEngine(
+            path=self._keep(plan, info),
+            info=info,
+            seconds=time.perf_counter() - start,
+            cached=True,
+            notes=_why_not_found(info),
+        )
 
     def listing(self) -> tuple[CacheEntry, ...]:
         """Return every engine in the cache, the one used last first."""
@@ -189,6 +203,41 @@ class EngineCache(CacheFolder):
     def _timing_path(self, inputs: EngineInputs) -> Path:
         words = f"{inputs.runtime}-{inputs.runtime_version}-{inputs.gpu}-{inputs.gpu_name}"
         return self.folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', words)}.timing"
+
+
+def _require_engine(path: Path) -> None:
+    if path.name.endswith(SIDECAR_SUFFIX):
+        raise ModelFileError(
+            f"{path.name} is the sidecar of an engine",
+            hint="name the engine, which it stands beside",
+        )
+    if path.suffix == ".onnx" and not is_engine(path):
+        raise ModelFileError(
+            f"{path.name} is a model file, of which an engine is built",
+            hint="kspacesr-rt build MODEL.onnx -o MODEL.engine --gpu sm89",
+        )
+
+
+def _why_not_found(info: EngineInfo) -> tuple[str, ...]:
+    """Return a note if no backend asks for such an engine."""
+    inputs, asked = info.inputs, EngineOptions()
+    batch = profile_of(info.spec, asked.batch)
+    others = [
+        word
+        for word, differs in (
+            (f"a batch of {' '.join(map(str, inputs.batch))}", inputs.batch != batch),
+            ("a workspace limit", inputs.workspace_bytes is not None),
+            ("an optimisation level", inputs.optimisation_level is not None),
+            ("an earlier version's recipe", inputs.recipe != RECIPE),
+        )
+        if differs
+    ]
+    if not others:
+        return ()
+    return (
+        f"it was built with {' and '.join(others)}, and backends ask for what build does by "
+        "default: they will not find it",
+    )
 
 
 def _load_own(path: Path, wanted: EngineInputs) -> EngineInfo:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -107,7 +109,7 @@ class EngineInputs:
     """How this project set the builder up."""
 
     def __post_init__(self) -> None:
-        """Reject values of the wrong type; raises `TypeError`."""
+        """Reject values that no build has; raises `TypeError`."""
         wrong = [
             f"{name} is {getattr(self, name)!r}"
             for names, fits in _CHECKS
@@ -133,22 +135,30 @@ class EngineInputs:
         return cls(**fields)
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+def _is_count(value: object, least: int = 1) -> bool:
+    return type(value) is int and value >= least
 
 
 def _are_counts(value: object, n: int) -> bool:
     return isinstance(value, tuple) and len(value) == n and all(map(_is_count, value))
 
 
-_CHECKS = (
-    (("runtime_version", "gpu", "gpu_name", "onnx_sha256"), lambda v: isinstance(v, str)),
+def _matches(pattern: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool]], ...] = (
+    (("runtime_version",), _matches(r"\d[\w.+-]*")),
+    (("gpu",), _matches(r"sm\d{2,3}")),
+    (("gpu_name",), lambda v: isinstance(v, str)),
+    (("onnx_sha256",), _matches(r"[0-9a-f]{64}")),
     (("runtime",), lambda v: v in RUNTIMES),
     (("precision",), lambda v: v in get_args(Precision)),
     (("matrix",), lambda v: _are_counts(v, 2)),
-    (("batch",), lambda v: _are_counts(v, 3)),
+    (("batch",), lambda v: _are_counts(v, 3) and list(v) == sorted(v)),
     (("tf32",), lambda v: isinstance(v, bool)),
-    (("workspace_bytes", "optimisation_level"), lambda v: v is None or _is_count(v)),
+    (("workspace_bytes",), lambda v: v is None or _is_count(v)),
+    (("optimisation_level",), lambda v: v is None or (_is_count(v, 0) and v in LEVELS)),
     (("recipe",), _is_count),
 )
 

@@ -109,7 +109,7 @@ class EngineInfo:
             info = cls(
                 inputs=EngineInputs.from_dict({name: values[name] for name in _INPUTS}),
                 spec=ModelSpec.from_json(json.dumps(values["spec"]), origin="spec"),
-                fused=tuple(FusedLayer.from_dict(one) for one in values["fused"]),
+                fused=_fused(values["fused"]),
                 **{name: values[name] for name in _OWN},
             )
         except KeyError as exc:
@@ -173,6 +173,12 @@ class EngineInfo:
 
 _INPUTS = tuple(item.name for item in dataclasses.fields(EngineInputs))
 _OWN = ("layers", "size_bytes", "plan_sha256", "created", "version")
+
+
+def _fused(value: Any) -> tuple[FusedLayer, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"fused is {value!r}, and no list of layers")
+    return tuple(FusedLayer.from_dict(one) for one in value)
 
 
 def _are_layer_counts(value: Any) -> bool:

@@ -321,3 +321,38 @@ def test_a_shipped_model_needs_no_torch():
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert resolve_model("x2-fast", upscale=None).is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("x2-fsat", "is it x2-fast or x4-fast?"),
+        ("x2-comlex", "is it x2-complex?"),
+        ("nowhere.onnx", "shipped models: "),
+        ("nowhere.pt", "shipped models: "),
+    ],
+)
+def test_a_name_that_is_no_model_is_answered_with_those_that_are(source, words, tmp_path):
+    """It was taken for a checkpoint, whose model file was asked for."""
+    done = invoke(source, "--triton", tmp_path / "models")
+    assert done.exit_code == 2
+    assert f"no model file '{source}'" in done.stderr
+    assert words in done.stderr
+    assert "-o MODEL.onnx" not in done.stderr
+
+
+def test_the_model_of_kspace_is_served_as_it_takes_it(tmp_path, model_config):
+    """Two channels in and out, and the answer that the file itself gives."""
+    folder = tmp_path / "models"
+    done = invoke("x2-complex", "--triton", folder, "--matrix", "20x24")
+    assert done.exit_code == 0, done.output
+    [entry] = [path.parent for path in folder.glob("*/config.pbtxt")]
+    config = text_format.Parse((entry / "config.pbtxt").read_text(), model_config())
+    assert list(config.input[0].dims) == [2, 20, 24]
+    assert list(config.output[0].dims) == [2, 40, 48]
+    with np.load(folder / "known_answers.npz") as stored:
+        answers = {name: stored[name] for name in stored.files}
+    assert {value.shape[-3:] for value in answers.values() if value.ndim >= 3} == {
+        (2, 20, 24),
+        (2, 40, 48),
+    }

@@ -15,7 +15,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from kspacesr_rt.cli import app
 from kspacesr_rt.errors import EngineError, ModelFileError, OutputError
 from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
 from kspacesr_rt.model.binding import bind
@@ -203,11 +205,56 @@ def test_an_engine_built_elsewhere_can_be_added(model, engines, builds, tmp_path
     """Built on a server without a GPU, carried to the scanner's box, found by the backend there."""
     output = tmp_path / "m.engine"
     build_engine(model, output, matrix=MATRIX, gpu="sm89")
-    engines.add(output)
+    assert engines.add(output).notes == ()
     assert engines.get_or_build(bind(model, MATRIX), FOR_SM89).cached
     truncate(output)
     with pytest.raises(ModelFileError, match="its sidecar says"):
         engines.add(output)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch": (1, 2, 4)}, "a batch of 1 2 4"),
+        ({"workspace_bytes": 2**28}, "a workspace limit"),
+        ({"optimisation_level": 3}, "an optimisation level"),
+    ],
+)
+def test_an_engine_that_no_backend_asks_for_is_said_to_be_one(
+    model, engines, builds, tmp_path, options, words
+):
+    """It is kept, and would be built again beside it without a word."""
+    output = tmp_path / "m.engine"
+    build_engine(model, output, matrix=MATRIX, gpu="sm89", **options)
+    added = engines.add(output)
+    [note] = added.notes
+    assert words in note
+    assert note.endswith("they will not find it")
+    assert not engines.get_or_build(bind(model, MATRIX), FOR_SM89).cached
+
+
+def test_what_is_no_engine_is_not_added(model, engines, builds, tmp_path):
+    """A model, or the sidecar, which stands beside it in a listing."""
+    output = tmp_path / "m.engine"
+    build_engine(model, output, matrix=MATRIX, gpu="sm89")
+    with pytest.raises(ModelFileError, match=r"m\.engine\.json is the sidecar"):
+        engines.add(sidecar_path(output))
+    (tmp_path / "m.onnx").write_bytes(model.proto.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"m\.onnx is a model file") as caught:
+        engines.add(tmp_path / "m.onnx")
+    assert caught.value.hint.startswith("kspacesr-rt build")
+
+
+def test_adding_and_pruning_print_json(model, engines, builds, tmp_path, monkeypatch):
+    """One object, or one list, as `ls` prints it."""
+    output = tmp_path / "m.engine"
+    build_engine(model, output, matrix=MATRIX, gpu="sm89")
+    monkeypatch.setenv("KSPACESR_RT_CACHE", str(engines.folder.parent))
+    added = CliRunner().invoke(app, ["cache", "add", str(output), "--json"])
+    assert added.exit_code == 0, added.output
+    assert Path(json.loads(added.stdout)["path"]).is_file()
+    removed = CliRunner().invoke(app, ["cache", "prune", "--all", "--json"])
+    assert [one["engine"]["model"] for one in json.loads(removed.stdout)] == [model.spec.name]
 
 
 # --- looking and pruning --------------------------------------------------------------------------

@@ -837,6 +837,44 @@ def test_an_edited_sidecar_is_refused(engine, change, message):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"workspace_bytes": 0},
+        {"workspace_bytes": True},
+        {"optimisation_level": 6},
+        {"optimisation_level": -1},
+        {"batch": (4, 2, 8)},
+        {"batch": (0, 1, 8)},
+        {"gpu": "sm89x"},
+        {"gpu": ""},
+        {"runtime_version": ""},
+        {"onnx_sha256": "ab"},
+        {"recipe": 0},
+    ],
+)
+def test_what_no_build_has_is_refused_whatever_the_key(engine, change):
+    """The key is a digest that an editor of the file may write anew; a level of 6 there is not."""
+    sidecar = sidecar_path(engine)
+    values = json.loads(sidecar.read_text())
+    stored = {item.name: values[item.name] for item in dataclasses.fields(inputs.EngineInputs)}
+    text = json.dumps(stored | change, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    sidecar.write_text(json.dumps(values | change | {"key": key}))
+    with pytest.raises(ModelFileError, match=next(iter(change))):
+        read_sidecar(engine)
+
+
+@pytest.mark.parametrize("value", [None, {}, "x", 3, [None], [{}]])
+def test_fused_layers_are_a_list(engine, value):
+    """``null`` was 'NoneType' object is not iterable."""
+    sidecar = sidecar_path(engine)
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"fused": value}))
+    with pytest.raises(ModelFileError, match="fused ") as caught:
+        read_sidecar(engine)
+    assert "NoneType" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b'{"schema": 1}', b'{"schema": true}']
 )
 def test_what_is_no_sidecar_is_refused(engine, content):
