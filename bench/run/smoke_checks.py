@@ -26,6 +26,7 @@ from kspacesr_rt.model.spec import OP_DOMAIN, Precision
 from kspacesr_rt.runtime.backends import BACKENDS, Backend, open_backend
 from kspacesr_rt.runtime.gpu_targets import ESTIMATED, Estimate, describe_targets
 from kspacesr_rt.runtime.ort_webgpu import NO_FP16_SHADERS
+from kspacesr_rt.runtime.provider_start import require_start
 from kspacesr_rt.runtime.self_test import REQUIRED_DB, verify_model
 from kspacesr_rt.system.energy import NoEnergy, open_meter
 from kspacesr_rt.system.gpu_driver import current_gpu
@@ -68,12 +69,19 @@ def choose_gpu_backend(only: tuple[str, ...] = ()) -> str:
             )
     asked = only or ORDER
     reasons = {name: BACKENDS[name].why_not() for name in asked}
+    hints = {name: BACKENDS[name].hint() for name in asked}
     for name, reason in reasons.items():
-        if reason is None:
+        if reason is not None:
+            continue
+        try:
+            require_start(name)
+        except BackendUnavailableError as exc:
+            reasons[name], hints[name] = str(exc), exc.hint
+        else:
             return name
     first = str(reasons[asked[0]])
     if len(asked) == 1:
-        raise BackendUnavailableError(first, hint=BACKENDS[asked[0]].hint())
+        raise BackendUnavailableError(first, hint=hints[asked[0]])
     first = first.removeprefix(f"backend '{asked[0]}' cannot run here: ")
     raise BackendUnavailableError(
         f"no GPU backend can run here: {first}", hint="kspacesr-rt doctor says what each lacks"

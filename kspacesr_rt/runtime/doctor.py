@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kspacesr_rt.errors import BackendUnavailableError, first_line, library_message
+from kspacesr_rt.errors import BackendUnavailableError, library_message
 from kspacesr_rt.runtime.backends import every_backend, left_out_plugins
 from kspacesr_rt.runtime.gpu_build import (
     NO_MESSAGES,
-    PROVIDER_LIBRARIES,
     REINSTALL,
-    load_onnxruntime,
 )
 from kspacesr_rt.runtime.ort_build import (
     BUILDS,
@@ -22,6 +19,12 @@ from kspacesr_rt.runtime.ort_build import (
     WEBGPU_PACKAGE,
     WEBGPU_REINSTALL,
     require_build,
+)
+from kspacesr_rt.runtime.provider_start import (
+    ENGINES,
+    PROVIDERS,
+    why_no_session,
+    why_not_started,
 )
 from kspacesr_rt.system.cpu import available_cores, cpu_features, cpu_model
 from kspacesr_rt.system.gpu_driver import current_gpu
@@ -43,8 +46,6 @@ PACKAGES = (
     *("pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs", "ray"),
 )
 """Distributions that decide what runs here, and how."""
-_SOURCE_LINE = re.compile(r"^/\S+:\d+ .*?\) ")
-"""Where in ONNX Runtime's sources an error was met: file, line, and signature of the function."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,12 +116,21 @@ def diagnose_machine() -> Diagnosis:
     packages = installed_versions(PACKAGES)
     backends = every_backend()
     usable = {name: info.why_not() for name, info in backends.items()}
+    hints = {name: info.hint() for name, info in backends.items()}
     problems = _clashes(packages)
+    for name in (*PROVIDERS, *ENGINES):
+        if usable[name] is not None:
+            continue
+        try:
+            reason = why_not_started(name)
+        except BackendUnavailableError as exc:
+            usable[name], hints[name] = str(exc), exc.hint
+            problems.append(f"{exc}; {exc.hint}")
+        else:
+            usable[name] = reason and f"backend '{name}' cannot run here: {reason}"
     no_cuda = usable["ort-cuda"] if usable["ort-tensorrt"] is not None else None
     if GPU_PACKAGE in packages and not problems and no_cuda is not None:
-        problems.append(
-            f"'{GPU_PACKAGE}' is installed, but {no_cuda}; {backends['ort-cuda'].hint()}"
-        )
+        problems.append(f"'{GPU_PACKAGE}' is installed, but {no_cuda}; {hints['ort-cuda']}")
     problems += left_out_plugins()
     problems += [info.fault for info in backends.values() if info.fault is not None]
     if all(reason for name, reason in usable.items() if backends[name].model):
@@ -136,7 +146,7 @@ def diagnose_machine() -> Diagnosis:
         packages=packages,
         providers=_providers(usable),
         backends={
-            name: "usable" if reason is None else f"{reason}; {backends[name].hint()}"
+            name: "usable" if reason is None else f"{reason}; {hints[name]}"
             for name, reason in usable.items()
         },
         problems=tuple(problems),
@@ -178,46 +188,15 @@ def _providers(why_not: Mapping[str, str | None]) -> dict[str, str]:
             import onnxruntime
     except ImportError as exc:
         return {"onnxruntime": f"does not load: {library_message(exc)}"}
-    from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF
-
     onnxruntime.set_default_logger_severity(NO_MESSAGES)  # or it prints what it could not load
-    reasons = {
-        provider: reason.removeprefix(f"backend '{name}' cannot run here: ")
-        for name, provider in PROVIDER_OF.items()
-        if (reason := why_not[name]) is not None
-    }
+    backends = {provider: name for name, provider in PROVIDERS.items()}
     states = {}
     for provider in onnxruntime.get_available_providers():
-        reason = reasons.get(provider) or _why_no_session(onnxruntime, provider)
+        name = backends.get(provider, "")
+        reason = why_not.get(name)
+        if not name:
+            reason = why_no_session(onnxruntime, provider)
+        elif reason is not None:
+            reason = reason.removeprefix(f"backend '{name}' cannot run here: ")
         states[provider] = "loads" if reason is None else f"does not load: {reason}"
     return states
-
-
-def _why_no_session(runtime: Any, provider: str) -> str | None:
-    """Open a session of one node on a provider, as backends do; None if it is there."""
-    settings = runtime.SessionOptions()
-    settings.log_severity_level = NO_MESSAGES
-    try:
-        if provider in PROVIDER_LIBRARIES:
-            load_onnxruntime(provider, PROVIDER_LIBRARIES[provider])
-        # With its fallback, it would print what failed to where the answer goes.
-        session = runtime.InferenceSession(
-            _one_node(), settings, providers=[provider], enable_fallback=0
-        )
-        came_up = session.get_providers()[0]
-    except Exception as exc:  # classes of ONNX Runtime's C++ layer
-        return _SOURCE_LINE.sub("", first_line(exc))
-    if came_up != provider:
-        return f"ONNX Runtime came up with {came_up} instead, and does not say why"
-    return None
-
-
-def _one_node() -> bytes:
-    from onnx import TensorProto, helper
-
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    content: bytes = model.SerializeToString()
-    return content

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from kspacesr_rt.runtime.backends import (
     backend_info,
     require_available,
 )
+from kspacesr_rt.runtime.provider_start import exit_text, require_start
 from kspacesr_rt.runtime.self_test import Verification, require_verified, verify_model
 from kspacesr_rt.runtime.self_test_cache import (
     VerificationCache,
@@ -199,6 +199,7 @@ def choose_backend(
         require_named(name)
         require_suited(name, model.spec)  # before a package is asked for that could not run it
         require_available(name)
+        require_start(name)
         return BackendChoice(asked=name, backend=name, reason="asked for")
     model.known_answer()  # a model without one is an error of the model, not of six backends
     cache = cache or VerificationCache()
@@ -341,7 +342,7 @@ def verify_in_subprocess(path: Path, backend: str, options: BackendOptions) -> V
     except subprocess.TimeoutExpired as exc:
         raise BackendUnavailableError(f"no answer within {PROBE_SECONDS} s") from exc
     if done.returncode < 0:
-        raise BackendUnavailableError(f"its library crashed ({_signal_name(-done.returncode)})")
+        raise BackendUnavailableError(f"its library crashed ({exit_text(done.returncode)})")
     errors = [line for line in done.stderr.splitlines() if line.startswith('{"error"')]
     lines = errors or done.stdout.strip().splitlines()
     try:
@@ -350,14 +351,9 @@ def verify_in_subprocess(path: Path, backend: str, options: BackendOptions) -> V
             raise BackendUnavailableError(answer["error"]["message"])
         return read_verification(answer)  # printed for a failed verification too
     except (IndexError, ValueError, AttributeError, KeyError, TypeError) as exc:
-        raise BackendUnavailableError(f"exit code {done.returncode}") from exc
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        raise BackendUnavailableError(
+            f"its library ended the process ({exit_text(done.returncode)})"
+        ) from exc
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,13 +55,11 @@ class VerificationInputs:
     @classmethod
     def of(cls, model: ModelFile, backend: str) -> VerificationInputs:
         """Collect them for a model and a backend of this machine."""
-        found = installed_versions(("numpy", *_libraries(backend)))
-        versions = [f"{name} {version}" for name, version in found.items()]
         content = model.proto.SerializeToString(deterministic=True)
         return cls(
             machine=machine_identity(),
             backend=backend,
-            versions=", ".join([f"kspacesr-rt {__version__}", *versions]),
+            versions=library_versions(backend),
             model_sha256=hashlib.sha256(content).hexdigest(),
         )
 
@@ -79,6 +77,13 @@ class VerificationInputs:
         """Digest of it all."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def library_versions(backend: str) -> str:
+    """Return the versions of this tool and of what a backend computes with, for a key."""
+    found = installed_versions(("numpy", *_libraries(backend)))
+    versions = [f"{name} {version}" for name, version in found.items()]
+    return ", ".join([f"kspacesr-rt {__version__}", *versions])
 
 
 def _libraries(backend: str) -> tuple[str, ...]:

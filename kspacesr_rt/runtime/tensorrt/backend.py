@@ -234,8 +234,8 @@ def load_cuda() -> Any:
 def open_backend(name: str, model: BoundModel, options: BackendOptions) -> TensorRTBackend:
     """Take the model's engine for this machine's GPU from the cache, or build it, and open it."""
     gpu_driver.current_gpu()  # before any library that may crash without a driver
-    trt, cuda = load_runtime(_runtime_name(name)), load_cuda()
-    built = EngineCache().get_or_build(model, EngineOptions(runtime=_runtime_name(name)))
+    trt, cuda = load_runtime(runtime_name(name)), load_cuda()
+    built = EngineCache().get_or_build(model, EngineOptions(runtime=runtime_name(name)))
     info, plan = load_engine(built.path)
     kernels = KernelCache(built.path.with_suffix(SUFFIX))
     opened = partial(TensorRTBackend, info, plan, trt=trt, cuda=cuda, kernels=kernels)
@@ -251,7 +251,8 @@ def open_backend(name: str, model: BoundModel, options: BackendOptions) -> Tenso
         raise OutOfGpuMemoryError(half, halved_from=most) from exc
 
 
-def _runtime_name(name: str) -> RuntimeName:
+def runtime_name(name: str) -> RuntimeName:
+    """Return the runtime of a backend's name; raises `InputError` for another backend's."""
     for runtime in RUNTIMES:
         if runtime == name:
             return runtime
