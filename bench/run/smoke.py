@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kspacesr_rt.errors import KspaceSRError, RegressionError, first_line
+from kspacesr_rt.runtime.gpu_memory import GPU_FAILED_HINT
 from kspacesr_rt.system.files import replace_file
 
 PASSED, FAILED, NOT_PROVED, NO_TIME = "passed", "failed", "not proved", "no time left"
@@ -99,6 +100,8 @@ class SmokeReport:
 
     backend: str
     results: list[CheckResult] = field(default_factory=list)
+    lost_in: str = ""
+    """The check in which the GPU failed, after which none is asked; empty if it did not."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for strict JSON."""
@@ -166,10 +169,19 @@ def run_checks(
     begun = time.perf_counter()
     for check in checks:
         started = time.perf_counter()
-        if started - begun > budget_s:
+        if report.lost_in:
+            result = CheckResult(
+                name=check.name,
+                limit=check.limit,
+                outcome=NOT_PROVED,
+                measured={},
+                reason=f"the GPU failed in '{report.lost_in}', and was not asked again",
+            )
+        elif started - begun > budget_s:
             result = CheckResult(name=check.name, limit=check.limit, outcome=NO_TIME, measured={})
         else:
-            result = _run(check, started)
+            result, is_lost = _run(check, started)
+            report.lost_in = check.name if is_lost else ""
         report.results.append(result)
         if output is not None:
             replace_file(output, json.dumps(report.to_dict(), indent=1).encode())
@@ -178,9 +190,10 @@ def run_checks(
     return report
 
 
-def _run(check: Check, started: float) -> CheckResult:
+def _run(check: Check, started: float) -> tuple[CheckResult, bool]:
+    """Return what became of a check, and whether the GPU failed in it."""
     measured: dict[str, Any] = {}
-    outcome, reason = PASSED, ""
+    outcome, reason, is_lost = PASSED, "", False
     try:
         measured = check.run()
     except NotProved as exc:
@@ -188,11 +201,11 @@ def _run(check: Check, started: float) -> CheckResult:
     except CheckFailed as exc:
         outcome, reason, measured = FAILED, str(exc), exc.measured
     except KspaceSRError as exc:
-        outcome, reason = FAILED, str(exc)
+        outcome, reason, is_lost = FAILED, str(exc), exc.hint == GPU_FAILED_HINT
     except Exception as exc:  # of a driver or a library, on a machine that nobody has seen
         words = _HOST.sub("", first_line(exc))  # the result is to be shown to others
         outcome, reason = FAILED, f"{type(exc).__name__}: {words}"
-    return CheckResult(
+    result = CheckResult(
         name=check.name,
         limit=check.limit,
         outcome=outcome,
@@ -200,6 +213,7 @@ def _run(check: Check, started: float) -> CheckResult:
         reason=reason,
         seconds=time.perf_counter() - started,
     )
+    return result, is_lost
 
 
 def _plain(value: Any) -> Any:

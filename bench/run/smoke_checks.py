@@ -21,13 +21,14 @@ from kspacesr_rt.errors import BackendUnavailableError, InputError
 from kspacesr_rt.graph.precision import narrowed
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel, bind
-from kspacesr_rt.model.file import ModelFile, load_model, shipped_models
+from kspacesr_rt.model.file import ModelFile, every_shipped_model, load_model
 from kspacesr_rt.model.spec import OP_DOMAIN, Precision
 from kspacesr_rt.runtime.backends import BACKENDS, Backend, open_backend
 from kspacesr_rt.runtime.gpu_targets import ESTIMATED, Estimate, describe_targets
 from kspacesr_rt.runtime.ort_webgpu import NO_FP16_SHADERS
 from kspacesr_rt.runtime.provider_start import require_start
 from kspacesr_rt.runtime.self_test import REQUIRED_DB, verify_model
+from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.system.energy import NoEnergy, open_meter
 from kspacesr_rt.system.gpu_driver import current_gpu
 from kspacesr_rt.system.gpu_models import find_gpu_model, known_part
@@ -93,7 +94,8 @@ class SmokeChecks:
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-        self._models = {name: load_model(path) for name, path in sorted(shipped_models().items())}
+        models = {name: load_model(path) for name, path in sorted(every_shipped_model().items())}
+        self._models = {name: one for name, one in models.items() if _takes(backend, one)}
         self._computes: bool | None = None
         self._is_software = backend == ON_ANY_GPU and every_adapter_is_software()
 
@@ -299,6 +301,15 @@ class SmokeChecks:
         if apart > GREY_LEVELS:
             raise CheckFailed(f"{apart} grey levels apart", **measured)
         return measured
+
+
+def _takes(backend: str, model: ModelFile) -> bool:
+    """Say whether a backend takes a model: engines take no k-space."""
+    try:
+        require_suited(backend, model.spec)
+    except BackendUnavailableError:
+        return False
+    return True
 
 
 def _in_precision(model: ModelFile, precision: Precision) -> ModelFile:

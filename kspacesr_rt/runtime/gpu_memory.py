@@ -1,4 +1,4 @@
-"""What to do when a batch is too large for a GPU's memory: halve it once, say so, then give up."""
+"""What fails on a GPU: memory that is too small for a batch, which is halved once, and the GPU."""
 
 from __future__ import annotations
 
@@ -16,6 +16,28 @@ ONE_AT_A_TIME = "the GPU's memory does not hold two batches: copies wait for com
 """What a report says of a backend that could overlap the two."""
 
 
+_OTHERS = "nvidia-smi shows what else uses the GPU"
+_SMALLER_BATCH = f"take a smaller --batch; {_OTHERS}"
+_SMALLER_SLICE = (
+    "no --batch is smaller: take a model in fp16 (kspacesr-rt convert MODEL -o MODEL-fp16.onnx "
+    "--precision fp16), slices of a smaller matrix, or a backend on the CPU, such as --backend "
+    f"ort-cpu; {_OTHERS}"
+)
+LOST = frozenset((46, 100, 101, 201, 214, 220, 226, 999, *range(700, 721)))
+"""Of cudaError_t, those after which nothing runs on the GPU in this process any more: the device is
+gone or unavailable, memory is at fault, or a kernel failed, which CUDA remembers [1]_.
+
+.. [1] NVIDIA, CUDA Runtime API, "Data types used by CUDA Runtime", cudaError
+"""
+
+
+class GpuFailedError(BackendUnavailableError):
+    """The GPU failed, and is not to be asked again in this process; no model is to blame."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint=GPU_FAILED_HINT)
+
+
 class OutOfGpuMemoryError(BackendUnavailableError):
     """The GPU's memory does not hold what a number of slices needs."""
 
@@ -24,10 +46,7 @@ class OutOfGpuMemoryError(BackendUnavailableError):
         text = f"the GPU's memory does not hold {slices}"
         if halved_from is not None:
             text = f"the GPU's memory holds neither {halved_from} slices at once nor {n_slices}"
-        super().__init__(
-            text,
-            hint="take a smaller --batch; nvidia-smi shows what else uses the GPU",
-        )
+        super().__init__(text, hint=_SMALLER_BATCH if n_slices > 1 else _SMALLER_SLICE)
 
 
 def half_of(n_slices: int) -> int:

@@ -42,9 +42,10 @@ from kspacesr_rt.runtime.context_model import ContextModel
 from kspacesr_rt.runtime.cuda_copies import CudaError, CudaRuntime, Streams
 from kspacesr_rt.runtime.gpu_capabilities import why_not_on
 from kspacesr_rt.runtime.gpu_memory import (
-    GPU_FAILED_HINT,
+    LOST,
     ONE_AT_A_TIME,
     BatchLimit,
+    GpuFailedError,
     OutOfGpuMemoryError,
 )
 from kspacesr_rt.runtime.ort_gpu_options import (
@@ -76,6 +77,7 @@ _OUT_OF_MEMORY = ("out of memory", "Failed to allocate memory", "CUDA_ERROR_OUT_
 """Words of CUDA and of ONNX Runtime's own allocator for a full device."""
 _CUDA_FAILURE = re.compile(r"[A-Z]+ failure \d+: [^;]*")
 """ONNX Runtime's words for what CUDA, cuDNN or cuBLAS answered."""
+_CUDA_STATUS = re.compile(r"CUDA failure (\d+): ")
 
 
 class OrtGpuBackend:
@@ -378,14 +380,14 @@ def _failure(exc: Exception, provider: str, n: int | None = None) -> BackendUnav
     text = str(exc)
     if any(words in text for words in _OUT_OF_MEMORY):
         return OutOfGpuMemoryError(n or 1)
+    if n is None and (found := _CUDA_STATUS.search(text)) and int(found[1]) in LOST:
+        return GpuFailedError(f"the GPU failed before a model was opened on it: {_cause(exc)}")
     if n is None:
         return BackendUnavailableError(
             f"ONNX Runtime cannot run this model on {provider}: {_cause(exc)}",
             hint="kspacesr-rt doctor says what is missing; or take backend ort-cpu",
         )
-    return BackendUnavailableError(
-        f"the GPU failed while it computed: {_cause(exc)}", hint=GPU_FAILED_HINT
-    )
+    return GpuFailedError(f"the GPU failed while it computed: {_cause(exc)}")
 
 
 def _cause(exc: Exception) -> str:

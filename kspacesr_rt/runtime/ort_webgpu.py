@@ -8,6 +8,7 @@ computes at a time.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.runtime.backends import BackendOptions, require_batch
-from kspacesr_rt.runtime.gpu_memory import BatchLimit, OutOfGpuMemoryError
+from kspacesr_rt.runtime.gpu_memory import BatchLimit, GpuFailedError, OutOfGpuMemoryError
 from kspacesr_rt.runtime.ort_build import WEBGPU_REINSTALL
 from kspacesr_rt.runtime.ort_placement import (
     RECORD_PLACEMENT,
@@ -54,6 +55,8 @@ NO_FP16_SHADERS = "the GPU has no fp16 shaders"
 """Begins the sentence about a GPU that has fp32 alone."""
 _OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "exceeds the max buffer size")
 """Dawn's words."""
+_LOST = re.compile(r"device (is |was |has been )?(lost|destroyed)|DeviceLost", re.IGNORECASE)
+"""Dawn's words for a GPU that is gone."""
 _device = threading.Lock()
 
 
@@ -181,6 +184,8 @@ def _failure(exc: Exception, spec: ModelSpec, n: int | None = None) -> BackendUn
     text = str(exc)
     if any(words in text for words in _OUT_OF_MEMORY):
         return OutOfGpuMemoryError(n or 1)
+    if _LOST.search(text):
+        return GpuFailedError(f"the GPU failed: {first_line(exc)}")
     if _NO_ADAPTER in text:
         return BackendUnavailableError(
             f"WebGPU takes none of the GPUs here: {adapters_text()}", hint=DRIVER_HINT

@@ -104,6 +104,8 @@ OLDEST = CAPABILITIES[0]
 OLDER_HINT = f"CUDA 13 and TensorRT begin with sm{OLDEST} (T4): on older GPUs take ort-webgpu"
 """What to do about a GPU that is too old."""
 NAMES_HINT = "names such as L4, H100 or 'RTX 4090' are known, too: kspacesr-rt targets"
+_LESSER = frozenset({"laptop", "mobile", "max", "d"})
+"""Words in a driver's name of a GPU with fewer cores or a slower memory: ``Max-Q``, ``4090 D``."""
 _NEAR = 3
 """Names that are offered for one that nobody knows."""
 
@@ -171,8 +173,13 @@ def names_near(text: str) -> list[str]:
 
 
 def known_part(name: str) -> str:
-    """Return a driver's name of a GPU without its variant: of ``H100 80GB HBM3``, the H100."""
+    """Return a driver's name of a GPU without its variant: of ``H100 80GB HBM3``, the H100.
+
+    A laptop's GPU is another one, for all that its name begins with; its name is returned whole.
+    """
     words = re.split(r"[\s_-]+", name.strip())
+    if not _LESSER.isdisjoint(word.lower() for word in words):
+        return name
     for end in range(len(words), 0, -1):
         if find_gpu_model(" ".join(words[:end])) is not None:
             return " ".join(words[:end])

@@ -16,6 +16,13 @@ from kspacesr_rt.runtime.gpu_build import CUDA_LIBRARIES
 VERIFY = ("verify", "x2-fast", "--json", "--backend")
 
 
+@pytest.fixture(scope="module")
+def sample():
+    from kspacesr_rt.sample import sample_folder
+
+    return sample_folder()
+
+
 def refusal(done):
     """Return the error of a command that must have printed nothing else."""
     assert done.returncode == 3, (done.stdout, done.stderr[-2000:])
@@ -186,14 +193,65 @@ def test_doctor_finds_libraries_in_packages_as_backends_do(machine, tmp_path):
     assert (found["backends"]["ort-cuda"], done.stderr, found["problems"]) == ("usable", "", [])
 
 
+@pytest.mark.parametrize("sm", [52, 61, 70])
+@pytest.mark.parametrize("backend", ["ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"])
+def test_with_a_gpu_that_is_too_old(machine, backend, sm):
+    """Driver 580 runs a V100, CUDA 13 and TensorRT do not; no package brings that."""
+    message, hint = refusal(machine.cli(*VERIFY, backend, SM=sm))
+    assert f"sm{sm}" in message
+    assert "ort-webgpu" in hint
+    assert "pip install" not in hint
+
+
+def test_with_a_gpu_that_onnxruntime_has_no_kernels_for(machine):
+    """ONNX Runtime opens a session on a B200, and fails in the first run."""
+    message, hint = refusal(machine.cli(*VERIFY, "ort-cuda", SM=100))
+    assert "onnxruntime-gpu has no kernels for sm100" in message
+    assert "tensorrt or ort-tensorrt" in hint
+
+
+DIES = "its library ends the process that starts it (exit code 77)"
+"""As the stand-in for TensorRT does when it is asked for a builder."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        VERIFY,
+        ("infer", "{sample}", "{out}", "--json", "--backend"),
+        ("bench", "--profile", "smoke", "--json", "--only"),
+    ],
+    ids=["verify", "infer", "smoke"],
+)
+def test_a_library_that_ends_the_process_is_named(machine, words, sample, tmp_path):
+    """It ended the command, too, which had said nothing."""
+    places = {"{sample}": sample, "{out}": tmp_path / "out"}
+    message, hint = refusal(machine.cli(*(places.get(one, one) for one in words), "ort-tensorrt"))
+    assert message == f"backend 'ort-tensorrt' cannot run here: {DIES}"
+    assert "install both again" in hint
+
+
+def test_doctor_survives_a_library_that_ends_its_process(machine):
+    """And says which one does; the others are as they were."""
+    done = machine.cli("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["providers"]["TensorrtExecutionProvider"] == f"does not load: {DIES}"
+    assert found["providers"]["CUDAExecutionProvider"] == "loads"
+    assert found["backends"]["ort-cuda"] == "usable"
+    assert DIES in found["backends"]["ort-tensorrt"]
+    assert [DIES in problem for problem in found["problems"]] == [True]
+
+
+def test_that_a_library_starts_is_asked_once(machine):
+    """And again once its version is another."""
+    for _ in range(2):
+        machine.cli(*VERIFY, "ort-cuda")
+    [kept] = (machine.cache / "started").iterdir()
+    assert kept.name.startswith("ort-cuda-")
+
+
 # --- in the middle of a run -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sample():
-    from kspacesr_rt.sample import sample_folder
-
-    return sample_folder()
 
 
 def test_a_device_that_is_lost(machine, sample, tmp_path):
@@ -217,6 +275,19 @@ def test_a_batch_that_does_not_fit_is_halved_once(machine, sample, tmp_path):
     message, hint = refusal(done)
     assert message == "the GPU's memory holds neither 8 slices at once nor 4"
     assert hint.startswith("take a smaller --batch")
+
+
+def test_a_slice_that_does_not_fit_says_what_is_smaller(machine, sample, tmp_path):
+    """A smaller batch than one there is not."""
+    done = machine.cli(
+        *("infer", sample, tmp_path / "out", "--backend", "ort-cuda", "--batch", 1, "--json"),
+        MEMORY=300_000,
+    )
+    message, hint = refusal(done)
+    assert message == "the GPU's memory does not hold a slice"
+    assert "take a smaller --batch" not in hint
+    for words in ("--precision fp16", "a smaller matrix", "--backend ort-cpu", "nvidia-smi"):
+        assert words in hint
 
 
 def test_half_a_batch_that_fits_is_said(machine):

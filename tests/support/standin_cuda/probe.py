@@ -65,7 +65,8 @@ def new_calls(before: int) -> list[Call]:
 def observe(bound: BoundModel, backend: str, batch: int) -> dict[str, Any]:
     """Open a backend, run a batch a few times here and once in another thread, and look."""
     before = len(new_calls(0))
-    values = np.random.default_rng(batch).random((batch, 1, *bound.spec.matrix), np.float32)
+    shape = (batch, *bound.spec.input_axes, *bound.spec.matrix)
+    values = np.random.default_rng(batch).random(shape, np.float32)
     shapes = set()
     with open_backend(backend, bound, BackendOptions()) as opened:
         shapes.add(opened.run(values).shape)

@@ -17,9 +17,10 @@ from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
 from kspacesr_rt.graph.right_hand_products import with_right_hand_constants
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import load_model, resolve_model
+from kspacesr_rt.runtime import ort_gpu
 from kspacesr_rt.runtime.backends import BackendOptions
 from kspacesr_rt.runtime.context_model import ContextModel
-from kspacesr_rt.runtime.gpu_memory import BatchLimit, OutOfGpuMemoryError
+from kspacesr_rt.runtime.gpu_memory import BatchLimit, GpuFailedError, OutOfGpuMemoryError
 from kspacesr_rt.runtime.ort_gpu import NO_KERNEL_HINT, OrtGpuBackend, sums_spectra
 from kspacesr_rt.runtime.ort_gpu_options import (
     CPU,
@@ -272,3 +273,29 @@ def test_a_provider_that_cannot_sum_up_spectra_leaves_them_to_numpy():
     backend._sums_spectra = True
     with pytest.raises(OutOfGpuMemoryError):  # the batch is computed alone, or in halves
         backend._sum_up(SimpleNamespace(sum_up=out_of_memory))
+
+
+# --- a GPU that fails -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [46, 700, 719, 999])
+def test_no_model_is_blamed_for_a_gpu_that_is_lost(status):
+    """After that, ONNX Runtime opens no session either."""
+    words = f"CUDA failure {status}: unspecified launch failure ; GPU=0 ; hostname=h ; file=x"
+    opened, computed = (ort_gpu._failure(RuntimeError(words), CUDA, n) for n in (None, 1))
+    for error in (opened, computed):
+        assert isinstance(error, GpuFailedError)
+        assert str(error).startswith("the GPU failed ")
+        assert f"CUDA failure {status}" in str(error)
+        assert "hostname" not in str(error)
+    missing = ort_gpu._failure(RuntimeError("CUDA failure 98: invalid device function"), CUDA)
+    assert not isinstance(missing, GpuFailedError)
+
+
+def test_memory_that_holds_no_slice_has_a_hint_that_helps():
+    """A batch smaller than one there is not."""
+    assert "take a smaller --batch" in OutOfGpuMemoryError(2).hint
+    alone = OutOfGpuMemoryError(1).hint
+    assert "take a smaller --batch" not in alone
+    for words in ("fp16", "a smaller matrix", "--backend ort-cpu"):
+        assert words in alone

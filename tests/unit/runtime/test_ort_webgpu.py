@@ -15,6 +15,8 @@ from kspacesr_rt.graph.flat import flattened
 from kspacesr_rt.graph.webgpu_operators import with_webgpu_operators
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import load_model, resolve_model
+from kspacesr_rt.runtime import ort_webgpu
+from kspacesr_rt.runtime.gpu_memory import GpuFailedError
 from kspacesr_rt.runtime.ort_build import WEBGPU_REINSTALL, require_build
 from kspacesr_rt.runtime.ort_webgpu import require_computed
 from kspacesr_rt.system import vulkan
@@ -138,3 +140,11 @@ def test_the_one_that_is_imported_is_enough(installed):
     """The CPU build of the environment stands behind it, in another folder."""
     installed(("onnxruntime-webgpu", "1.27.0"))
     require_build("onnxruntime-webgpu", WEBGPU_REINSTALL)
+
+
+@pytest.mark.parametrize("words", ["Device is lost.", "the device was lost", "DeviceLost: reset"])
+def test_a_gpu_that_is_gone_is_no_fault_of_the_model(model, words):
+    """Dawn's words; every later call fails with them."""
+    error = ort_webgpu._failure(RuntimeError(f"[E] {words}"), model.spec, 1)
+    assert isinstance(error, GpuFailedError)
+    assert "nvidia-smi" in error.hint

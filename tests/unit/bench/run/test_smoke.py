@@ -21,6 +21,7 @@ from kspacesr_rt.bench.run.smoke_checks import ON_ANY_GPU, ORDER, SmokeChecks, c
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import BackendUnavailableError, InputError, RegressionError
 from kspacesr_rt.runtime.backends import BACKENDS
+from kspacesr_rt.system.gpu_models import find_gpu_model, known_part
 from kspacesr_rt.system.vulkan import Adapter
 
 
@@ -221,11 +222,13 @@ def test_what_is_no_gpu_backend_is_refused():
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("NVIDIA L40S", "L40S"),
         ("Quadro P400", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
     ],
 )
 def test_a_drivers_name_finds_the_data_sheet(name, known):
     """Drivers add memory and form; without the data sheet there is no estimate, and no limit."""
-    found = smoke_checks.find_gpu_model(smoke_checks._known_part(name))
+    found = find_gpu_model(known_part(name))
     assert (found and found.name) == known
 
 
