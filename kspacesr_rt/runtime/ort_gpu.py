@@ -338,6 +338,8 @@ def _tensorrt_session(
     if (stored := context.stored()) is not None:
         try:
             return _open(runtime, TENSORRT, stored, options)
+        except (GpuFailedError, OutOfGpuMemoryError):
+            raise  # the engine is not to blame
         except BackendUnavailableError:
             context.remove()  # of a driver or library that was replaced: built anew
     session = _open(runtime, TENSORRT, content, options | context_options(context))

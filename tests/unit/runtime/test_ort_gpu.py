@@ -299,3 +299,20 @@ def test_memory_that_holds_no_slice_has_a_hint_that_helps():
     assert "take a smaller --batch" not in alone
     for words in ("fp16", "a smaller matrix", "--backend ort-cpu"):
         assert words in alone
+
+
+@pytest.mark.parametrize("error", [GpuFailedError("the GPU failed"), OutOfGpuMemoryError(8)])
+def test_an_engine_outlives_a_gpu_that_fails(bound, error, monkeypatch, tmp_path):
+    """It took minutes to build; a full memory is no reason to remove it."""
+    monkeypatch.setattr(ort_gpu, "tensorrt_folder", lambda runtime, content: tmp_path)
+    kept = ContextModel(tmp_path, ort_gpu.context_name(bound.spec, 8))
+    kept.being_written.write_bytes(b"engine")
+    kept.keep()
+
+    def fail(*given):
+        raise error
+
+    monkeypatch.setattr(ort_gpu, "_open", fail)
+    with pytest.raises(type(error)):
+        ort_gpu._tensorrt_session(None, b"model", bound.spec, 8, {})
+    assert kept.stored() == b"engine"
