@@ -154,7 +154,7 @@ class OrtGpuBackend:
             return
         try:
             session.sum_up()
-        except OutOfGpuMemoryError:
+        except (GpuFailedError, OutOfGpuMemoryError):
             raise
         except BackendUnavailableError as exc:
             self._sums_spectra = False

@@ -274,6 +274,12 @@ def test_a_provider_that_cannot_sum_up_spectra_leaves_them_to_numpy():
     with pytest.raises(OutOfGpuMemoryError):  # the batch is computed alone, or in halves
         backend._sum_up(SimpleNamespace(sum_up=out_of_memory))
 
+    def lost():
+        raise GpuFailedError("the GPU failed")
+
+    with pytest.raises(GpuFailedError):  # NumPy cannot help that
+        backend._sum_up(SimpleNamespace(sum_up=lost))
+
 
 # --- a GPU that fails -----------------------------------------------------------------------------
 
