@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,10 @@ from kspacesr_rt.bench.run.smoke import (
 from kspacesr_rt.bench.run.smoke_checks import ON_ANY_GPU, ORDER, SmokeChecks, choose_gpu_backend
 from kspacesr_rt.cli import app
 from kspacesr_rt.errors import BackendUnavailableError, InputError, RegressionError
-from kspacesr_rt.runtime.backends import BACKENDS
+from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.file import load_model, resolve_model
+from kspacesr_rt.runtime.backends import BACKENDS, BatchResult, open_backend
+from kspacesr_rt.runtime.ort_overlap import SUMS_DIFFER
 from kspacesr_rt.system.gpu_models import find_gpu_model, known_part
 from kspacesr_rt.system.vulkan import Adapter
 
@@ -126,6 +131,75 @@ def test_a_gpu_that_computes_nothing_proves_nothing(checks, monkeypatch):
     for check in (checks._agreement, checks._sample):
         with pytest.raises(NotProved, match="has not been seen to compute"):
             check()
+
+
+class Overlapping:
+    """A backend of this machine that starts batches; `harm` is done to the results of those."""
+
+    start_notes = ()
+    harm = staticmethod(lambda number, slices: slices)
+
+    def __init__(self, opened):
+        self._opened, self.spec, self.transfer_s = opened, opened.spec, 0.0
+        self.notes = self.start_notes
+        self.run, self.most, self._under_way, self._n = opened.run, 0, 0, 0
+
+    def start(self, batch):
+        self._under_way += 1
+        self._n += 1
+        self.most = max(self.most, self._under_way)
+        return SimpleNamespace(done=lambda: False, result=partial(self._result, self._n, batch))
+
+    def _result(self, number, batch):
+        self._under_way -= 1
+        return BatchResult(slices=self.harm(number, self._opened.run(batch)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self._opened.__exit__(*exc)
+
+
+@pytest.fixture
+def overlapping(checks, monkeypatch):
+    """Let the checks' backend overlap batches; return the backends that were opened."""
+    opened, real = [], smoke_checks.open_backend
+
+    def open_overlapping(name, model, options=None):
+        opened.append(Overlapping(real(name, model)))
+        return opened[-1]
+
+    monkeypatch.setattr(smoke_checks, "open_backend", open_overlapping)
+    monkeypatch.setattr(smoke_checks, "TIMED_MATRIX", (16, 16))
+    return opened
+
+
+def test_batches_that_overlap_are_compared_and_timed(checks, overlapping, monkeypatch):
+    """The first run on a GPU is to show that copies beside computing change nothing."""
+    assert checks._agreement()["largest_difference"] < smoke_checks.AGREEMENT
+    assert {one.most for one in overlapping} == {2}
+    monkeypatch.setattr(smoke_checks, "TIMED_S", 0.0)
+    bound = bind(load_model(resolve_model("x2-fast", upscale=None)), (16, 16))
+    with smoke_checks.open_backend("ort-cpu", bound) as opened:
+        assert len(smoke_checks._overlapped_times(opened, np.ones((1, 1, 16, 16), "f"))) == 5
+        assert opened.most == 2
+    with open_backend("ort-cpu", bound) as opened:
+        assert smoke_checks._overlapped_times(opened, np.ones((1, 1, 16, 16), "f")) is None
+    monkeypatch.setattr(
+        Overlapping,
+        "harm",
+        staticmethod(lambda number, slices: slices[::-1] if number == 3 else slices),
+    )
+    with pytest.raises(CheckFailed, match="they differ by"):
+        checks._agreement()
+
+
+def test_sums_that_are_not_numpys_fail_the_first_run(checks, overlapping, monkeypatch):
+    """A run goes on without them; who tries a GPU is to know."""
+    monkeypatch.setattr(Overlapping, "start_notes", (SUMS_DIFFER,))
+    with pytest.raises(CheckFailed, match="otherwise than NumPy"):
+        checks._agreement()
 
 
 class TestAnyGpu:
