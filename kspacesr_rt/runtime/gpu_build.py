@@ -47,6 +47,8 @@ PROVIDER_LIBRARIES = {
 """All that is loaded before a session is opened on a provider."""
 NO_MESSAGES = 4
 """ONNX Runtime's log level but for what ends the process: its errors come as exceptions, too."""
+_NOT_FOUND = "cannot open shared object file"
+"""What the loader says of a library that is nowhere; of one that it needs, too, with its name."""
 _FOLDERS = ("nvidia/cu13/lib", "nvidia/cudnn/lib", "tensorrt_libs")
 """Where NVIDIA's packages put libraries, below the folder of all packages."""
 
@@ -104,10 +106,16 @@ def require_libraries(needed: Mapping[str, str]) -> None:
     if sys.platform != "linux":
         return  # other names there; ONNX Runtime's own message has to do
     for name, brought_by in needed.items():
-        if _in_a_package(name) is None and not _loads(name):
-            raise BackendUnavailableError(
-                f"the library {name} is missing", hint=f"pip install '{brought_by}'"
-            )
+        if _in_a_package(name) is not None:
+            continue
+        try:
+            ctypes.CDLL(name)
+        except OSError as exc:
+            if str(exc).startswith(f"{name}: {_NOT_FOUND}"):
+                raise BackendUnavailableError(
+                    f"the library {name} is missing", hint=f"pip install '{brought_by}'"
+                ) from exc
+            raise _not_loaded(name, brought_by, exc) from exc
 
 
 def load_libraries(needed: Mapping[str, str]) -> None:
@@ -125,10 +133,7 @@ def load_libraries(needed: Mapping[str, str]) -> None:
         try:
             ctypes.CDLL(str(_in_a_package(name) or name))
         except OSError as exc:
-            raise BackendUnavailableError(
-                f"the library {name} does not load: {library_message(exc)}",
-                hint=f"pip install --force-reinstall '{brought_by}'",
-            ) from exc
+            raise _not_loaded(name, brought_by, exc) from exc
 
 
 def load_onnxruntime(provider: str, needed: Mapping[str, str]) -> Any:
@@ -196,9 +201,8 @@ def _in_a_package(name: str) -> Path | None:
     return None
 
 
-def _loads(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
+def _not_loaded(name: str, brought_by: str, exc: OSError) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"the library {name} does not load: {library_message(exc)}",
+        hint=f"pip install --force-reinstall '{brought_by}'",
+    )

@@ -66,6 +66,9 @@ def require_build(package: str, hint: str) -> None:
     """
     wanted = _distribution(package)
     others = {name: one for name in BUILDS if name != package and (one := _distribution(name))}
+    # Who removes two of three still has a mixture, or another build in the way.
+    left = [name for name in others if f" {name} " not in hint]
+    hint = hint.replace("uninstall -y ", " ".join(["uninstall -y", *left, ""]), 1)
     spec = find_spec("onnxruntime")
     imported = Path(spec.origin).parents if spec is not None and spec.origin is not None else ()
     if wanted is None:

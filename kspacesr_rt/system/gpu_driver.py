@@ -114,11 +114,16 @@ def require_cuda() -> None:
 
 def _driver() -> Any:
     try:
-        return CDLL(LIBRARY)
+        cuda = CDLL(LIBRARY)
     except OSError as exc:
         raise BackendUnavailableError(
             f"there is no NVIDIA driver here: {LIBRARY} cannot be loaded", hint=_HINT
         ) from exc
+    if not hasattr(cuda, "cuDriverGetVersion"):
+        raise BackendUnavailableError(
+            f"the NVIDIA driver here is damaged, or {LIBRARY} is another library", hint=_HINT
+        )
+    return cuda
 
 
 def _newest_cuda(cuda: Any) -> str:

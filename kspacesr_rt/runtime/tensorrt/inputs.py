@@ -183,8 +183,8 @@ def resolve_inputs(model: BoundModel, options: EngineOptions) -> EngineInputs:
             hint="leave --tf32 out, or export with --precision fp16",
         )
     require_suited(options.runtime, model.spec)
+    target = resolve_target(options.gpu, options.runtime)  # without a GPU, a package is of no use
     version = str(load_runtime(options.runtime).__version__)
-    target = resolve_target(options.gpu, options.runtime)
     require_buildable(model, options.runtime, target)
     return EngineInputs(
         runtime=options.runtime,

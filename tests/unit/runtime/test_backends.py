@@ -123,6 +123,38 @@ def test_the_driver_comes_before_the_build_for_gpus(name, monkeypatch):
     assert BACKENDS[name].hint() == gpu_build.REINSTALL
 
 
+def test_a_driver_that_is_another_library_is_no_internal_error(monkeypatch):
+    """Or one that an update left half written."""
+    monkeypatch.setattr(gpu_driver, "CDLL", lambda name: object())
+    with pytest.raises(BackendUnavailableError, match=r"is damaged, or .* is another library"):
+        gpu_driver.current_gpu()
+
+
+@pytest.mark.parametrize(
+    ("said", "message", "hint"),
+    [
+        (
+            "libx.so.9: cannot open shared object file: No such file",
+            "is missing",
+            "pip install 'x'",
+        ),
+        ("/usr/lib/libx.so.9: file too short", "does not load: /usr/lib/libx", "--force-reinstall"),
+        ("libz.so.1: cannot open shared object file: No", "does not load: libz", "--force-reinst"),
+    ],
+)
+def test_a_damaged_library_is_not_called_missing(monkeypatch, said, message, hint):
+    """Who has it would look for what is there; one that it needs is named."""
+
+    def fail(name):
+        raise OSError(said)
+
+    monkeypatch.setattr(gpu_build.ctypes, "CDLL", fail)
+    with pytest.raises(BackendUnavailableError) as caught:
+        gpu_build.require_libraries({"libx.so.9": "x"})
+    assert str(caught.value).startswith(f"the library libx.so.9 {message}")
+    assert hint in caught.value.hint
+
+
 NVIDIA = [name for name, info in BACKENDS.items() if info.on_nvidia]
 
 

@@ -16,6 +16,7 @@ from kspacesr_rt.graph.webgpu_operators import with_webgpu_operators
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import load_model, resolve_model
 from kspacesr_rt.runtime import ort_webgpu
+from kspacesr_rt.runtime.gpu_build import REINSTALL
 from kspacesr_rt.runtime.gpu_memory import GpuFailedError
 from kspacesr_rt.runtime.ort_build import WEBGPU_REINSTALL, require_build
 from kspacesr_rt.runtime.ort_webgpu import require_computed
@@ -140,6 +141,16 @@ def test_the_one_that_is_imported_is_enough(installed):
     """The CPU build of the environment stands behind it, in another folder."""
     installed(("onnxruntime-webgpu", "1.27.0"))
     require_build("onnxruntime-webgpu", WEBGPU_REINSTALL)
+
+
+def test_every_build_that_is_there_is_removed(installed):
+    """Who removes two of three, as the hint said, still has the third in the way."""
+    installed(("onnxruntime-webgpu", "1.27.0"), ("onnxruntime-gpu", "1.31.1"))
+    with pytest.raises(BackendUnavailableError) as caught:
+        require_build("onnxruntime-gpu", REINSTALL)
+    removed = caught.value.hint.partition(" && ")[0].split()
+    assert removed[:3] == ["pip", "uninstall", "-y"]
+    assert sorted(removed[3:]) == ["onnxruntime", "onnxruntime-gpu", "onnxruntime-webgpu"]
 
 
 @pytest.mark.parametrize("words", ["Device is lost.", "the device was lost", "DeviceLost: reset"])
