@@ -48,6 +48,10 @@ class OpenInt(metaclass=_OpenIntKind):
     """Stands for `int` where a network is traced."""
 
 
+def _itself(length: Any) -> Any:
+    return length
+
+
 def _open_len(value: Any) -> Any:
     """Stand for `len` where a network is traced."""
     return value.shape[0] if isinstance(value, torch.Tensor) else builtins.len(value)
@@ -89,7 +93,7 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
                 vars(source)[word] = stand_in
                 changed.append((source, word))
     symbolic: Any = torch.SymInt
-    own = {name: getattr(symbolic, name) for name in ("__truediv__", *_UNEVEN)}
+    own = {name: getattr(symbolic, name) for name in ("__truediv__", *_UNEVEN, *_ROUNDED)}
 
     def divided(length: Any, by: Any) -> Any:
         if isinstance(by, builtins.int | torch.SymInt) and all(
@@ -101,6 +105,8 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
     symbolic.__truediv__ = divided
     for name in _UNEVEN:
         setattr(symbolic, name, _evened(own[name]))
+    for name in _ROUNDED:
+        setattr(symbolic, name, _itself)
     try:
         yield
     finally:
@@ -112,6 +118,8 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
 
 _UNEVEN = ("__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__and__", "__or__", "__xor__")
 """Operators on lengths whose results torch cannot multiply out."""
+_ROUNDED = ("__ceil__", "__floor__", "__trunc__")
+"""What ``math.ceil(2 * length)`` calls: ONNX rounds floats alone, and a length is whole."""
 _open: ContextVar[tuple[Any, ...]] = ContextVar("open lengths", default=())
 
 

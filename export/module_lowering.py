@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 import torch
 from onnx import helper
+from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from kspacesr_rt._version import __version__
@@ -93,6 +94,12 @@ def lower_module(
     return proto
 
 
+def _rounded_length(length: Any, digits: None = None) -> Any:
+    """Write Python's ``round`` of a length: half to even there and in ONNX."""
+    del digits  # of a length, there are none
+    return op.Cast(op.Round(length), to=onnx.TensorProto.INT64)
+
+
 def _exported(program: nn.Module, example: Tensor, axes: dict[int, Any]) -> onnx.ModelProto:
     """Return what torch's exporter makes of a program of real operators."""
     chatty = logging.getLogger("torch.onnx")
@@ -103,7 +110,12 @@ def _exported(program: nn.Module, example: Tensor, axes: dict[int, Any]) -> onnx
         with quiet(), torch.no_grad(), short_reasoning():
             real = torch.export.export(program, (example,), dynamic_shapes=(axes,), strict=False)
             made = torch.onnx.export(
-                real, dynamo=True, opset_version=OPSET, external_data=False, verbose=False
+                real,
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+                custom_translation_table={round: _rounded_length},
             )
     except KspaceSRError:
         raise

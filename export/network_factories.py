@@ -8,20 +8,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from kspacesr_rt.errors import CheckpointError, ExportError
+from kspacesr_rt.errors import ExportError
+from kspacesr_rt.export.network_weights import listed, load_weights
 from kspacesr_rt.export.source_locations import first_line, place_of_error
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "net", "generator")
-"""Keys under which checkpoints of common trainers keep the weights, in the order that is tried."""
-SHOWN = 5
-"""Keys of weights that a message lists."""
 
 
 def is_factory(text: str) -> bool:
@@ -58,7 +52,7 @@ def network_from(text: str, weights: Path | None) -> nn.Module:
     if factory is None:
         raise ExportError(
             f"{where} has no '{attribute}'",
-            hint=f"it has: {_listed(_networks_in(source)) or 'no class or function of its own'}",
+            hint=f"it has: {listed(_networks_in(source)) or 'no class or function of its own'}",
         )
     try:
         module = factory if isinstance(factory, nn.Module) else factory()
@@ -74,7 +68,7 @@ def network_from(text: str, weights: Path | None) -> nn.Module:
         raise ExportError(
             f"{text} raises {type(exc).__name__}: {first_line(exc)}"
             f"{f' ({place})' if place else ''}",
-            hint="it is called without arguments: give them defaults, or write a function",
+            hint=_hint_of_factory(exc),
         ) from exc
     if not isinstance(module, nn.Module):
         raise ExportError(
@@ -84,6 +78,15 @@ def network_from(text: str, weights: Path | None) -> nn.Module:
     if weights is not None:
         load_weights(module, weights)
     return module.cpu().eval()
+
+
+def _hint_of_factory(exc: Exception) -> str:
+    """Return what to change in a factory that raises."""
+    if isinstance(exc, TypeError) and "required" in str(exc) and "argument" in str(exc):
+        return "it is called without arguments: give them defaults, or write a function"
+    return (
+        "call it in Python on its own first, where this command runs: without arguments, on the CPU"
+    )
 
 
 def _imported(where: str) -> Any:
@@ -100,7 +103,9 @@ def _imported(where: str) -> Any:
         assert found is not None
         assert found.loader is not None
         module = importlib.util.module_from_spec(found)
-        sys.modules[path.stem] = module
+        # Under a name of its own where another module has it, as json.py would take Python's.
+        taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names
+        sys.modules[f"_network_{path.stem}" if taken else path.stem] = module
         found.loader.exec_module(module)
         return module
     except ExportError:
@@ -110,7 +115,9 @@ def _imported(where: str) -> Any:
         raise ExportError(
             f"{where} cannot be imported: {type(exc).__name__}: {first_line(exc)}"
             f"{f' ({place})' if place else ''}",
-            hint="run it with python on its own first",
+            hint="it is part of a package: name it as package.module:Net, from the package's folder"
+            if "relative import" in str(exc)
+            else "run it with python on its own first",
         ) from exc
 
 
@@ -121,81 +128,3 @@ def _networks_in(source: Any) -> list[str]:
         for name, value in vars(source).items()
         if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == own
     )
-
-
-def load_weights(module: nn.Module, weights: Path) -> None:
-    """Load a state dictionary from a file, strictly.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read or does not fit.
-    """
-    found = _read(weights)
-    state = _state_in(found)
-    if state is None:
-        raise CheckpointError(
-            f"{weights.name} holds no state dictionary",
-            hint="save one with torch.save(net.state_dict(), 'weights.pt')",
-        )
-    own = module.state_dict()
-    if own.keys() != state.keys():  # of a network wrapped in DataParallel, DDP or torch.compile
-        for prefix in ("module.", "_orig_mod.", "model.", "net.", "generator."):
-            cut = {key.removeprefix(prefix): value for key, value in state.items()}
-            if own.keys() == cut.keys():
-                state = cut
-                break
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    problems = [
-        f"{what}: {_listed(keys)}"
-        for what, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-        )
-        if keys
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{weights.name} does not fit the network: {'; '.join(problems)}",
-            hint="was it trained with other options? write a factory that sets them",
-        )
-    module.load_state_dict(state)
-
-
-def _read(weights: Path) -> Any:
-    try:
-        if weights.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(weights)
-        return torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as exc:
-        raise CheckpointError(
-            f"{weights.name} cannot be read as weights: {type(exc).__name__}: {first_line(exc)}",
-            hint="save them with torch.save(net.state_dict(), 'weights.pt'): "
-            "nothing but tensors is loaded",
-        ) from exc
-
-
-def _state_in(found: Any) -> dict[str, torch.Tensor] | None:
-    if not isinstance(found, Mapping):
-        return None
-    if found and all(isinstance(value, torch.Tensor) for value in found.values()):
-        return dict(found)
-    for key in _WRAPPERS:
-        if isinstance(found.get(key), Mapping):
-            return _state_in(found[key])
-    return None
-
-
-def _listed(keys: list[str]) -> str:
-    shown = ", ".join(keys[:SHOWN])
-    more = len(keys) - SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown

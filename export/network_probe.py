@@ -52,6 +52,7 @@ _NARROW = (torch.float16, torch.bfloat16)
 CALL_AGREEMENT = 1e-5
 """Largest difference, as a share of the largest sample, between two calls with the same image: what
 threads that add up in another order leave."""
+ONE_ARGUMENT = "forward is given the image alone: give its other arguments defaults"
 BATCH_AGREEMENT = 1e-3
 """Largest difference, as a share of the largest sample, between a slice alone and in a batch: other
 sums of the same numbers, never another slice's."""
@@ -214,7 +215,7 @@ def probed(
     assert first is not None
     if isinstance(first.__cause__, Exception):  # raised, and gave nothing
         _explain_channels(module, layout, tried[-1][1])
-        if fixed is None and "CUDA" not in str(first):
+        if fixed is None and "CUDA" not in str(first) and ONE_ARGUMENT not in str(first.hint):
             first.hint = (
                 f"{first.hint}; one that takes a single matrix is exported with "
                 "--fixed-matrix ROWSxCOLUMNS (fixed_matrix=(ROWS, COLUMNS) in Python)"
@@ -413,9 +414,11 @@ def _windows(module: nn.Module, layout: Layout, least: int) -> int:
 def _takes_batches(module: nn.Module, layout: Layout, matrix: Matrix) -> bool:
     """Say whether each slice of a batch is computed as on its own.
 
-    ``fftshift(x)`` without axes, for one, moves the slices of a batch too.
+    ``fftshift(x)`` without axes, for one, moves the slices of a batch too, and ``x / x.max()``
+    divides each by the maximum of all.
     """
-    batch = example(layout, 3, matrix)
+    gain = torch.tensor([1.0, 0.1, 0.4]).reshape(3, *[1] * (len(layout.input_axes) + 2))
+    batch = gain * example(layout, 3, matrix) ** (1 + gain)  # of other maximum, mean and spread
     try:
         together = _run(module, layout, batch)
         alone = torch.cat([_run(module, layout, batch[at : at + 1]) for at in range(3)])
@@ -440,9 +443,7 @@ def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
             raise ExportError(
                 f"the network fails on an input of {_by(given.shape)}: {type(exc).__name__}: "
                 f"{first_line(exc)}{f' ({where})' if where else ''}",
-                hint="make tensors where its input is, as in torch.zeros(3, device=x.device)"
-                if "CUDA" in str(exc)
-                else "it must take an image (n, 1, y, x) of one channel and give (n, 1, s*y, s*x)",
+                hint=_hint_of_failure(exc),
             ) from exc
     if not isinstance(made, Tensor):
         raise ExportError(
@@ -475,6 +476,15 @@ def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
     return made
 
 
+def _hint_of_failure(exc: Exception) -> str:
+    """Return what to change in a network that fails on an image."""
+    if "CUDA" in str(exc):
+        return "make tensors where its input is, as in torch.zeros(3, device=x.device)"
+    if isinstance(exc, TypeError) and "required positional argument" in str(exc):
+        return f"{ONE_ARGUMENT}, or wrap it in a module that gives them: forward(x) = net(x, 0.1)"
+    return "it must take an image (n, 1, y, x) of one channel and give (n, 1, s*y, s*x)"
+
+
 def _described(made: Any) -> str:
     if isinstance(made, list | tuple):
         return f"a {type(made).__name__} of {len(made)}"
@@ -499,6 +509,11 @@ def _wrong_shape(
             f"{message}: 3 channels, expected 1",
             hint="average them at the end of its forward: .mean(1, keepdim=True)",
         )
+    if tuple(made.shape) == (wanted[0], *wanted[-2:]) and len(wanted) == 4:
+        return ExportError(
+            f"{message}, without the channel axis: expected {_by(wanted)}",
+            hint="end it with .unsqueeze(1)",
+        )
     return ExportError(
         f"{message}, expected {_by(wanted)}",
         hint="what is exported takes an image (n, 1, y, x) and gives (n, 1, s*y, s*x)",
@@ -510,17 +525,27 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _explain_channels(module: nn.Module, layout: Layout, matrix: Matrix) -> None:
-    """Say so if a network takes three channels."""
+    """Say so if a network takes three channels, or images without an axis of channels."""
     if layout.input_axes != (1,):
         return
+    for size in (matrix, (64, 64)):
+        if _gives(module, (1, *size)) == (1, *(layout.upscale * length for length in size)):
+            raise ExportError(
+                "the network takes images (n, y, x), without an axis of channels",
+                hint="wrap it: forward(x) = net(x[:, 0])[:, None]",
+            )
+        if _gives(module, (1, 3, *size)) is not None:
+            raise ExportError(
+                "the network takes 3 channels, and an MR image has 1",
+                hint="wrap it: forward(x) = net(x.expand(-1, 3, -1, -1)).mean(1, keepdim=True)",
+            )
+
+
+def _gives(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape that a network makes of one; None if it fails, or gives no tensor."""
     with torch.no_grad(), quiet():
-        for size in (matrix, (64, 64)):
-            try:
-                made = module(torch.rand(1, 3, *size))
-            except Exception:
-                continue
-            if isinstance(made, Tensor):
-                raise ExportError(
-                    "the network takes 3 channels, and an MR image has 1",
-                    hint="wrap it: forward(x) = net(x.expand(-1, 3, -1, -1)).mean(1, keepdim=True)",
-                )
+        try:
+            made = module(torch.rand(*shape))
+        except Exception:
+            return None
+    return tuple(made.shape) if isinstance(made, Tensor) else None

@@ -98,7 +98,7 @@ def find_network(document: Mapping[str, object], anchor: str, path: Path) -> tup
         If there is none, or several of which none is to be preferred; the keys that were found are
         named, and how to unwrap them.
     """
-    found = [one for inside in _containers(document) for one in _networks(*inside, anchor)]
+    found = [one for inside in containers(document) for one in _networks(*inside, anchor)]
     if not found:
         raise _nothing_found(document, anchor, path)
     found.sort(key=lambda one: one.rank)
@@ -130,7 +130,7 @@ def tensors_of(mapping: Mapping[str, object]) -> StateDict:
     }
 
 
-def _containers(
+def containers(
     document: Mapping[str, object],
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, object]]]:
     """Yield the mappings of a document with their paths, the outer ones first."""
@@ -150,7 +150,7 @@ def _containers(
 
 def _is_cut_short(document: Mapping[str, object]) -> bool:
     """Return whether a document has containers that were not looked into."""
-    looked_into = list(_containers(document))
+    looked_into = list(containers(document))
     return len(looked_into) == MOST_CONTAINERS or any(
         isinstance(value, Mapping)
         for where, mapping in looked_into
@@ -178,7 +178,7 @@ def _equal(a: StateDict, b: StateDict) -> bool:
 
 
 def _nothing_found(document: Mapping[str, object], anchor: str, path: Path) -> CheckpointError:
-    holders = [(where, inside) for where, inside in _containers(document) if tensors_of(inside)]
+    holders = [(where, inside) for where, inside in containers(document) if tensors_of(inside)]
     if not holders and _is_cut_short(document):
         return CheckpointError(
             f"{path}: what it holds lies deeper than {DEEPEST} containers, or beyond the first "

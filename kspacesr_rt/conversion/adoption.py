@@ -190,7 +190,8 @@ def adopt_model(
     if upscale is not None and found.upscale != upscale:
         raise InputError(
             f"{graph.name}: upscales by {found.upscale}, as measured on an image; --upscale says "
-            f"{upscale}"
+            f"{upscale}",
+            hint=f"say --upscale {found.upscale}, or leave it out",
         )
     rows, columns = graph.axes[2:]
     fixed: Matrix = (rows, columns) if rows and columns else (0, 0)
@@ -293,7 +294,8 @@ def _require_slices_apart(candidate: ModelFile, reference: Run) -> None:
     spec = candidate.spec
     matrix = spec.matrix if any(spec.fixed_matrix) else (48, 45)
     phantom = brain_phantom(matrix).astype(np.float32)
-    slices = np.stack([phantom, phantom[::-1] * 0.5, phantom[:, ::-1] * 300.0][:TRIED_BATCH])
+    # Of other maximum, mean and spread, also once each is divided by its maximum.
+    slices = np.stack([phantom, phantom[::-1] ** 2 * 0.5, (1.5 - phantom) * 300.0][:TRIED_BATCH])
     bound = bind(candidate, matrix)
     with open_backend(BACKEND, bound) as opened:
         try:
@@ -311,7 +313,10 @@ def _require_slices_apart(candidate: ModelFile, reference: Run) -> None:
         agreement = psnr_between(together[number], expected, top) if same else -np.inf
         if agreement < TIERS["exact"].psnr_between_db:
             if not np.isfinite(expected).all():
-                raise ParityError(f"{candidate.name}: its network gives NaN or infinity")
+                raise ParityError(
+                    f"{candidate.name}: its network gives NaN or infinity",
+                    hint="is it given the range it was trained on? --range 0..255, or none",
+                )
             raise ParityError(
                 f"{candidate.name}: slices that are given at once come out otherwise than one by "
                 f"one ({agreement:.0f} dB)"

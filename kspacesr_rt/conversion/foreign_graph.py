@@ -91,7 +91,10 @@ def _read(path: Path, content: bytes) -> ForeignGraph:
     try:
         proto.ParseFromString(content)
     except DecodeError as exc:
-        raise ModelFileError(f"{name}: not an ONNX file, or a truncated one") from exc
+        raise ModelFileError(
+            f"{name}: not an ONNX file, or a truncated one",
+            hint="is it whole? fetch or export it again",
+        ) from exc
     if not proto.graph.node:
         raise ModelFileError(f"{name}: not an ONNX file, or one without a graph")
     if any(item.key == METADATA_KEY for item in proto.metadata_props):
@@ -174,11 +177,17 @@ def _image(values: list[onnx.ValueInfoProto], what: str, name: str) -> _Axes:
     tensor = values[0].type.tensor_type
     if tensor.elem_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(tensor.elem_type).lower()
-        raise ModelFileError(f"{name}: its {what} is of the type {kind}, not float or float16")
+        raise ModelFileError(
+            f"{name}: its {what} is of the type {kind}, not float or float16",
+            hint="export it for float32; to which range slices are brought, --range 0..255 says",
+        )
     dimensions = tensor.shape.dim
     if tensor.HasField("shape") and len(dimensions) != 4:
         raise ModelFileError(
-            f"{name}: its {what} has {len(dimensions)} axes, expected an image (n, c, y, x)"
+            f"{name}: its {what} has {len(dimensions)} axes, expected an image (n, c, y, x)",
+            hint="wrap it and export it again: forward(x) = net(x[:, 0])[:, None]"
+            if len(dimensions) == 3
+            else "export it for batches of images, of 1 or 3 channels",
         )
     lengths = [int(one.dim_value) or None for one in dimensions] or [None] * 4
     return lengths[0], lengths[1], lengths[2], lengths[3]

@@ -26,6 +26,8 @@ MULTIPLES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 SMALLEST_PROBE = 40
 """LR samples per axis that a probe has at least."""
 LARGEST_UPSCALE = 16
+CHANNELS_FIRST = "its channels come last: export it with channels first, (n, c, y, x)"
+IMAGE_TO_IMAGE = "a network of images (n, c, y, x), of 1 or 3 channels, is adopted: export it so"
 FATAL_ONLY = 4
 """ONNX Runtime's log level: it prints its errors beside raising them."""
 
@@ -80,12 +82,14 @@ class ForeignRuntime:
         except Exception as exc:  # ONNX Runtime raises classes of its own C++ layer
             raise InputError(
                 f"{self._graph.name}: does not take an image of {_shape(values)}: "
-                f"{shortened(first_line(exc), 160)}"
+                f"{shortened(first_line(exc), 160)}",
+                hint=self._why_not_taken(),
             ) from exc
         if made.ndim != 4 or made.shape[0] != values.shape[0]:
             raise InputError(
                 f"{self._graph.name}: makes {_shape(made)} of an image of {_shape(values)}, "
-                "which is no image"
+                "which is no image",
+                hint=IMAGE_TO_IMAGE,
             )
         result: FloatArray = made.astype(np.float32)
         return result
@@ -120,6 +124,15 @@ class ForeignRuntime:
         assert problem is not None
         raise problem
 
+    def _why_not_taken(self) -> str:
+        """Return what to change, by the axes that the file states."""
+        n, channels, _, last = self._graph.axes
+        if n not in (None, 1):
+            return f"its file states a batch of {n}: export it with an open batch, or of one"
+        if channels not in (None, 1, 3) or last in (1, 3):
+            return CHANNELS_FIRST
+        return IMAGE_TO_IMAGE
+
     def _measured(self, matrices: list[Matrix], multiple: int) -> Measured:
         found = set()
         given: FloatArray = np.empty((0,), np.float32)
@@ -135,11 +148,13 @@ class ForeignRuntime:
         if found or rows != columns or not (rows.is_integer() and 1 <= rows <= LARGEST_UPSCALE):
             raise InputError(
                 f"{self._graph.name}: makes {_shape(made)} of an image of {_shape(given)}: no "
-                "whole multiple along both axes"
+                "whole multiple along both axes",
+                hint="one that upscales rows and columns by the same whole number is adopted",
             )
         if channels not in (1, self._how.channels):
             raise InputError(
-                f"{self._graph.name}: gives {channels} channels of {self._how.channels}"
+                f"{self._graph.name}: gives {channels} channels of {self._how.channels}",
+                hint="export it so that it gives one, or as many as it takes",
             )
         return Measured(upscale=int(rows), multiple=multiple, output_channels=int(channels))
 
@@ -160,15 +175,16 @@ def channels_of(graph: ForeignGraph, asked: int | None) -> int:
     """
     stated = graph.axes[1]
     if stated is not None and asked is not None and stated != asked:
-        raise InputError(f"{graph.name}: takes {stated} channels, --channels says {asked}")
+        raise InputError(
+            f"{graph.name}: takes {stated} channels, --channels says {asked}",
+            hint="leave --channels out",
+        )
     channels = stated or asked or 1
     if channels not in (1, 3):
         layout = graph.axes[3] in (1, 3)
         raise InputError(
             f"{graph.name}: takes images of {channels} channels, 1 or 3 are possible",
-            hint="its channels come last: export it with channels first, (n, c, y, x)"
-            if layout
-            else None,
+            hint=CHANNELS_FIRST if layout else IMAGE_TO_IMAGE,
         )
     return channels
 

@@ -54,6 +54,9 @@ class Placement:
     """The grid on which the blob is in its place; None if there is none."""
     matrix: Matrix = BLOB_MATRIX
     """LR matrix of the blob."""
+    turned: str = ""
+    """Where the blob is in its place on no grid: how the image must have been turned for it to be
+    where it is, in a clause; empty if that is not why."""
     right_where_even: bool = False
     """Whether it is in its place on the even matrix next to an odd one where it is not."""
 
@@ -154,6 +157,7 @@ def _placement(spec: ModelSpec, run: Run, matrix: Matrix) -> Placement:
         other = dataclasses.replace(spec, output_grid=grid)
         if max(map(abs, _miss(found, matrix, spec.upscale, other.sample_grid))) <= LARGEST_MISS:
             fitting = grid
+    turned = "" if fitting else _turned(found, matrix, spec)
     return Placement(
         grid=spec.output_grid,
         miss=miss,
@@ -161,7 +165,28 @@ def _placement(spec: ModelSpec, run: Run, matrix: Matrix) -> Placement:
         likeness_smoothed=_smoothed_likeness(sr, spec.upscale),
         fitting=fitting,
         matrix=matrix,
+        turned=turned,
     )
+
+
+def _turned(found: tuple[float, float], matrix: Matrix, spec: ModelSpec) -> str:
+    """Say which flip or transpose of the image would bring a blob back where it was found."""
+    rows, columns = (spec.upscale * n - 1 for n in matrix)
+    down, right = found
+    ways = {
+        "upside down (its rows are in reverse order)": (rows - down, right),
+        "mirrored left to right (its columns are in reverse order)": (down, columns - right),
+        "turned by half a turn": (rows - down, columns - right),
+        "transposed (rows and columns are exchanged)": (right, down),
+        "turned by a quarter to the left": (right, rows - down),
+        "turned by a quarter to the right": (columns - right, down),
+    }
+    for way, place in ways.items():
+        for grid in get_args(OutputGrid):
+            sample_grid = dataclasses.replace(spec, output_grid=grid).sample_grid
+            if max(map(abs, _miss(place, matrix, spec.upscale, sample_grid))) <= LARGEST_MISS:
+                return way
+    return ""
 
 
 def require_placed(placement: Placement) -> None:
@@ -179,6 +204,8 @@ def require_placed(placement: Placement) -> None:
     hint = "it is in its place on no grid: how were the LR images of the training made?"
     if placement.fitting:
         hint = f"--grid {placement.fitting}: a blob is in its place there"
+    elif placement.turned:
+        hint = f"its result is {placement.turned}: leave that out of the network, or undo it there"
     elif placement.right_where_even:
         hint = (
             "on an even matrix it is in its place: take ifftshift before a transform, and fftshift "

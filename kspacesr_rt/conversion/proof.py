@@ -29,6 +29,7 @@ from kspacesr_rt.conversion.parity import (
     require_parity,
 )
 from kspacesr_rt.errors import OutputError
+from kspacesr_rt.graph.opset import at_least_opset
 from kspacesr_rt.graph.precision import narrowed, opset_of
 from kspacesr_rt.graph.quantisation import QUANTISED_TYPES, with_named_convolutions
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, upscaled
@@ -151,7 +152,7 @@ def prove(
     OutputError
         If the report cannot be written.
     """
-    proto, notes = wide.proto, dict(notes or {})
+    proto, notes = at_least_opset(wide.proto, precision), dict(notes or {})
     remarks: tuple[str, ...] = ()
     spec = dataclasses.replace(wide.spec, precision=precision)
     require_suited(runtime, spec)  # or the file would be made for what cannot run it

@@ -26,6 +26,8 @@ from kspacesr_rt.volumes.volume import ByteSink, Volume, reading_volume
 EARLIEST: Final = (1980, 1, 1, 0, 0, 0)
 """The time of a zip file's members: one that never changes."""
 AXES_MAX: Final = 8
+LARGEST_TRANSFORMATION: Final = 4
+"""Rows and columns of an affine of space; slices have more, on one axis at least."""
 HEADER_MAX: Final = 1 << 16
 """Bytes of an array's header; most have 128."""
 
@@ -66,7 +68,7 @@ class ArrayVolume(Volume):
                     raise SliceFailed("unreadable", "has members with the names of folders")
                 with archive.open(info) as file:
                     shape, fortran, dtype = _read_header(cast(BinaryIO, file), objects=True)
-                if _may_be_image(info.filename, shape, dtype):
+                if _may_be_image(shape, dtype):
                     images.append((info, shape, fortran, dtype))
                 else:
                     others += 1
@@ -183,6 +185,10 @@ def array_layout(shape: tuple[int, ...], dtype: np.dtype[Any], plane: Plane) -> 
         raise SliceSkipped("not-an-image", f"has {len(shape)} axes, and an image has two or more")
     if min(shape) < 1:
         raise SliceFailed("bad-geometry", "has an axis without samples")
+    if _is_transformation(shape):
+        raise SliceSkipped(
+            "not-an-image", f"holds {shape[-2]} x {shape[-1]} numbers, as an affine does"
+        )
     lengths: list[int] = [1, *shape]  # one block of a plane
     block = (lengths[-3], lengths[-2], lengths[-1])
     given = plane == "auto" or len(shape) == 2
@@ -196,11 +202,14 @@ def upscaled_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
     return (*shape[:-n_spatial], *layout.block[-n_spatial:])
 
 
-def _may_be_image(member: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    """Tell whether an array of a ``.npz`` may be its image; an affine is none, by its name."""
-    if member.removesuffix(".npy") == "affine" and shape == (4, 4):
-        return False
-    return len(shape) >= 2 and dtype.kind in "iufc"
+def _may_be_image(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Tell whether an array of a ``.npz`` may be its image, by shape and type alone."""
+    return len(shape) >= 2 and dtype.kind in "iufc" and not _is_transformation(shape)
+
+
+def _is_transformation(shape: tuple[int, ...]) -> bool:
+    """Tell whether an array is an affine or a rotation, or many: no image is as small."""
+    return max(shape[-2:]) <= LARGEST_TRANSFORMATION
 
 
 def _held(fortran: bool, layout: Layout) -> bool:

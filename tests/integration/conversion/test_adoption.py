@@ -18,6 +18,8 @@ from kspacesr_rt.cli import app
 from kspacesr_rt.conversion.adoption import Contracts, Texts, adopt_model
 from kspacesr_rt.conversion.foreign_graph import read_foreign
 from kspacesr_rt.errors import InputError, ModelFileError, OutputError, ParityError
+from kspacesr_rt.graph.opset import at_least_opset
+from kspacesr_rt.graph.precision import narrowed, opset_of
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.file import load_model
 from kspacesr_rt.runtime.self_test import verify_model
@@ -205,6 +207,30 @@ def test_every_opset_computes_the_same_in_its_own_words(tmp_path, opset):
     assert np.allclose(found, how.after(raw, top), atol=1e-5)
 
 
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_graph_of_an_old_opset_is_raised_for_a_type_that_is_newer(tmp_path, opset, channels):
+    """``convert`` to bf16 ended in an internal error: reductions had attributes that are gone."""
+    theirs = model(
+        *shuffle_network(channels=channels),
+        axes=("n", channels, 12, 9),
+        sr_axes=("n", channels, 24, 18),
+        opset=opset,
+    )
+    wide = load_model(adopted_spec(tmp_path, theirs).path).proto
+    lr = brain_phantom((12, 9)).astype(np.float32)[None, None]
+    results = []
+    for precision in ("fp32", "int8", "fp8", "bf16"):
+        raised = at_least_opset(wide, precision)
+        names = [node.name for node in raised.graph.node]
+        assert len({*names}) == len(names), "weights are called as the constants that they were"
+        runner = onnxruntime.InferenceSession(raised.SerializeToString())
+        results.append(runner.run(None, {"lr": lr})[0])
+    assert opset_of(at_least_opset(wide, "fp32")) == opset
+    assert all(np.array_equal(one, results[0]) for one in results)
+    onnx.checker.check_model(narrowed(raised, "bf16"))
+
+
 def test_weights_beside_the_file_come_along(tmp_path):
     """And the file stays whole when they are gone."""
     proto = model(*shuffle_network())
@@ -300,6 +326,16 @@ def mixing_slices(nodes, weights):
     return nodes, [*weights, weight("first_axis", [0], np.int64)]
 
 
+def of_the_batch(nodes, weights):
+    """Add the mean of all samples of the batch, as of a slice."""
+    nodes[-1].input[0] = "mixed"
+    nodes[-1:-1] = [
+        op("ReduceMean", "input", "average", keepdims=1),
+        op("Add", "four average", "mixed"),
+    ]
+    return nodes, weights
+
+
 def half_again(nodes, weights):
     nodes[-1] = op("Resize", "one  scales", "output", mode="nearest")
     nodes[-1].input[:] = ["repeated", "", "scales"]
@@ -321,6 +357,11 @@ REFUSED = {
         model(*shuffle_network(), axes=("n", "h", "w")),
         {},
         "has 3 axes, expected an image",
+    ),
+    "a batch of four": (
+        model(*shuffle_network(), axes=(4, 1, "h", "w")),
+        {},
+        "does not take an image of",
     ),
     "channels last": (
         model(*shuffle_network(), axes=("n", "h", "w", 3)),
@@ -358,7 +399,8 @@ def test_what_cannot_be_adopted_is_refused_in_a_sentence(tmp_path, kind):
     with pytest.raises((InputError, ParityError)) as caught:
         adopted_spec(tmp_path, proto, **options)
     assert reason in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in f"{caught.value}{caught.value.hint}"
+    assert caught.value.hint, "nothing says what to do"
     assert caught.value.exit_code in (2, 4)
     assert [one.name for one in tmp_path.iterdir()] == ["theirs.onnx"]
 
@@ -366,6 +408,11 @@ def test_what_cannot_be_adopted_is_refused_in_a_sentence(tmp_path, kind):
 def test_slices_that_influence_each_other_are_computed_one_at_a_time(tmp_path):
     """As a network whose norm was left in training mode does."""
     assert adopted_spec(tmp_path, with_nodes(mixing_slices)).spec.single_slice
+
+
+def test_a_mean_of_the_batch_is_seen_though_slices_are_normalised(tmp_path):
+    """Mirror images of one slice have one mean, maximum and spread."""
+    assert adopted_spec(tmp_path, with_nodes(of_the_batch)).spec.single_slice
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x09" * 30])

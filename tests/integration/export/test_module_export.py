@@ -1,7 +1,9 @@
 """A user's own network, from a class to a proved model file, and all that may be wrong with it."""
 
 import ctypes
+import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from kspacesr_rt.export.module_export import multiple_remark
 from kspacesr_rt.export.network_factories import network_from
 from kspacesr_rt.model.file import load_model
 from kspacesr_rt.model.spec import ModelSpec
+from kspacesr_rt.runtime.self_test import verify_model
 
 UP = nn.Upsample(scale_factor=2, mode="bilinear")
 
@@ -52,6 +55,67 @@ class Dies(nn.Module):
     def forward(self, lr):
         ctypes.string_at(0)
         return UP(lr)
+
+
+class OfTheBatch(nn.Module):
+    """It divides by the maximum of all slices, where that of each is meant."""
+
+    def forward(self, lr):
+        return torch.sqrt(UP(lr / lr.max()))
+
+
+class Distances(nn.Module):
+    """Each row is scaled by its distances to the others."""
+
+    def __init__(self, offset):
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, lr):
+        rows = lr[:, 0] + self.offset
+        far = torch.cdist(rows, rows).mean(-1) / lr.shape[-1]
+        return UP(lr * (1 + far[:, None, :, None]))
+
+
+class Cancels(nn.Module):
+    """Large sums that cancel, but for the digits that rounding left."""
+
+    def forward(self, lr):
+        up = UP(lr)
+        return up * (1 + 20 * ((up + 1000).mean((-2, -1), keepdim=True) - 1000))
+
+
+class OfTwoInputs(nn.Module):
+    def forward(self, lr, sigma):
+        return UP(lr * sigma)
+
+
+class WithoutChannels(nn.Module):
+    def forward(self, lr):
+        _, rows, columns = lr.shape
+        return functional.interpolate(lr[:, None], (2 * rows, 2 * columns))[:, 0]
+
+
+class LosesTheChannel(nn.Module):
+    def forward(self, lr):
+        return UP(lr)[:, 0]
+
+
+class Turned(nn.Module):
+    def __init__(self, turn):
+        super().__init__()
+        self.turn = turn
+
+    def forward(self, lr):
+        return self.turn(UP(lr))
+
+
+class Rounds(nn.Module):
+    def forward(self, lr):
+        padded = math.ceil(lr.shape[-2] / 4) * 4
+        rows, columns = round(lr.shape[-2] * 2.0), math.ceil(lr.shape[-1] * 2)
+        lr = functional.pad(lr, (0, 0, 0, padded - lr.shape[-2]))[..., : lr.shape[-2], :]
+        return functional.interpolate(lr, (rows, columns), mode="bilinear")
 
 
 class ThreeChannels(nn.Module):
@@ -200,7 +264,7 @@ def test_what_is_exported_runs_at_any_matrix_and_says_what_it_is(exported):
     assert made.spec.fixed_matrix == (0, 0)
     assert made.spec.description == "Mine."
     assert min(one.psnr_between_db for one in made.report.agreements) > 120
-    assert len({one.matrix for one in made.report.agreements}) == 4
+    assert len({one.matrix for one in made.report.agreements}) == 5  # the self-test has its own
     model = ks.load(made.path)
     lr = np.random.default_rng(0).random((2, 34, 26), dtype=np.float32)
     with torch.no_grad():
@@ -319,10 +383,86 @@ def test_what_does_not_end_is_ended(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_mixes_slices_takes_one_at_a_time(tmp_path):
-    made = ks.export_module(MovesTheBatch().eval(), tmp_path / "net.onnx", upscale=2, name="net")
+@pytest.mark.parametrize("network", [MovesTheBatch(), OfTheBatch()], ids=["moves", "divides"])
+def test_a_network_that_mixes_slices_takes_one_at_a_time(tmp_path, network):
+    """Of slices of noise alone, maxima, means and spreads are so alike that nothing is seen."""
+    made = ks.export_module(network.eval(), tmp_path / "net.onnx", upscale=2, name="net")
     assert made.spec.single_slice
     assert made.spec.fixed_matrix == (0, 0)
+
+
+def test_where_pytorch_rounds_more_than_is_allowed_its_fp64_is_what_counts(tmp_path):
+    """Its `cdist` squares and subtracts; the file takes differences, and is 50 dB more exact."""
+    report = tmp_path / "report.json"
+    made = ks.export_module(
+        Distances(30.0).eval(),
+        tmp_path / "net.onnx",
+        upscale=2,
+        name="net",
+        fixed_matrix=(40, 72),
+        report_file=report,
+    )
+    assert made.report.least_db < 100
+    assert not made.report.failures
+    for one in made.report.in_fp64:
+        assert one.reference_db < 100 < one.result_db
+    assert any("PyTorch's own fp32 is" in one for one in made.remarks)
+    assert json.loads(report.read_text())["in_fp64"][0]["result_db"] > 100
+    verification = verify_model(load_model(made.path), "ort-cpu")  # of the stored answer, too
+    assert verification.passed
+
+
+def test_a_refusal_says_how_far_pytorch_is_from_fp64(tmp_path):
+    """Two orders of summation, of which neither is the better one: nothing says who is right."""
+    with pytest.raises(
+        ParityError, match=r"PyTorch's own fp32 is \d+\.\d dB from its fp64"
+    ) as raised:
+        ks.export_module(
+            Cancels().eval(), tmp_path / "net.onnx", upscale=2, name="net", fixed_matrix=(24, 24)
+        )
+    assert "no file was written" in str(raised.value)
+    assert "subtract a mean" in raised.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (OfTwoInputs(), "give its other arguments defaults"),
+        (WithoutChannels(), "net(x[:, 0])[:, None]"),
+        (LosesTheChannel(), ".unsqueeze(1)"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_a_network_of_other_arguments_or_axes_is_told_how_to_wrap_it(tmp_path, network, says):
+    with pytest.raises(ExportError) as raised:
+        ks.export_module(network.eval(), tmp_path / "net.onnx", upscale=2, name="net")
+    assert says in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("turn", "says"),
+    [
+        (lambda image: image.flip(-2), "upside down"),
+        (lambda image: image.flip(-1), "mirrored left to right"),
+        (lambda image: torch.rot90(image, 1, (-2, -1)), "by a quarter to the left"),
+    ],
+    ids=["flipped", "mirrored", "turned"],
+)
+def test_a_network_that_turns_its_image_is_told_so(tmp_path, turn, says):
+    with pytest.raises(ParityError) as raised:
+        ks.export_module(Turned(turn).eval(), tmp_path / "net.onnx", upscale=2, name="net")
+    assert says in raised.value.hint
+
+
+def test_lengths_that_python_rounds_stay_open(tmp_path):
+    """``math.ceil(2 * n)`` of a whole number had no operator, and the network one matrix."""
+    made = ks.export_module(Rounds().eval(), tmp_path / "net.onnx", upscale=2, name="net")
+    assert made.spec.fixed_matrix == (0, 0)
+    lr = np.random.default_rng(0).random((21, 35), dtype=np.float32)
+    with torch.no_grad(), ks.load(made.path, backend="ort-cpu") as model:
+        expected = Rounds()(torch.from_numpy(lr)[None, None])[0, 0].numpy()
+        assert np.allclose(model(lr), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -372,6 +512,9 @@ def fails():
 
 def ends():
     raise SystemExit(0)
+
+def reads():
+    open("nowhere.txt")
 """
 
 
@@ -418,6 +561,27 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, source):
 def test_a_factory_that_fails_is_named(source, name, says):
     with pytest.raises(ExportError, match=says):
         network_from(f"{source}:{name}", None)
+
+
+def test_a_file_called_as_one_of_pythons_modules_takes_nothings_place(tmp_path):
+    """``json.py`` stood for Python's own afterwards, and torch's exporter failed on it."""
+    path = tmp_path / "json.py"
+    path.write_text("from torch import nn\nclass Net(nn.Upsample):\n    pass\n")
+    assert type(network_from(f"{path}:Net", None)).__name__ == "Net"
+    assert sys.modules["json"] is json
+
+
+def test_a_part_of_a_package_is_named_as_such(tmp_path):
+    (tmp_path / "part.py").write_text("from .base import Base\n")
+    with pytest.raises(ExportError, match="relative import") as raised:
+        network_from(f"{tmp_path / 'part.py'}:Net", None)
+    assert "package.module:Net" in raised.value.hint
+
+
+def test_a_factory_that_raises_is_not_told_of_arguments_it_does_not_have(source):
+    with pytest.raises(ExportError, match="raises FileNotFoundError") as raised:
+        network_from(f"{source}:reads", None)
+    assert "in Python on its own first" in raised.value.hint
 
 
 def test_options_of_other_networks_are_refused(tmp_path, source):
