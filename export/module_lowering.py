@@ -97,7 +97,8 @@ def lower_module(
 def _rounded_length(length: Any, digits: None = None) -> Any:
     """Write Python's ``round`` of a length: half to even there and in ONNX."""
     del digits  # of a length, there are none
-    return op.Cast(op.Round(length), to=onnx.TensorProto.INT64)
+    rounded: Any = op.Round(length)
+    return op.Cast(rounded, to=onnx.TensorProto.INT64)
 
 
 def _exported(program: nn.Module, example: Tensor, axes: dict[int, Any]) -> onnx.ModelProto:

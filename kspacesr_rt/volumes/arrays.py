@@ -185,11 +185,11 @@ def array_layout(shape: tuple[int, ...], dtype: np.dtype[Any], plane: Plane) -> 
         raise SliceSkipped("not-an-image", f"has {len(shape)} axes, and an image has two or more")
     if min(shape) < 1:
         raise SliceFailed("bad-geometry", "has an axis without samples")
+    lengths: list[int] = [1, *shape]  # one block of a plane
     if _is_transformation(shape):
         raise SliceSkipped(
-            "not-an-image", f"holds {shape[-2]} x {shape[-1]} numbers, as an affine does"
+            "not-an-image", f"holds {lengths[-2]} x {lengths[-1]} numbers, as an affine does"
         )
-    lengths: list[int] = [1, *shape]  # one block of a plane
     block = (lengths[-3], lengths[-2], lengths[-1])
     given = plane == "auto" or len(shape) == 2
     axis = 0 if given else chosen_axis(plane, block, (1.0, 1.0, 1.0), None)
