@@ -150,7 +150,7 @@ class Place:
         """
         context = create_context(self._trt, self._engine, self._kernels)
         if context is None:
-            raise EngineError(f"no execution context for {n} slices: is the GPU's memory full?")
+            raise OutOfGpuMemoryError(n)  # what TensorRT says of it goes to its log alone
         context.set_device_memory(self._scratch, self._scratch_bytes)
         spec = self._spec
         fits = context.set_input_shape(INPUT_NAME, (n, *spec.input_axes, *spec.matrix))

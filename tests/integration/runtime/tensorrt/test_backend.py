@@ -23,6 +23,7 @@ from kspacesr_rt.errors import BackendUnavailableError, EngineError, InputError,
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.runtime import gpu_capabilities, protocol
 from kspacesr_rt.runtime.backends import BackendOptions, OverlappingBackend, open_backend
+from kspacesr_rt.runtime.gpu_memory import OutOfGpuMemoryError
 from kspacesr_rt.runtime.tensorrt import backend as native_tensorrt
 from kspacesr_rt.runtime.tensorrt import build, targets
 from kspacesr_rt.runtime.tensorrt.cache import EngineCache
@@ -451,6 +452,18 @@ def test_without_room_for_two_batches_one_is_computed_at_a_time(
         assert here.cuda.calls.count("cudaGraphLaunch") == 4
     assert here.cuda.memory == {"host": {}, "device": {}}
     assert here.cuda.alive == []
+
+
+def test_without_room_for_a_context_the_memory_is_said_to_be_full(machine, bound, monkeypatch):
+    """TensorRT gives none, and no error; what can be done is what can be done about memory."""
+    machine("tensorrt-rtx")
+    with open_backend("tensorrt-rtx", bound) as backend:
+        monkeypatch.setattr(FakeEngine, "create_execution_context", lambda self, told: None)
+        for n, words in ((3, "take a smaller --batch"), (1, "--precision fp16")):
+            with pytest.raises(OutOfGpuMemoryError) as caught:
+                backend.run(batch_of(n))
+            assert words in caught.value.hint
+            assert caught.value.exit_code == 3
 
 
 @pytest.mark.parametrize("call", ["cudaGraphLaunch", "cudaStreamSynchronize"])
