@@ -415,7 +415,7 @@ def test_an_unknown_name_lists_what_is_shipped():
         resolve_model("x2-fats", upscale=None)
     assert str(caught.value) == "no model file 'x2-fats'"
     named = ", ".join((*shipped_models(), *shipped_kspace_models()))
-    assert caught.value.hint == f"shipped models: {named}"
+    assert caught.value.hint == f"is it x2-fast or x4-fast? shipped models: {named}"
 
 
 def test_a_folder_in_place_of_a_model_is_named_as_one(tmp_path):
