@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,33 @@ def network_from(text: str, weights: Path | None) -> nn.Module:
         If the weights cannot be read or do not fit; the first keys are listed.
     """
     where, _, attribute = text.rpartition(":")
+    with _first_on_path(Path(where).resolve().parent if where.endswith(".py") else Path.cwd()):
+        module = _made(text, where, attribute)
+    if weights is not None:
+        load_weights(module, weights)
+    return module.cpu().eval()
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    """Look for modules in a folder first, as Python does for a script of it; from then on last.
+
+    What is imported within a network's own functions is found then, too, while nothing in the
+    folder takes the place of a module of Python's or ours that is imported later, or by a child.
+    """
+    name = str(folder)
+    sys.path.insert(0, name)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the code that was imported may have changed it
+            sys.path.remove(name)
+        if name not in sys.path:
+            sys.path.append(name)
+
+
+def _made(text: str, where: str, attribute: str) -> nn.Module:
+    """Import a factory and call it; see `network_from`."""
     source = _imported(where)
     factory = getattr(source, attribute, None)
     if factory is None:
@@ -75,9 +104,7 @@ def network_from(text: str, weights: Path | None) -> nn.Module:
             f"{text} gives {type(module).__name__}, expected a torch.nn.Module",
             hint="name a function that returns the network, or its class",
         )
-    if weights is not None:
-        load_weights(module, weights)
-    return module.cpu().eval()
+    return module
 
 
 def _hint_of_factory(exc: Exception) -> str:
@@ -92,13 +119,10 @@ def _hint_of_factory(exc: Exception) -> str:
 def _imported(where: str) -> Any:
     try:
         if not where.endswith(".py"):
-            if str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
             return importlib.import_module(where)
         path = Path(where).resolve()
         if not path.is_file():
             raise ExportError(f"there is no file {where}", hint="name it as path/net.py:Net")
-        sys.path.insert(0, str(path.parent))  # for what stands beside it
         found = importlib.util.spec_from_file_location(path.stem, path)
         assert found is not None
         assert found.loader is not None

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import math
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -569,6 +570,35 @@ def test_a_file_called_as_one_of_pythons_modules_takes_nothings_place(tmp_path):
     path.write_text("from torch import nn\nclass Net(nn.Upsample):\n    pass\n")
     assert type(network_from(f"{path}:Net", None)).__name__ == "Net"
     assert sys.modules["json"] is json
+    # Nor in a process that is started later and looks where this one does.
+    code = f"import sys; sys.path[:] = {sys.path!r}; import json; print(json.__file__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == json.__file__
+
+
+@pytest.mark.parametrize("named", ["file", "module"])
+def test_what_stands_beside_a_network_is_found_early_and_late(named, tmp_path, monkeypatch):
+    """As its module is imported, before one of that name elsewhere, and within its functions."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.syspath_prepend(elsewhere)
+    place = tmp_path / "mine"
+    place.mkdir()
+    early, late, net = (f"{one}_{named}_beside" for one in ("early", "late", "net"))
+    (elsewhere / f"{early}.py").write_text("scale = 3\n")
+    (place / f"{early}.py").write_text("scale = 2\n")
+    (place / f"{late}.py").write_text("mode = 'nearest'\n")
+    (place / f"{net}.py").write_text(
+        f"from torch import nn\nfrom {early} import scale\n"
+        "class Net(nn.Module):\n    def forward(self, x):\n"
+        f"        from {late} import mode\n"
+        "        return nn.functional.interpolate(x, scale_factor=scale, mode=mode)\n"
+    )
+    monkeypatch.chdir(place)
+    before = list(sys.path)
+    network = network_from(f"{net}.py:Net" if named == "file" else f"{net}:Net", None)
+    assert network(torch.ones(1, 1, 4, 5)).shape == (1, 1, 8, 10)
+    assert sys.path == [*before, str(place)]
 
 
 def test_a_part_of_a_package_is_named_as_such(tmp_path):
