@@ -162,7 +162,7 @@ def test_export_proves_a_narrow_model_against_its_own_tier(checkpoint, tmp_path,
 
 def test_a_backend_without_the_kernels_says_so(checkpoint, tmp_path):
     """ONNX Runtime's own exception names a node and no way out."""
-    with pytest.raises(BackendUnavailableError, match="no bf16 kernels for .* on a CPU") as caught:
+    with pytest.raises(BackendUnavailableError, match=r"no bf16 kernels for .* on a CPU") as caught:
         export_model(checkpoint, tmp_path / "model.onnx", precision="bf16", backend="ort-cpu")
     assert "openvino" in caught.value.hint
     assert not list(tmp_path.iterdir())
