@@ -99,14 +99,8 @@ def sidecar(
     if isinstance(kinds := fields.get("ImageType"), list):
         fields["ImageType"] = ["DERIVED", "SECONDARY", *kinds[2:]]
     made_by = fields.get("GeneratedBy")
-    own: dict[str, Any] = {
-        "Upscale": derivation.upscale,
-        "SliceAxis": slice_axis,
-        "Model": derivation.model,
-        "WeightsSHA256": derivation.weights_sha256,
-        "SourceUID": source_uid,
-        "Removed": sorted(beside.fields.keys() & set(OF_THE_GRID)),
-    }
+    own = _origin(derivation, source_uid=source_uid, slice_axis=slice_axis)
+    own["Removed"] = sorted(beside.fields.keys() & set(OF_THE_GRID))
     if said:
         own["SourceDescription"] = said
     fields["GeneratedBy"] = [
@@ -142,21 +136,25 @@ def trust_map_sidecar(
     coverage
         Share of samples that are expected within plus or minus the values.
     """
-    own: dict[str, Any] = {
-        "TrustMapOf": output,
-        "Coverage": coverage,
-        "Upscale": derivation.upscale,
-        "SliceAxis": slice_axis,
-        "Model": derivation.model,
-        "WeightsSHA256": derivation.weights_sha256,
-        "SourceUID": source_uid,
-    }
+    own: dict[str, Any] = {"TrustMapOf": output, "Coverage": coverage}
+    own |= _origin(derivation, source_uid=source_uid, slice_axis=slice_axis)
     fields: dict[str, Any] = {
         "Description": "Half-width of the interval around each sample of the image, in its unit",
         "GeneratedBy": [{"Name": TOOL_NAME, "Version": derivation.tool_version}],
         OUR_KEY: own,
     }
     return (json.dumps(fields, indent=2) + "\n").encode()
+
+
+def _origin(derivation: Derivation, *, source_uid: str, slice_axis: int) -> dict[str, Any]:
+    """Return what a sidecar of ours says of how its image was made, and from which."""
+    return {
+        "Upscale": derivation.upscale,
+        "SliceAxis": slice_axis,
+        "Model": derivation.model,
+        "WeightsSHA256": derivation.weights_sha256,
+        "SourceUID": source_uid,
+    }
 
 
 def source_uid_beside(output: Path) -> str:

@@ -18,7 +18,6 @@ from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.quality import result_checks
 from kspacesr_rt.quality.half_spectra import HalfSpectra
 from kspacesr_rt.runtime.backends import BatchResult, baseline_spec
-from kspacesr_rt.sample import sample_folder
 
 AT_ONCE = 2
 """Batches that may be under way."""
@@ -78,15 +77,6 @@ class Batch:
 
     def result(self):
         return self._backend.finish(self._number, self._batch)
-
-
-@pytest.fixture
-def study(tmp_path):
-    folder = tmp_path / "study"
-    folder.mkdir()
-    for path in sorted(sample_folder().glob("*.dcm"))[:3]:
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
 
 
 @pytest.fixture

@@ -44,20 +44,10 @@ from kspacesr_rt.pipeline.stage_timer import (
 from kspacesr_rt.quality.added_energy import added_energy
 from kspacesr_rt.quality.half_spectra import HalfSpectra
 from kspacesr_rt.runtime.backends import BACKENDS
-from kspacesr_rt.sample import sample_folder
 from kspacesr_rt.system.cpu import available_cores
 
 MATRICES = [(1, 1), (1, 4), (2, 3), (3, 2), (4, 4), (5, 8), (31, 16), (16, 31), (67, 90)]
 ZERO_FILL = InferOptions(backend="zero-fill")
-
-
-@pytest.fixture
-def study(tmp_path):
-    folder = tmp_path / "study"
-    folder.mkdir()
-    for path in sorted(sample_folder().glob("*.dcm"))[:3]:
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
