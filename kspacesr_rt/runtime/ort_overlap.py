@@ -140,7 +140,9 @@ class OverlappedRuns:
         """
         if self._sums_agree is None:
             for found, given, result in zip(sums, lr[:, 0], sr[:, 0], strict=True):
-                if (unit := float(np.abs(given).max())) > 0.0 and result.any():
+                unit = float(np.abs(given).max())
+                # Neither an empty slice nor a result that is refused anyway tells.
+                if unit > 0.0 and result.any() and np.isfinite(result).all():
                     expected = HalfSpectra.of(result / unit, given / unit)
                     self._sums_agree = found.agrees(expected.sums(self._spec.sample_grid))
                     break

@@ -62,3 +62,14 @@ def test_sums_that_are_no_numbers_are_not_believed(runs, slices):
     sums, lr, sr = slices
     wrong = tuple(dataclasses.replace(one, largest_off=np.nan) for one in sums)
     assert runs.believed(wrong, lr, sr) == ()
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf])
+def test_a_result_that_is_refused_anyway_settles_nothing(runs, slices, spoilt):
+    """It says nothing of the sums of others: the next slice tells."""
+    sums, lr, sr = slices
+    broken = sr[1:2].copy()
+    broken[0, 0, 3, 4] = spoilt
+    runs.believed(sums[1:2], lr[1:2], broken)
+    assert runs.notes == ()
+    assert runs.believed(sums, lr, sr) == sums
