@@ -22,10 +22,19 @@ from typing import Any, TypeVar
 import torch
 
 from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
+from kspacesr_rt.export.source_locations import raised
+from kspacesr_rt.system.interruption import received_signal
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 Result = TypeVar("Result")
+_HINT = "run the network on its own in PyTorch, on images of several matrices"
 TIME_LIMIT_S = 1800.0
 """Seconds that one piece of work on a network may take, where nothing else is said."""
+_SIGNAL_AT_PROCESSOR_LIMIT: int = getattr(signal, "SIGXCPU", 0)
 _SIGNAL_AT_PARENTS_DEATH = 1
 """``PR_SET_PDEATHSIG`` of Linux's ``prctl``."""
 
@@ -35,7 +44,11 @@ class TimeLimitError(ExporterError):
 
 
 def in_own_process(
-    work: Callable[[], Result], doing: str, time_limit_s: float = TIME_LIMIT_S
+    work: Callable[[], Result],
+    doing: str,
+    time_limit_s: float = TIME_LIMIT_S,
+    *,
+    processor_limit_s: int | None = None,
 ) -> Result:
     """Return what a function returns that runs in a process of its own.
 
@@ -48,6 +61,9 @@ def in_own_process(
         What it does, for messages: ``exporting the network``.
     time_limit_s
         Seconds after which the process is ended.
+    processor_limit_s
+        Seconds of processor time after which it is ended too, whatever else the computer does; None
+        sets no such limit. Where the system has none, they are seconds.
 
     Raises
     ------
@@ -58,10 +74,14 @@ def in_own_process(
     KspaceSRError
         As `work` raises.
     """
+    if resource is None and processor_limit_s is not None:
+        time_limit_s, processor_limit_s = min(time_limit_s, processor_limit_s), None
     forks = "fork" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, sending), daemon=False)
+    process = context.Process(
+        target=_work, args=(work, doing, sending, processor_limit_s), daemon=False
+    )
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
@@ -84,11 +104,7 @@ def in_own_process(
     try:
         if not receiving.poll(time_limit_s):
             process.kill()
-            raise TimeLimitError(
-                f"{doing}: not done after {time_limit_s:g} s, and ended; no file was written",
-                hint="does the network run in PyTorch on an image of 128 x 128? give it longer "
-                "with --time-limit SECONDS, or one matrix with --fixed-matrix ROWSxCOLUMNS",
-            )
+            raise _not_in_time(doing, f"{time_limit_s:g} s")
         answer = pickle.loads(receiving.recv_bytes())
     except EOFError:
         answer = None
@@ -98,6 +114,8 @@ def in_own_process(
     finally:
         process.join()
         receiving.close()
+    if answer is None and process.exitcode == -_SIGNAL_AT_PROCESSOR_LIMIT:
+        raise _not_in_time(doing, f"{processor_limit_s} s of processor time")
     if answer is None:
         raise ExporterError(
             f"{doing}: the process that did it died ({_ending(process.exitcode)}); no file was "
@@ -111,13 +129,25 @@ def in_own_process(
     return result
 
 
+def _not_in_time(doing: str, limit: str) -> TimeLimitError:
+    return TimeLimitError(
+        f"{doing}: not done after {limit}, and ended; no file was written",
+        hint="does the network run in PyTorch on an image of 128 x 128? give it longer "
+        "with --time-limit SECONDS, or one matrix with --fixed-matrix ROWSxCOLUMNS",
+    )
+
+
 def _ending(code: int | None) -> str:
     if code is not None and code < 0:
         return signal.Signals(-code).name
     return f"exit code {code}"
 
 
-def _work(work: Callable[[], Any], sending: Connection) -> None:
+def _work(
+    work: Callable[[], Any], doing: str, sending: Connection, processor_limit_s: int | None
+) -> None:
+    if resource is not None and processor_limit_s is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (processor_limit_s, resource.RLIM_INFINITY))
     if sys.platform == "linux":  # what is killed leaves nothing behind that computes on
         ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
     # OpenMP threads do not survive a fork: one thread needs none.
@@ -136,11 +166,13 @@ def _work(work: Callable[[], Any], sending: Connection) -> None:
     except KspaceSRError as exc:
         answer = False, exc
     except BaseException as exc:
-        answer = False, ExportError(f"{type(exc).__name__}: {exc}")
+        if (number := received_signal()) is not None:  # the parent has it too, and ends
+            os._exit(128 + number)
+        answer = False, ExportError(f"{doing}: {raised(exc)}", hint=_HINT)
     try:
         content = pickle.dumps(answer)
     except Exception as exc:
-        content = pickle.dumps((False, ExportError(f"{type(exc).__name__}: {exc}")))
+        content = pickle.dumps((False, ExportError(f"{doing}: {raised(exc)}", hint=_HINT)))
     sending.send_bytes(content)
     sending.close()
     sys.stderr.flush()

@@ -78,9 +78,10 @@ HR_NOMINAL = 256
 EVEN_THROUGHOUT = 16
 """Multiple of the matrix at which four poolings leave no rest: U-Nets that pad what does not fit
 take another path elsewhere, and a graph has one."""
-OPEN_LENGTHS_S = 300.0
-"""Seconds, at most, for an attempt to export a network that fills its windows itself without their
-multiple, which may keep `torch.export` busy for hours; with it most are done in a minute."""
+OPEN_LENGTHS_S = 300
+"""Seconds of processor time, at most, for an attempt to export a network that fills its windows
+itself without their multiple, which may keep `torch.export` busy for hours; with it most are done
+in a minute. What a file becomes does not depend on what else the computer does."""
 ROUNDS = (
     "divide a slice by its maximum where forward begins, and subtract a mean before squares or "
     "large numbers are summed: the network rounds less then"
@@ -378,9 +379,8 @@ class _Export:
         lowered = in_own_process(
             lambda: _lowered(self.maker(), spec, inputs, way),
             "exporting the network",
-            min(self.time_limit_s, OPEN_LENGTHS_S)
-            if first_of_two and not self.multiple_stated
-            else self.time_limit_s,
+            self.time_limit_s,
+            processor_limit_s=OPEN_LENGTHS_S if first_of_two and not self.multiple_stated else None,
         )
         spec = dataclasses.replace(
             spec,

@@ -17,7 +17,8 @@ from torch import nn
 
 from kspacesr_rt.errors import ExportError
 from kspacesr_rt.export.network_weights import listed, load_weights
-from kspacesr_rt.export.source_locations import first_line, place_of_error
+from kspacesr_rt.export.source_locations import raised
+from kspacesr_rt.system.interruption import received_signal
 
 
 def is_factory(text: str) -> bool:
@@ -86,19 +87,14 @@ def _made(text: str, where: str, attribute: str) -> nn.Module:
     try:
         module = factory if isinstance(factory, nn.Module) else factory()
     except SystemExit as exc:
-        place = place_of_error(exc)
         raise ExportError(
-            f"the factory {text} ended the program (SystemExit: {exc})"
-            f"{f' ({place})' if place else ''}",
+            f"the factory {text} ended the program: {raised(exc)}",
             hint="leave exit() and the reading of sys.argv out of it: it is to return the network",
         ) from exc
-    except Exception as exc:
-        place = place_of_error(exc)
-        raise ExportError(
-            f"{text} raises {type(exc).__name__}: {first_line(exc)}"
-            f"{f' ({place})' if place else ''}",
-            hint=_hint_of_factory(exc),
-        ) from exc
+    except BaseException as exc:
+        if received_signal() is not None:
+            raise
+        raise ExportError(f"{text} raises {raised(exc)}", hint=_hint_of_factory(exc)) from exc
     if not isinstance(module, nn.Module):
         raise ExportError(
             f"{text} gives {type(module).__name__}, expected a torch.nn.Module",
@@ -107,7 +103,7 @@ def _made(text: str, where: str, attribute: str) -> nn.Module:
     return module
 
 
-def _hint_of_factory(exc: Exception) -> str:
+def _hint_of_factory(exc: BaseException) -> str:
     """Return what to change in a factory that raises."""
     if isinstance(exc, TypeError) and "required" in str(exc) and "argument" in str(exc):
         return "it is called without arguments: give them defaults, or write a function"
@@ -134,11 +130,11 @@ def _imported(where: str) -> Any:
         return module
     except ExportError:
         raise
-    except (Exception, SystemExit) as exc:
-        place = place_of_error(exc)
+    except BaseException as exc:
+        if received_signal() is not None:
+            raise
         raise ExportError(
-            f"{where} cannot be imported: {type(exc).__name__}: {first_line(exc)}"
-            f"{f' ({place})' if place else ''}",
+            f"{where} cannot be imported: {raised(exc)}",
             hint="it is part of a package: name it as package.module:Net, from the package's folder"
             if "relative import" in str(exc)
             else "run it with python on its own first",

@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kspacesr_rt.errors import ExportError
 from kspacesr_rt.export.module_graph import quiet
-from kspacesr_rt.export.source_locations import first_line, place_of_call, place_of_error
+from kspacesr_rt.export.source_locations import place_of_call, raised
 from kspacesr_rt.kspace import Matrix
+from kspacesr_rt.system.interruption import received_signal
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 """Of the matrix that a network may need, by its pooling layers or windows."""
@@ -438,11 +439,11 @@ def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
     with torch.no_grad(), quiet():
         try:
             made = module(given.clone())  # it may change its input in place
-        except Exception as exc:
-            where = place_of_error(exc)
+        except BaseException as exc:
+            if received_signal() is not None:
+                raise
             raise ExportError(
-                f"the network fails on an input of {_by(given.shape)}: {type(exc).__name__}: "
-                f"{first_line(exc)}{f' ({where})' if where else ''}",
+                f"the network fails on an input of {_by(given.shape)}: {raised(exc)}",
                 hint=_hint_of_failure(exc),
             ) from exc
     if not isinstance(made, Tensor):
@@ -476,8 +477,10 @@ def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
     return made
 
 
-def _hint_of_failure(exc: Exception) -> str:
+def _hint_of_failure(exc: BaseException) -> str:
     """Return what to change in a network that fails on an image."""
+    if not isinstance(exc, Exception):
+        return "leave exit(), and what else ends a program, out of forward"
     if "CUDA" in str(exc):
         return "make tensors where its input is, as in torch.zeros(3, device=x.device)"
     if isinstance(exc, TypeError) and "required positional argument" in str(exc):

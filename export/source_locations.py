@@ -58,8 +58,19 @@ def whole_places() -> Iterator[None]:
 
 
 def first_line(exc: BaseException) -> str:
-    """Return the first line of what an error says, shortened."""
-    return next(iter(str(exc).splitlines()), "")[:200]
+    """Return the first line of what an error says, shortened; empty if it says nothing."""
+    try:
+        lines = str(exc).splitlines()
+    except Exception:  # the class may be a user's
+        return ""
+    return next((line.strip() for line in lines if line.strip()), "")[:200]
+
+
+def raised(exc: BaseException) -> str:
+    """Return what a user's code raised, with what it says and where, in a clause."""
+    said, place = first_line(exc), place_of_error(exc)
+    text = f"{type(exc).__name__}: {said}" if said else f"{type(exc).__name__} without a message"
+    return f"{text}{f' ({place})' if place else ''}"
 
 
 def place_of(node: fx.Node) -> str:

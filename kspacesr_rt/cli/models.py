@@ -417,6 +417,7 @@ def inspect(
     config: ConfigFile = None,
 ) -> None:
     """Show what a model file is and how far it was proved; without one, what is shipped."""
+    from kspacesr_rt.model.contracts import taken_text
     from kspacesr_rt.model.file import load_model, resolve_model
     from kspacesr_rt.model.shipped_list import list_shipped
 
@@ -429,7 +430,7 @@ def inspect(
         return
     found = load_model(resolve_model(model, upscale=None))
     if as_json:
-        echo_json(json.loads(found.spec.to_json()))
+        echo_json({**json.loads(found.spec.to_json()), "takes": taken_text(found.spec)})
         return
     print_text(found.as_text(verbose=verbose))
 

@@ -26,10 +26,12 @@ from kspacesr_rt.conversion.normalising import Normalisation, normalised
 from kspacesr_rt.conversion.padded_reference import padded
 from kspacesr_rt.conversion.parity import TIERS, ParityReport, Run
 from kspacesr_rt.conversion.proof import Reference, prove, require_free
+from kspacesr_rt.conversion.stated_batches import with_open_batch
 from kspacesr_rt.errors import InputError, KspaceSRError, ModelFileError, ParityError
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.binding import bind
+from kspacesr_rt.model.contracts import matrices_text
 from kspacesr_rt.model.file import ModelFile, parse_model
 from kspacesr_rt.model.spec import (
     DataConsistency,
@@ -47,10 +49,13 @@ from kspacesr_rt.system.progress_messages import report_step
 
 BACKEND = "ort-cpu"
 """What runs the foreign file, and proves the adopted one."""
+LEAST_APART = TIERS["exact"].psnr_between_db
+"""dB between what is made of a slice among others and alone, where it does not depend on them."""
 USUAL_MATRIX = 128
 """LR samples per axis that a file is said to be stored for, or the next multiple it takes."""
-TRIED_BATCH = 3
-"""Slices that are given at once to see whether each is computed by itself."""
+TRIED_BATCHES = (3, 2)
+"""Slices that are given at once to see whether each is computed by itself: of a graph that is made
+for so many, one of the two is not."""
 LEAST_AS_NARROW = 40.0
 """dB between fp32 and half precision as it came: rounding in activations leaves 50 to 80."""
 HINT_ON_GRAPHS = "export it again without what is named, or for one matrix (static axes)"
@@ -216,7 +221,8 @@ def adopt_model(
         description=texts.description,
         provenance=_provenance(graph, texts),
     )
-    candidate = _candidate(graph, how, spec, own, found.output_channels, output.name)
+    _require_batch_of_slices(graph, own, spec)
+    candidate, slices = _candidate(graph, how, spec, own, found.output_channels, output.name)
     report_step("measuring where its samples lie")
     candidate, remark = _on_its_grid(candidate, own, grid)
     require_contracts(candidate.spec, _reference(own, candidate.spec))
@@ -231,7 +237,7 @@ def adopt_model(
         notes={"adopted_from": graph.sha256},
         report_file=report_file,
     )
-    remarks = [_summary(candidate.spec, how), remark]
+    remarks = [_summary(proved.spec, how, slices), remark]
     if graph.original is not None:
         remarks.append(_as_narrow(graph, how, candidate.spec, reference))
     replace_file(output, proved.content)
@@ -251,22 +257,23 @@ def _candidate(
     own: ForeignRuntime,
     output_channels: int,
     name: str,
-) -> ModelFile:
-    """Return the wrapped graph: for any number of slices, or for one at a time.
+) -> tuple[ModelFile, str]:
+    """Return the wrapped graph, for as many slices as it takes, and a sentence on how many.
 
-    A graph may be written for one slice though nothing in it says so, and one that is said to be
-    for one may take any number: both are tried.
+    A graph may be written for one slice, or for four, though nothing in it says so, and one that is
+    said to be for so many may take any number: all is tried.
     """
     problem: KspaceSRError | None = None
-    for single in (False, True):
-        tried = dataclasses.replace(spec, single_slice=single)
+    for way in _ways(graph):
+        tried = dataclasses.replace(spec, single_slice=way.single)
         proto = normalised(
-            graph,
+            way.graph,
             how,
             spec.matrix,
             spec.upscale,
             output_channels=output_channels,
-            single_slice=single,
+            single_slice=way.single,
+            copies=way.copies,
         )
         candidate = ModelFile(name=name, proto=proto, spec=tried, size_bytes=0)
         try:
@@ -274,11 +281,44 @@ def _candidate(
         except KspaceSRError as exc:
             problem = problem or exc
         else:
-            return candidate
+            return candidate, way.slices
     assert problem is not None
     if isinstance(problem, ModelFileError):
         raise ModelFileError(str(problem), hint=HINT_ON_GRAPHS) from problem
     raise problem
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Way:
+    """One way to give slices to a network."""
+
+    graph: ForeignGraph
+    slices: str
+    """How many it is given, in words."""
+    single: bool = False
+    copies: int = 1
+    """Of a slice that is given alone."""
+
+
+def _ways(graph: ForeignGraph) -> list[_Way]:
+    """Return the ways that are tried, the one that costs least first."""
+    batch = graph.axes[0] or 1
+    several = "any number of slices"
+    ways = [
+        _Way(graph=graph, slices=several),
+        _Way(graph=graph, slices="one slice at a time", single=True),
+    ]
+    if batch == 1:
+        return ways
+    ways[0] = _Way(graph=graph, slices=f"{several}, though its file states {batch}")
+    if (opened := with_open_batch(graph)) is not None:
+        how = f"{several}: the batch of {batch} that stands in its shapes was opened"
+        ways.insert(1, _Way(graph=opened, slices=how))
+    slow = (
+        f"one slice at a time, of which each is computed {batch} times: its graph is made for "
+        f"batches of {batch}, and runs faster if it is exported with an open batch"
+    )
+    return [*ways, _Way(graph=graph, slices=slow, single=True, copies=batch)]
 
 
 def _require_slices_apart(candidate: ModelFile, reference: Run) -> None:
@@ -291,36 +331,82 @@ def _require_slices_apart(candidate: ModelFile, reference: Run) -> None:
     ParityError
         If they come out otherwise.
     """
-    spec = candidate.spec
-    matrix = spec.matrix if any(spec.fixed_matrix) else (48, 45)
-    phantom = brain_phantom(matrix).astype(np.float32)
-    # Of other maximum, mean and spread, also once each is divided by its maximum.
-    slices = np.stack([phantom, phantom[::-1] ** 2 * 0.5, (1.5 - phantom) * 300.0][:TRIED_BATCH])
+    matrix = _probe_matrix(candidate.spec)
+    slices = _unlike_slices(matrix)
+    expected = [reference(np.ascontiguousarray(one)) for one in slices]
     bound = bind(candidate, matrix)
     with open_backend(BACKEND, bound) as opened:
-        try:
-            together = opened.run(np.ascontiguousarray(slices[:, None]))[:, 0]
-        except KspaceSRError:
-            raise
-        except Exception as exc:  # ONNX Runtime raises classes of its own C++ layer
-            raise ModelFileError(
-                f"{candidate.name}: does not take {TRIED_BATCH} slices at once"
-            ) from exc
-    for number, one in enumerate(slices):
-        expected = reference(np.ascontiguousarray(one))
-        top = float(np.abs(expected).max())
-        same = np.isfinite(together[number]).all() and top > 0.0
-        agreement = psnr_between(together[number], expected, top) if same else -np.inf
-        if agreement < TIERS["exact"].psnr_between_db:
-            if not np.isfinite(expected).all():
+        for n in TRIED_BATCHES:
+            try:
+                together = opened.run(np.ascontiguousarray(slices[:n, None]))[:, 0]
+            except KspaceSRError:
+                raise
+            except Exception as exc:  # ONNX Runtime raises classes of its own C++ layer
+                raise ModelFileError(f"{candidate.name}: does not take {n} slices at once") from exc
+            if len(together) != n:
+                raise ModelFileError(f"{candidate.name}: makes {len(together)} slices of {n}")
+            for one, other in zip(together, expected, strict=False):
+                _require_same(candidate.name, one, other)
+
+
+def _probe_matrix(spec: ModelSpec) -> Matrix:
+    return spec.matrix if any(spec.fixed_matrix) else (48, 45)
+
+
+def _unlike_slices(matrix: Matrix) -> FloatArray:
+    """Return slices of other maximum, mean and spread, also once divided by their maximum."""
+    phantom = brain_phantom(matrix).astype(np.float32)
+    return np.stack([phantom, phantom[::-1] ** 2 * 0.5, (1.5 - phantom) * 300.0])
+
+
+def _require_batch_of_slices(graph: ForeignGraph, own: ForeignRuntime, spec: ModelSpec) -> None:
+    """Check that what a file for several slices makes of one depends on that one alone.
+
+    Of a file that is not so nothing says what it makes of a single slice.
+
+    Raises
+    ------
+    ParityError
+        If it depends on the others of its batch, or on its place among them.
+    """
+    batch = graph.axes[0] or 1
+    if batch == 1:
+        return
+    slices = _unlike_slices(spec.network_matrix(_probe_matrix(spec)))[:, None]
+    alone = [own.slices(one[None])[0, 0] for one in slices]
+    for at in range(0, len(slices), batch):
+        together = own.slices(np.ascontiguousarray(slices[at : at + batch]))[:, 0]
+        for one, other in zip(together, alone[at:], strict=False):
+            if psnr_between(one, other, float(np.abs(other).max()) or 1.0) < LEAST_APART:
                 raise ParityError(
-                    f"{candidate.name}: its network gives NaN or infinity",
-                    hint="is it given the range it was trained on? --range 0..255, or none",
+                    f"{graph.name}: its file takes {batch} slices at once, and what it makes of "
+                    "one depends on the others or on its place among them",
+                    hint="export it for one slice, in evaluation mode",
                 )
-            raise ParityError(
-                f"{candidate.name}: slices that are given at once come out otherwise than one by "
-                f"one ({agreement:.0f} dB)"
-            )
+
+
+def _require_same(name: str, together: FloatArray, alone: FloatArray) -> None:
+    """Check what came of a slice among others against what comes of it alone.
+
+    Raises
+    ------
+    ParityError
+        If it is not the same.
+    """
+    top = float(np.abs(alone).max())
+    same = np.isfinite(together).all() and top > 0.0
+    agreement = psnr_between(together, alone, top) if same else -np.inf
+    if agreement >= LEAST_APART:
+        return
+    if not np.isfinite(alone).all():
+        raise ParityError(
+            f"{name}: its network gives NaN or infinity",
+            hint="is it given the range it was trained on? --range 0..255, or none",
+        )
+    raise ParityError(
+        f"{name}: slices that are given at once come out otherwise than one by one "
+        f"({agreement:.0f} dB)"
+    )
 
 
 def _reference(own: ForeignRuntime, spec: ModelSpec) -> Run:
@@ -352,18 +438,12 @@ def _on_its_grid(
     )
 
 
-def _summary(spec: ModelSpec, how: Normalisation) -> str:
+def _summary(spec: ModelSpec, how: Normalisation, slices: str) -> str:
     """Say in a line what was measured of a network."""
-    if any(spec.fixed_matrix):
-        matrices = f"a matrix of {spec.fixed_matrix[0]} x {spec.fixed_matrix[1]} only"
-    elif spec.matrix_multiple > 1:
-        matrices = f"any matrix, padded to multiples of {spec.matrix_multiple}"
-    else:
-        matrices = "any matrix"
-    slices = "one slice at a time" if spec.single_slice else "any number of slices"
     limits = f"{how.limits[0]:g} to {how.limits[1]:g}" if how.limits else "values as they are"
     channels = f"{how.channels} channel{'s' * (how.channels > 1)}"
-    return f"upscales by {spec.upscale}; {matrices}; {slices}; {channels}, {limits}"
+    matrices = matrices_text(spec)
+    return f"upscales by {spec.upscale}; {matrices}; {channels}, {limits}; {slices}"
 
 
 def _as_narrow(graph: ForeignGraph, how: Normalisation, spec: ModelSpec, wide: Reference) -> str:

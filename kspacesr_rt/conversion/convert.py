@@ -176,6 +176,7 @@ def converted(
     calibration: Sequence[Path] = (),
     name: str | None = None,
     report_file: Path | None = None,
+    advise: bool = True,
 ) -> ProvedModel:
     """Return the content of a model in another precision or lowering, proved; writes nothing.
 
@@ -185,6 +186,8 @@ def converted(
         In fp32.
     precision, lowering, runtime, backend, calibration, name, report_file
         As for `convert_model`, settled.
+    advise
+        As for `kspacesr_rt.conversion.proof.prove`.
 
     Raises
     ------
@@ -214,6 +217,7 @@ def converted(
         answer=source.known_answer(),
         notes={"converted_from": source.spec.provenance.weights_sha256},
         report_file=report_file,
+        advise=advise,
     )
 
 

@@ -69,13 +69,24 @@ class ForeignRuntime:
             self._kind = np.float16
 
     def network(self, values: FloatArray) -> FloatArray:
-        """Give the network ``(n, c, y, x)`` as it is.
+        """Give the network ``(n, c, y, x)`` as it is, and as many at once as its file states.
+
+        The last slice fills up a batch that is not full.
 
         Raises
         ------
         InputError
             If it does not take them, or gives no image.
         """
+        step = self._graph.axes[0] or len(values)
+        parts = [values[at : at + step] for at in range(0, len(values), step)]
+        filled = [
+            np.concatenate([one, np.repeat(one[-1:], step - len(one), axis=0)]) for one in parts
+        ]
+        made = np.concatenate([self._batch(one) for one in filled])
+        return made[: len(values)]
+
+    def _batch(self, values: FloatArray) -> FloatArray:
         inputs: dict[str, Any] = {self._graph.input: np.ascontiguousarray(values, dtype=self._kind)}
         try:
             made = self._session.run([self._graph.output], inputs, self._quietly)[0]
@@ -126,9 +137,7 @@ class ForeignRuntime:
 
     def _why_not_taken(self) -> str:
         """Return what to change, by the axes that the file states."""
-        n, channels, _, last = self._graph.axes
-        if n not in (None, 1):
-            return f"its file states a batch of {n}: export it with an open batch, or of one"
+        _, channels, _, last = self._graph.axes
         if channels not in (None, 1, 3) or last in (1, 3):
             return CHANNELS_FIRST
         return IMAGE_TO_IMAGE

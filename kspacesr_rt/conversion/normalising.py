@@ -26,6 +26,8 @@ OLDEST_IR = 8
 """Version of the file format that is written at least: before 4, weights had to be inputs too."""
 AXES_AS_INPUTS = 18
 """Opset from which reductions take their axes as an input."""
+_SLICED = ("begin", "end", "axis")
+"""Inputs of Slice that take the first slice of a batch: from 0 to 1 along axis 0."""
 MAX_TAKES_INTEGERS = 12
 """Opset from which moduli can be written as the larger of two values of any type."""
 
@@ -91,6 +93,7 @@ def normalised(
     *,
     output_channels: int,
     single_slice: bool,
+    copies: int = 1,
 ) -> onnx.ModelProto:
     """Return a graph ``lr (n, 1, y, x) -> sr (n, 1, s*y, s*x)`` with the network inside.
 
@@ -108,6 +111,8 @@ def normalised(
         What it gives: as many as it takes, or one.
     single_slice
         Whether it takes one slice at a time.
+    copies
+        How many of that slice the network is given at once, and gives back; the first is taken.
     """
     around = _Around(graph.opset)
     value, top = INPUT_NAME, ""
@@ -125,9 +130,14 @@ def normalised(
             value = around.add("Add", [value, lowest], "normalise.shifted")
     if how.channels > 1:
         value = around.add("Concat", [value] * how.channels, "normalise.channels", axis=1)
+    if copies > 1:
+        value = around.add("Concat", [value] * copies, "normalise.copies", axis=0)
     around.add("Identity", [value], f"{PREFIX}{graph.input}")
     before, around.nodes = around.nodes, []
     value = f"{PREFIX}{graph.output}"
+    if copies > 1:
+        first = [around.constant(f"restore.{one}", [one == "end"], np.int64) for one in _SLICED]
+        value = around.add("Slice", [value, *first], "restore.first")
     if output_channels > 1:
         value = around.reduce("ReduceMean", value, [1], "restore.mean")
     if how.limits is not None:

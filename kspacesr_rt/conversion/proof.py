@@ -28,7 +28,7 @@ from kspacesr_rt.conversion.parity import (
     gate_cases,
     require_parity,
 )
-from kspacesr_rt.errors import OutputError
+from kspacesr_rt.errors import BackendUnavailableError, OutputError
 from kspacesr_rt.graph.opset import at_least_opset
 from kspacesr_rt.graph.precision import narrowed, opset_of
 from kspacesr_rt.graph.quantisation import QUANTISED_TYPES, with_named_convolutions
@@ -52,6 +52,8 @@ from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.progress_messages import report_step
 
+_HALVES: tuple[Precision, ...] = ("fp16", "bf16")
+"""Precisions that are looked at where a narrower one, or the other, fails the gate."""
 KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
 """LR matrix of the stored self-test: small, one axis odd, not square."""
 
@@ -117,6 +119,7 @@ def prove(
     answer: KnownAnswer | None = None,
     notes: dict[str, Any] | None = None,
     report_file: Path | None = None,
+    advise: bool = True,
 ) -> ProvedModel:
     """Bring a graph to a precision, and prove on a backend that it still computes the same.
 
@@ -140,6 +143,8 @@ def prove(
         What else the specification is to say of its parity.
     report_file
         Where to write every number the gate measured, passed or not.
+    advise
+        Whether to find out what would pass where the gate says no, for the error's hint.
 
     Raises
     ------
@@ -178,21 +183,17 @@ def prove(
     spec = dataclasses.replace(spec, opset=opset_of(proto))
     run = backend_runner(dataclasses.replace(wide, proto=proto, spec=spec), backend)
     report_step(f"proving {spec.name} in {precision} on {backend}")
-    report = check(
-        gate_cases(spec.upscale, spec.matrix, fixed=any(spec.fixed_matrix)),
-        reference.run,
-        run,
-        backend=backend,
-        tier=TIER_OF[precision],
-        lowering=spec.lowering,
-        signs_predicted=spec.data_consistency == "magnitude",
-        reference_name=reference.name,
-    )
+    report = _gate(spec, reference, run, backend=backend)
     placement = find_placement(spec, run)
     notes["placement"] = placement.to_dict()
     if report_file is not None:
         replace_file(report_file, json.dumps(report.to_dict() | notes, indent=1).encode())
-    require_parity(report, _advice(precision, runtime))
+    require_parity(
+        report,
+        _advice(wide, reference, precision, runtime=runtime, backend=backend)
+        if report.failures and advise
+        else "",
+    )
     require_placed(placement)
     spec = dataclasses.replace(spec, parity=report.to_dict() | notes)
     content = finished(proto, spec, answer or known_answer(reference.run, spec))
@@ -201,14 +202,72 @@ def prove(
     )
 
 
-def _advice(precision: Precision, runtime: str) -> str:
-    """Return what may bring a model of 8 bits through the gate, or nothing."""
-    if precision not in QUANTISED_TYPES:
+def _advice(
+    wide: ModelFile, reference: Reference, precision: Precision, *, runtime: str, backend: str
+) -> str:
+    """Return what brings a model through the gate that failed it in a precision, or nothing.
+
+    Of wider types it is measured, not supposed: bf16 keeps 8 bits of a value, fp16 keeps 11, and
+    overflows.
+    """
+    if precision == "fp32":
         return ""
-    ways = ["--calibrate-on DIR takes ranges from your own images"]
-    if runtime == "ort-cpu":
-        ways.insert(0, "--runtime openvino rounds less")
-    return "; ".join([*ways, "--precision bf16 or fp16 keeps more"])
+    ways = []
+    if precision in QUANTISED_TYPES:
+        ways.append("--calibrate-on DIR takes ranges from your own images")
+        if runtime == "ort-cpu":
+            ways.insert(0, "--runtime openvino rounds less")
+    passing, failing = [], []
+    for other in _HALVES:
+        if other == precision or not _is_suited(runtime, wide.spec, other):
+            continue
+        report_step(f"looking whether {other} passes where {precision} does not")
+        least_db = _agreement_in(wide, reference, other, backend=backend)
+        if least_db is None:
+            failing.append(other)
+        else:
+            passing.append(f"--precision {other} passes the gate ({least_db:.0f} dB on {backend})")
+    if not passing:
+        neither = f"{' or '.join(failing)} does not pass it either: " if failing else ""
+        passing.append(f"{neither}use the model in fp32")
+    return "; ".join([*ways, *passing])
+
+
+def _is_suited(runtime: str, spec: ModelSpec, precision: Precision) -> bool:
+    """Say whether a runtime takes a model in a precision."""
+    try:
+        require_suited(runtime, dataclasses.replace(spec, precision=precision))
+    except BackendUnavailableError:
+        return False
+    return True
+
+
+def _agreement_in(
+    wide: ModelFile, reference: Reference, precision: Precision, *, backend: str
+) -> float | None:
+    """Return the least agreement of a graph in a half precision; None if it fails the gate."""
+    try:
+        proto = narrowed(at_least_opset(wide.proto, precision), precision)
+        spec = dataclasses.replace(wide.spec, precision=precision, opset=opset_of(proto))
+        run = backend_runner(dataclasses.replace(wide, proto=proto, spec=spec), backend)
+        report = _gate(spec, reference, run, backend=backend)
+    except Exception:  # a runtime may refuse it in a class of its own: then it is no way out
+        return None
+    return None if report.failures else report.least_db
+
+
+def _gate(spec: ModelSpec, reference: Reference, run: Run, *, backend: str) -> ParityReport:
+    """Compare a model of some precision with what it must agree with."""
+    return check(
+        gate_cases(spec.upscale, spec.matrix, fixed=any(spec.fixed_matrix)),
+        reference.run,
+        run,
+        backend=backend,
+        tier=TIER_OF[spec.precision],
+        lowering=spec.lowering,
+        signs_predicted=spec.data_consistency == "magnitude",
+        reference_name=reference.name,
+    )
 
 
 def stamped(provenance: Provenance, **versions: str) -> Provenance:

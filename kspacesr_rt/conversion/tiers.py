@@ -345,6 +345,7 @@ class TierSearch:
             lowering=self.model.spec.lowering,
             runtime=backend,
             backend=backend,
+            advise=False,
         )
         note = ""
         try:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.kspace import Matrix
-from kspacesr_rt.model.spec import ModelSpec
+from kspacesr_rt.model.spec import LARGEST, ModelSpec
 
 NOT_DECLARED = "not declared"
+MOST_SHOWN = 8
+"""Matrices that a line names, of those that were tried."""
 
 
 def contracts_of(spec: ModelSpec) -> dict[str, str]:
@@ -50,13 +52,36 @@ def taken_text(spec: ModelSpec) -> str:
 
 
 def matrices_text(spec: ModelSpec) -> str:
-    """Say which LR matrices a network takes."""
+    """Say which LR matrices a network takes; of one that is not ours, at which it was proved too.
+
+    What a network of ours takes follows from its layers.
+    """
     if any(spec.fixed_matrix):
         return f"a matrix of {_size(spec.fixed_matrix)} only"
+    text = "any matrix"
     if spec.matrix_multiple > 1:
         how = "by reflection" if spec.padding == "reflect" else "in k-space"
-        return f"any matrix, padded {how} to multiples of {spec.matrix_multiple}"
-    return "any matrix"
+        text = f"{text}, padded {how} to multiples of {spec.matrix_multiple}"
+    tried = [] if spec.is_own else tried_matrices(spec)
+    if not tried:
+        return text
+    more = ", ..." if len(tried) > MOST_SHOWN else ""
+    return f"{text} (tried {', '.join(map(_size, tried[:MOST_SHOWN]))}{more})"
+
+
+def tried_matrices(spec: ModelSpec) -> list[Matrix]:
+    """Return the LR matrices at which the parity gate compared a model, in its order."""
+    cases = spec.parity.get("cases", ())
+    found: dict[Matrix, None] = {}
+    for case in cases if isinstance(cases, list) else ():
+        matrix = case.get("matrix") if isinstance(case, dict) else None
+        if (
+            isinstance(matrix, list | tuple)
+            and len(matrix) == 2
+            and all(type(one) is int and 0 < one <= LARGEST["matrix"] for one in matrix)
+        ):
+            found[matrix[0], matrix[1]] = None
+    return list(found)
 
 
 def _size(matrix: Matrix) -> str:

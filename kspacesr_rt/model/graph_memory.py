@@ -277,7 +277,9 @@ class _Walk:
     ) -> None:
         """Refuse what would be as long as the batch up to some number of slices."""
         source = scope.lengths[used[0]] if used else made
-        bounds = any(scope.known[name].follow_batch for name in used if name in scope.known)
+        # A list of lengths may be taken apart, though the batch is one of them.
+        deciding = used[1:] if node.op_type == "Slice" else used
+        bounds = any(scope.known[name].follow_batch for name in deciding if name in scope.known)
         if node.op_type == "Slice" and (
             made.per_slice.tolist() != source.per_slice.tolist()
             or (bounds and made.fixed.tolist() != source.fixed.tolist())

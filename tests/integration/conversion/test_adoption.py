@@ -103,7 +103,7 @@ def test_a_network_that_pools_is_padded(tmp_path):
     """What it takes is found out, and every other matrix is brought to that, and back."""
     adopted = adopted_spec(tmp_path, model(*pooling_network()))
     assert adopted.spec.matrix_multiple == 4
-    assert "padded to multiples of 4" in adopted.remarks[0]
+    assert "padded by reflection to multiples of 4" in adopted.remarks[0]
     lr = brain_phantom((37, 42)).astype(np.float32)
     sr = ks.load(adopted.path, backend="ort-cpu")(lr)
     padded = np.pad(lr, ((0, 3), (0, 2)), mode="reflect")
@@ -160,6 +160,92 @@ def test_a_network_of_one_slice_is_given_one_at_a_time(tmp_path):
         sr = opened(lr)
         assert np.allclose(sr[2], opened(lr[2]), atol=1e-6)
         assert np.allclose(sr[1], 2 * sr[0], atol=1e-5)
+
+
+def in_the_shapes(batch, *, matrix=None):
+    """Write the batch into reshapes, as an exporter does that is not told to leave it open.
+
+    With a matrix, into windows of 8 x 8; without, into lengths that are joined in the graph too.
+    """
+    nodes, weights = shuffle_network()
+    nodes[2].input[0] = "back"
+    if matrix is None:
+        nodes[2:2] = [
+            op("Reshape", "two rows", "flat"),
+            op("Softmax", "flat", "soft", axis=1),
+            op("Add", "flat soft", "sum"),
+            op("Shape", "two", "all_lengths"),
+            op("Slice", "all_lengths of_rows end", "lengths"),
+            op("Concat", "begin lengths", "whole", axis=0),
+            op("Reshape", "sum whole", "back"),
+        ]
+        shapes = {"rows": [batch, 4, -1], "begin": [batch, 4], "of_rows": [2], "end": [4]}
+    else:
+        rows, columns = (length // 8 for length in matrix)
+        nodes[2:2] = [
+            op("Reshape", "two windows", "parts"),
+            op("Transpose", "parts", "moved", perm=[0, 2, 4, 1, 3, 5]),
+            op("Reshape", "moved tokens", "flat"),
+            op("Softmax", "flat", "soft", axis=1),
+            op("Reshape", "soft parted", "again"),
+            op("Transpose", "again", "placed", perm=[0, 3, 1, 4, 2, 5]),
+            op("Reshape", "placed whole", "back"),
+        ]
+        shapes = {
+            "windows": [batch, 4, rows, 8, columns, 8],
+            "tokens": [batch * rows * columns, 4, 64],
+            "parted": [batch, rows, columns, 4, 8, -1],
+            "whole": [batch, 4, *matrix],
+        }
+    weights += [weight(name, shape, np.int64) for name, shape in shapes.items()]
+    size, sr_size = (matrix, [2 * one for one in matrix]) if matrix else ("hw", ("2*h", "2*w"))
+    return model(nodes, weights, axes=(batch, 1, *size), sr_axes=(batch, 1, *sr_size))
+
+
+def in_a_constant(batch):
+    """Join something to the features that has the length of the batch."""
+    nodes, weights = shuffle_network()
+    nodes[2].input[0] = "features"
+    nodes[2:2] = [
+        op("Concat", "two more", "joined", axis=1),
+        op("Slice", "joined begin end axis", "features"),
+    ]
+    weights += [
+        weight("more", np.zeros((batch, 1, 24, 40))),
+        *(weight(name, [n], np.int64) for name, n in (("begin", 0), ("end", 4), ("axis", 1))),
+    ]
+    return model(nodes, weights, axes=(batch, 1, 24, 40), sr_axes=(batch, 1, 48, 80))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("where", ["nowhere", "shapes", "windows", "constant"])
+def test_a_batch_that_is_stated_takes_any_number_of_slices(tmp_path, where, batch):
+    """Wherever it stands: opened, or filled up with the slice, and the same as the file's own."""
+    proto = {
+        "nowhere": lambda: model(
+            *shuffle_network(), axes=(batch, 1, "h", "w"), sr_axes=(batch, 1, "2*h", "2*w")
+        ),
+        "shapes": lambda: in_the_shapes(batch),
+        "windows": lambda: in_the_shapes(batch, matrix=(24, 40)),
+        "constant": lambda: in_a_constant(batch),
+    }[where]()
+    adopted = adopted_spec(tmp_path, proto)
+    alone = where == "constant" or (batch == 1 and where != "nowhere")
+    assert adopted.spec.single_slice == alone
+    assert (f"computed {batch} times" in adopted.remarks[0]) == (alone and batch > 1)
+    rng = np.random.default_rng(0)
+    lr = rng.random((7, 24, 40), dtype=np.float32)
+    own = session(tmp_path / "theirs.onnx")
+    given = np.concatenate([lr / lr.max(axis=(1, 2), keepdims=True)] * 6)[:, None]
+    expected = np.concatenate(
+        [own.run(None, {"input": given[at : at + batch]})[0] for at in range(0, 42, batch)]
+    )[:7, 0] * lr.max(axis=(1, 2), keepdims=True)
+    for backend in ("ort-cpu", "openvino"):
+        if backend == "openvino":
+            pytest.importorskip("openvino")
+        with ks.load(adopted.path, backend=backend) as opened:
+            assert np.allclose(opened(lr), expected, atol=1e-5)
+            assert np.allclose(opened(lr[6]), expected[6], atol=1e-5)
 
 
 def test_colours_get_the_grey_image_and_their_mean_comes_back(tmp_path):
@@ -336,6 +422,13 @@ def of_the_batch(nodes, weights):
     return nodes, weights
 
 
+def by_place(nodes, weights):
+    """Add more to the second slice than to the first."""
+    nodes[-1].input[0] = "added"
+    nodes.insert(-1, op("Add", "four places", "added"))
+    return nodes, [*weights, weight("places", np.asarray([0.1, 0.4]).reshape(2, 1, 1, 1))]
+
+
 def half_again(nodes, weights):
     nodes[-1] = op("Resize", "one  scales", "output", mode="nearest")
     nodes[-1].input[:] = ["repeated", "", "scales"]
@@ -358,10 +451,15 @@ REFUSED = {
         {},
         "has 3 axes, expected an image",
     ),
-    "a batch of four": (
-        model(*shuffle_network(), axes=(4, 1, "h", "w")),
+    "slices that influence each other in a batch of four": (
+        with_nodes(of_the_batch, axes=(4, 1, "h", "w"), sr_axes=(4, 1, "2*h", "2*w")),
         {},
-        "does not take an image of",
+        "depends on the others or on its place",
+    ),
+    "slices that are told apart by their place": (
+        with_nodes(by_place, axes=(2, 1, "h", "w"), sr_axes=(2, 1, "2*h", "2*w")),
+        {},
+        "depends on the others or on its place",
     ),
     "channels last": (
         model(*shuffle_network(), axes=("n", "h", "w", 3)),
@@ -435,6 +533,28 @@ def test_what_is_there_is_replaced_only_when_asked(plain):
         adopt_model(source, source, force=True)
 
 
+def test_a_precision_that_fails_names_one_that_passes(plain, tmp_path):
+    """bf16 keeps 8 bits, fp16 11: it is measured before it is said, and nothing is written."""
+    pytest.importorskip("openvino")
+    output = tmp_path / "narrow.onnx"
+    with pytest.raises(ParityError, match="PSNR between the two") as caught:
+        ks.convert_model(plain[1].path, output, precision="bf16")
+    assert "--precision fp16 passes the gate (" in caught.value.hint
+    assert " dB on openvino)" in caught.value.hint
+    assert not output.exists()
+    assert ks.convert_model(plain[1].path, output, precision="fp16").spec.precision == "fp16"
+
+
+def test_matrices_that_were_tried_are_named(plain):
+    """Of a network of others nothing is known about the rest."""
+    said = "any matrix (tried 128 x 128, 67 x 90)"
+    assert said in plain[1].remarks[0]
+    shown = CliRunner().invoke(app, ["inspect", str(plain[1].path)])
+    assert said in " ".join(shown.output.split())
+    shown = CliRunner().invoke(app, ["inspect", str(plain[1].path), "--json"])
+    assert said in json.loads(shown.stdout)["takes"]
+
+
 @pytest.mark.parametrize("words", [["--json"], ["-q"]])
 def test_what_limits_its_use_is_said_to_scripts_too(tmp_path, words):
     """On stderr, where nothing of it is read as the answer."""
@@ -444,10 +564,10 @@ def test_what_limits_its_use_is_said_to_scripts_too(tmp_path, words):
     assert shown.exit_code == 0, shown.output
     said = " ".join(shown.stderr.split())
     assert "warning: " in said
-    assert "padded to multiples of 4" in said
+    assert "padded by reflection to multiples of 4" in said
     if "--json" in words:
         remarks = json.loads(shown.stdout)["remarks"]
-        assert any("padded to multiples of 4" in one for one in remarks)
+        assert any("padded by reflection to multiples of 4" in one for one in remarks)
         assert any("output grid" in one for one in remarks)
     else:
         assert not shown.stdout

@@ -28,7 +28,7 @@ from kspacesr_rt.export.lowering import lower
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model import binding
 from kspacesr_rt.model.binding import bind
-from kspacesr_rt.model.file import load_model, weights_digest
+from kspacesr_rt.model.file import load_model, resolve_model, weights_digest
 from kspacesr_rt.runtime.self_test import verify_model
 from kspacesr_rt.train.checkpoint import save_checkpoint
 
@@ -475,10 +475,23 @@ def test_the_gate_does_not_run_on_what_is_no_model_backend(checkpoint_file, tmp_
         ("fp32", "ort-cpu", ""),
         ("int8", "ort-cpu", "--runtime openvino rounds less; --calibrate-on DIR"),
         ("int8", "openvino", "--calibrate-on DIR"),
+        ("bf16", "openvino", "--precision fp16 passes the gate (90 dB on openvino)"),
     ],
 )
-def test_who_is_refused_8_bits_hears_what_may_help(precision, runtime, ways):
-    """Of the runtime, of calibration, and of 16 bits."""
-    said = proof._advice(precision, runtime)
-    assert said.startswith(ways)
-    assert bool(said) == bool(ways)
+def test_who_is_refused_a_precision_hears_what_may_help(monkeypatch, precision, runtime, ways):
+    """Of the runtime, of calibration, and of 16 bits as far as those pass."""
+    wide = load_model(resolve_model("x2-fast", upscale=None))
+    reference = proof.Reference(run=lambda lr: lr, name="none")
+
+    def said(agreement):
+        monkeypatch.setattr(proof, "_agreement_in", lambda *_, **__: agreement)
+        return proof._advice(wide, reference, precision, runtime=runtime, backend=runtime)
+
+    passes, fails = said(90.0), said(None)
+    assert passes.startswith(ways)
+    assert bool(passes) == bool(ways)
+    if precision != "fp32":
+        assert "--precision fp16 passes the gate (90 dB" in passes
+        assert ("bf16 passes" in passes) == (runtime == "openvino" and precision == "int8")
+        assert "passes" not in fails
+        assert fails.endswith("does not pass it either: use the model in fp32")

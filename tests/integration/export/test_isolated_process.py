@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 
-from kspacesr_rt.export.isolated_process import in_own_process
+import pytest
+
+from kspacesr_rt.export.isolated_process import TimeLimitError, in_own_process, resource
 
 
 class Left:
@@ -44,3 +47,17 @@ def test_nothing_is_collected_before_the_child_has_put_it_aside(tmp_path):
     assert in_own_process(gc.isenabled, "looking")
     assert seen.read_text() == "False"
     assert gc.isenabled()
+
+
+def _compute_on():
+    while True:
+        pass
+
+
+@pytest.mark.skipif(resource is None, reason="this system counts no processor time")
+def test_processor_time_is_limited_whatever_else_the_computer_does():
+    """What a network becomes is not decided by how busy a computer is."""
+    assert in_own_process(lambda: time.sleep(1.2), "waiting", processor_limit_s=1) is None
+    with pytest.raises(TimeLimitError, match="not done after 1 s of processor time") as caught:
+        in_own_process(_compute_on, "computing", processor_limit_s=1)
+    assert "--fixed-matrix" in caught.value.hint

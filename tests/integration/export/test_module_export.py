@@ -514,8 +514,18 @@ def fails():
 def ends():
     raise SystemExit(0)
 
+def stops():
+    raise KeyboardInterrupt
+
+def closes():
+    raise GeneratorExit("done")
+
 def reads():
     open("nowhere.txt")
+
+class Stops(Net):
+    def forward(self, lr):
+        raise KeyboardInterrupt
 """
 
 
@@ -554,7 +564,9 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, source):
     ("name", "says"),
     [
         ("fails", r"raises TypeError.*own_net.py:\d+"),
-        ("ends", r"the factory .* ended the program \(SystemExit: 0\) \(own_net.py:\d+"),
+        ("ends", r"the factory .* ended the program: SystemExit: 0 \(own_net.py:\d+"),
+        ("stops", r"raises KeyboardInterrupt without a message \(own_net.py:\d+"),
+        ("closes", r"raises GeneratorExit: done \(own_net.py:\d+"),
         ("nothing", "has no 'nothing'"),
         ("torch", "expected a torch.nn.Module|is not callable"),
     ],
@@ -562,6 +574,20 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, source):
 def test_a_factory_that_fails_is_named(source, name, says):
     with pytest.raises(ExportError, match=says):
         network_from(f"{source}:{name}", None)
+
+
+def test_a_network_that_ends_the_program_is_refused_with_its_line(tmp_path, source):
+    """The sentence was empty: an interruption says nothing, and was taken for one of ours."""
+    output = tmp_path / "net.onnx"
+    words = ["export", f"{source}:Stops", "-o", str(output), "--upscale", "2", "-q"]
+    result = CliRunner().invoke(app, words)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2, said
+    assert "KeyboardInterrupt without a message (own_net.py:" in said
+    assert "out of forward" in said
+    (tmp_path / "ends.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(ExportError, match="cannot be imported: KeyboardInterrupt without a"):
+        network_from(f"{tmp_path / 'ends.py'}:Net", None)
 
 
 def test_a_file_called_as_one_of_pythons_modules_takes_nothings_place(tmp_path):
