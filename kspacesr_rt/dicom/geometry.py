@@ -115,9 +115,15 @@ def moves(matrix: Matrix, upscale: int, grid: SampleGrid = "kspace") -> bool:
 def slice_position_mm(position_mm: Sequence[float], orientation: Sequence[float]) -> float:
     """Return how far a slice lies along its own normal: what orders the slices of a stack."""
     # Without numpy, whose calls cost more than these dozen products: a scan asks for every file.
-    (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
+    a, b, c = slice_normal(orientation)
     x, y, z = position_mm
-    return float((b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z)
+    return float(a * x + b * y + c * z)
+
+
+def slice_normal(orientation: Sequence[float]) -> tuple[float, float, float]:
+    """Return the normal of a plane: the cross product of its two direction cosines."""
+    (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
+    return b * f - c * e, c * d - a * f, a * e - b * d
 
 
 def as_ds(values: Sequence[float]) -> list[str]:

@@ -54,6 +54,7 @@ from kspacesr_rt.dicom.attributes import (
 )
 from kspacesr_rt.dicom.failures import as_slice_failure
 from kspacesr_rt.dicom.fast.skim import SkimmedHeader
+from kspacesr_rt.dicom.fast.skimmed import Skimmed
 from kspacesr_rt.dicom.file_limits import current_limits
 from kspacesr_rt.dicom.header import Header
 from kspacesr_rt.dicom.source_slice import (
@@ -97,18 +98,18 @@ def examine(
     """
     # A header that parsed can still hold values that pydicom cannot convert when asked.
     with as_slice_failure(), quiet_pydicom():
-        if (
-            isinstance(header, Header)
-            and header.dataset.get("SOPClassUID") == EnhancedMRImageStorage
-        ):
-            # Imported here: it builds on this module.
-            from kspacesr_rt.dicom.enhanced.triage import examine_frames
-
-            return examine_frames(header, path, include_derived=include_derived)
         judged = header.judged if isinstance(header, SkimmedHeader) else None
         key = include_derived, current_limits()
         if judged is not None and (alike := judged.get(key)) is not None:
             return _like(alike, header, path)
+        if header.dataset.get("SOPClassUID") == EnhancedMRImageStorage:
+            # Imported here: it builds on this module.
+            from kspacesr_rt.dicom.enhanced.triage import examine_frames
+
+            found = examine_frames(header, path, include_derived=include_derived)
+            if judged is not None:
+                judged[key] = found
+            return found
         _refuse_other_classes(header)
         refuse_own_output(header.dataset)
         if header.pixel_tag is None:  # what else it lacks may have been cut off with them
@@ -131,17 +132,24 @@ def examine(
 def _like(alike: SourceSlice, header: Header | SkimmedHeader, path: Path) -> SourceSlice:
     """Return the slice of a header that differs from a judged one in `PER_SLICE` alone.
 
-    What of `examine` looks at these, or at the pixels of this file, in its order.
+    Frames differ in their positions, too. What of `examine` looks at these, or at the pixels of
+    this file, in its order.
     """
     dataset = header.dataset
-    require(dataset, "SOPInstanceUID", "ImagePositionPatient")
-    require_possible_plane(dataset)
-    require_pixel_data(header)
+    if isinstance(dataset, Skimmed) and alike.n_frames is not None:
+        require(dataset, "SOPInstanceUID")
+        require_pixel_data(header, n_frames=alike.n_frames)
+        position = dataset.frames.lowest_position_mm()
+    else:
+        require(dataset, "SOPInstanceUID", "ImagePositionPatient")
+        require_possible_plane(dataset)
+        require_pixel_data(header)
+        position = position_mm(dataset)
     return replace(
         alike,
         path=path,
         sop_instance_uid=str(dataset.SOPInstanceUID),
-        order=order_of(dataset, position_mm(dataset)),
+        order=order_of(dataset, position),
     )
 
 

@@ -7,6 +7,7 @@ file out, since the output is one file again; the message names the frame.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,14 @@ from kspacesr_rt.dicom.attributes import (
     term,
 )
 from kspacesr_rt.dicom.enhanced.dimensions import DANGLING, dangles
-from kspacesr_rt.dicom.enhanced.groups import FunctionalGroups, naming_the_frame
+from kspacesr_rt.dicom.enhanced.groups import (
+    FrameAttributes,
+    FunctionalGroups,
+    naming_the_frame,
+)
+from kspacesr_rt.dicom.fast.frame_layouts import FRAME_KEYWORDS
+from kspacesr_rt.dicom.fast.skim import SkimmedHeader
+from kspacesr_rt.dicom.fast.skimmed import Skimmed
 from kspacesr_rt.dicom.header import Header
 from kspacesr_rt.dicom.source_slice import (
     IMAGE_ATTRIBUTES,
@@ -45,7 +53,9 @@ _PROJECTIONS: Final = frozenset(
 """Volume Based Calculation Technique of what is no plane of the acquisition (C.8.16.2.1.3)."""
 
 
-def examine_frames(header: Header, path: Path, *, include_derived: bool = False) -> SourceSlice:
+def examine_frames(
+    header: Header | SkimmedHeader, path: Path, *, include_derived: bool = False
+) -> SourceSlice:
     """Return the multi-frame source that a header describes; see `triage.examine`.
 
     Raises
@@ -56,23 +66,23 @@ def examine_frames(header: Header, path: Path, *, include_derived: bool = False)
     dataset = header.dataset
     refuse_own_output(dataset)
     refuse_other_pixels(header)
-    groups = FunctionalGroups(dataset)
-    if not groups.frames:
+    frames = dataset.frames if isinstance(dataset, Skimmed) else _WholeFrames(dataset)
+    if not frames.n_frames:
         refuse_other_contents(dataset, include_derived=include_derived, multi_frame=True)
         raise missing("PerFrameFunctionalGroupsSequence")
     require(dataset, *IMAGE_ATTRIBUTES, "NumberOfFrames")
     require_possible_pixels(dataset)
     n_frames = int(dataset.NumberOfFrames)
-    if n_frames != len(groups.frames):
+    if n_frames != frames.n_frames:
         raise SliceFailed(
             "missing-attribute",
-            f"has functional groups for {len(groups.frames)} of {n_frames} frames",
+            f"has functional groups for {frames.n_frames} of {n_frames} frames",
         )
-    frames = list(groups.attributes())
-    for frame, classic in enumerate(frames, start=1):
+    kinds = list(frames.kinds(dataset))
+    for frame, classic in kinds:
         with naming_the_frame(frame):
             _refuse_other_frames(classic, include_derived=include_derived)
-    for frame, classic in enumerate(frames, start=1):
+    for frame, classic in kinds:
         with naming_the_frame(frame):
             require(classic, *PLANE_ATTRIBUTES)
             require_possible_plane(classic)
@@ -80,11 +90,11 @@ def examine_frames(header: Header, path: Path, *, include_derived: bool = False)
     source = source_slice(
         dataset,
         path,
-        position=min(position_mm(classic) for classic in frames),
-        acquired=_acquired_samples(dataset, groups),
+        position=frames.lowest_position_mm(),
+        acquired=frames.acquired_samples() or acquired_samples(dataset),
         n_frames=n_frames,
     )
-    if dangles(dataset, groups):
+    if isinstance(frames, _WholeFrames) and frames.dangles():
         return dataclasses.replace(source, warnings=(*source.warnings, DANGLING))
     return source
 
@@ -98,17 +108,34 @@ def _refuse_other_frames(classic: Attributes, *, include_derived: bool) -> None:
         raise derived_map()
 
 
-def _acquired_samples(dataset: Dataset, groups: FunctionalGroups) -> int | None:
-    """Return the larger side of the acquired matrix (MR FOV/Geometry, PS3.3 C.8.13.5.3)."""
-    geometries = list(groups.every("MRFOVGeometrySequence"))
-    samples = [
-        number
-        for item in geometries
-        for keyword in (
-            "MRAcquisitionFrequencyEncodingSteps",
-            "MRAcquisitionPhaseEncodingStepsInPlane",
-        )
-        for number in numbers(item, keyword)
-    ]
-    largest = int(max(samples, default=0.0))
-    return largest if largest >= 1 else acquired_samples(dataset)
+class _WholeFrames:
+    """What `SkimmedFrames` tells, from a header that was read whole: every frame by itself."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset, self._groups = dataset, FunctionalGroups(dataset)
+        self._frames: list[FrameAttributes] = []
+        self.n_frames = len(self._groups.frames)
+
+    def kinds(self, root: Attributes) -> Iterator[tuple[int, FrameAttributes]]:
+        """Yield each frame's number, from 1, with what a classic header would say of it."""
+        self._frames = list(self._groups.attributes())
+        yield from enumerate(self._frames, start=1)
+
+    def lowest_position_mm(self) -> float:
+        """Return where the first plane lies along its normal; every frame has a plane."""
+        return min(position_mm(classic) for classic in self._frames)
+
+    def acquired_samples(self) -> int | None:
+        """Return the larger side of the acquired matrix (MR FOV/Geometry, PS3.3 C.8.13.5.3)."""
+        samples = [
+            number
+            for item in self._groups.every("MRFOVGeometrySequence")
+            for keyword in FRAME_KEYWORDS["MRFOVGeometrySequence"]
+            for number in numbers(item, keyword)
+        ]
+        largest = int(max(samples, default=0.0))
+        return largest if largest >= 1 else None
+
+    def dangles(self) -> bool:
+        """Return whether a dimension names a private element that is not in every frame."""
+        return dangles(self._dataset, self._groups)

@@ -26,8 +26,10 @@ from kspacesr_rt.dicom.fast.element_steps import (
     looks_explicit,
     require_sequence,
 )
+from kspacesr_rt.dicom.fast.frame_layouts import FrameLayouts
 from kspacesr_rt.dicom.fast.skim import Skim, SkimmedHeader
-from kspacesr_rt.dicom.fast.skimmed import PER_SLICE, is_kept
+from kspacesr_rt.dicom.fast.skimmed import PER_SLICE, Skimmed, is_kept
+from kspacesr_rt.dicom.fast.skimmed_frames import GROUP_KEYS, PER_FRAME
 from kspacesr_rt.dicom.header import PIXEL_DATA
 
 ATTEMPTS: Final = 8
@@ -62,13 +64,14 @@ class RepeatedSkim:
         """Headers that others are compared to, the one that last fitted first."""
         self._n_others = 0
         """Headers in a row that did not fit."""
+        self._layouts = FrameLayouts()
 
     def read(self, skim: Skim) -> SkimmedHeader:
         """Return what `Skim.header` returns, or raise what it raises."""
-        size = skim.size
+        size, skim.layouts = skim.size, self._layouts
         for known in sorted(self._known, key=lambda one: abs(one.size - size))[:TRIED]:
             with suppress(_OtherElementsError, *_ODD):
-                found = known.header(skim.beginning, size)
+                found = known.header(skim.beginning, size, self._layouts)
                 self._n_others = 0
                 if known is not self._known[0]:
                     self._known = (known, *(one for one in self._known if one is not known))
@@ -96,6 +99,7 @@ class _Known:
         self._meta = MetaOfSeries(data)
         at = self._meta.end
         self._spans: list[tuple[int, bytes | None, bytes]] = []
+        self._enhanced = header.dataset.frames.n_frames > 0
         while (span := _span(data, at, implicit=self._implicit))[0] != _PIXELS:
             key, vr, start, _, at = span
             if at > len(data):
@@ -106,7 +110,7 @@ class _Known:
         self._pixel_vr = span[1]
         self._varying: frozenset[int] = frozenset()
         self._runs = self._new_runs()
-        self._judged: dict[tuple[tuple[int, bytes], ...], dict[object, Any]] = {}
+        self._judged: dict[tuple[object, ...], dict[object, Any]] = {}
 
     def _new_runs(self) -> list[tuple[bytes, list[tuple[int, bytes | None, bytes]]]]:
         """Return the elements joined as far as none between them was seen to vary."""
@@ -121,12 +125,25 @@ class _Known:
             joined = key not in self._varying
         return runs
 
-    def header(self, data: bytes, size: int) -> SkimmedHeader:
+    def _span(self, data: bytes, at: int, skimmed: Skimmed, layouts: FrameLayouts) -> _Span:
+        """Return what stands at a place, as `_span`; what of it tells of frames is taken."""
+        if not self._enhanced or IMPLICIT(data, at)[0] not in GROUP_KEYS:
+            return _span(data, at, implicit=self._implicit)
+        key, vr, value, length = _element(data, at, implicit=self._implicit)
+        if vr not in (None, b"SQ"):
+            raise UnusualEncodingError
+        if length != UNDEFINED_LENGTH and value + length > len(data):
+            raise _OtherElementsError
+        end = skimmed.frames.take(key, data, value, length, layouts, implicit=vr is None)
+        return key, vr, at, value, end
+
+    def header(self, data: bytes, size: int, layouts: FrameLayouts) -> SkimmedHeader:
         """See `RepeatedSkim.header`; raises `_OtherElementsError` if it does not fit."""
         at, implicit = self._meta.end_in(data), self._implicit
         if implicit == looks_explicit(data, at):
             raise _OtherElementsError
         changed: list[_Span] = []
+        skimmed = self._skimmed.copy()
         for run, elements in self._runs:
             if data.startswith(run, at):
                 at += len(run)
@@ -137,7 +154,7 @@ class _Known:
                     continue
                 if key in _DECISIVE:
                     raise _OtherElementsError
-                span = _span(data, at, implicit=implicit)
+                span = self._span(data, at, skimmed, layouts)
                 if span[:2] != (key, vr) or span[4] > len(data):
                     raise _OtherElementsError
                 changed.append(span)
@@ -149,10 +166,14 @@ class _Known:
         if not keys <= self._varying:
             self._varying |= keys
             self._runs = self._new_runs()
-        skimmed = self._skimmed.copy() if changed else self._skimmed
+        if not changed:
+            skimmed = self._skimmed
         others: list[tuple[int, bytes]] = []
         for key, vr, _, value_at, after in changed:
-            if is_kept(key):
+            if key in GROUP_KEYS and self._enhanced:
+                if key != PER_FRAME:
+                    others.append((key, data[value_at:after]))
+            elif is_kept(key):
                 said = data[value_at:after]
                 skimmed.take(key, said, vr, value_at)
                 if key not in _PER_SLICE:
@@ -166,10 +187,10 @@ class _Known:
             encapsulated=False,
             complete=end <= size,
             non_pixel_bytes=size - n_bytes,
-            judged=self._judged_of(tuple(others)),
+            judged=self._judged_of((*others, *skimmed.frames.alike())),
         )
 
-    def _judged_of(self, others: tuple[tuple[int, bytes], ...]) -> dict[object, Any]:
+    def _judged_of(self, others: tuple[object, ...]) -> dict[object, Any]:
         """Return what those have in common that differ from this header in these elements."""
         if (found := self._judged.get(others)) is None:
             if len(self._judged) >= JUDGED_MAX:
@@ -180,14 +201,7 @@ class _Known:
 
 def _span(data: bytes, at: int, *, implicit: bool) -> _Span:
     """Return what stands at a place; pixel data of undefined length end where they begin."""
-    vr: bytes | None = None
-    if implicit:
-        key, length = IMPLICIT(data, at)
-        value = at + 8
-    else:
-        key, said, length = EXPLICIT(data, at)
-        value, length = explicit_value(data, at + 8, said, length)
-        vr = said
+    key, vr, value, length = _element(data, at, implicit=implicit)
     if length != UNDEFINED_LENGTH:
         return key, vr, at, value, value + length
     if key == _PIXELS:
@@ -197,3 +211,13 @@ def _span(data: bytes, at: int, *, implicit: bool) -> _Span:
     elif vr not in SEQUENCE_VRS:
         raise UnusualEncodingError
     return key, vr, at, value, after_sequence(data, value, implicit=vr is None)
+
+
+def _element(data: bytes, at: int, *, implicit: bool) -> tuple[int, bytes | None, int, int]:
+    """Return key, value representation if that is there, place of the value, and its length."""
+    if implicit:
+        key, length = IMPLICIT(data, at)
+        return key, None, at + 8, length
+    key, vr, length = EXPLICIT(data, at)
+    value, length = explicit_value(data, at + 8, vr, length)
+    return key, vr, value, length

@@ -2,9 +2,9 @@
 
 Of the hundreds of elements of a header, triage looks at some thirty, and pydicom makes objects of
 all. Here the others are stepped over by their lengths, and the plain values among the thirty are
-decoded directly. Only usual, sound files are read so: whatever is odd in any way, and Enhanced MR,
-whose frames are looked into one by one, goes to `header.parse_header`, which sees everything. So
-each file is judged as it would be by its whole header, only sooner.
+decoded directly; the frames of Enhanced MR are told apart by `frame_layouts`. Only usual, sound
+files are read so: whatever is odd in any way goes to `header.parse_header`, which sees everything.
+So each file is judged as it would be by its whole header, only sooner.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ from kspacesr_rt.dicom.fast.element_steps import (
     looks_explicit,
     require_sequence,
 )
+from kspacesr_rt.dicom.fast.frame_layouts import FrameLayouts
 from kspacesr_rt.dicom.fast.plain_values import plain_uid
 from kspacesr_rt.dicom.fast.skimmed import KEPT, TRIAGE_PRIVATE, Skimmed, is_asked_private
+from kspacesr_rt.dicom.fast.skimmed_frames import GROUP_KEYS, SkimmedFrames
+from kspacesr_rt.dicom.file_limits import current_limits
 from kspacesr_rt.dicom.header import (
     FLOAT_PIXEL_TAGS,
     META_BYTES,
@@ -58,6 +61,10 @@ WINDOW: Final = 1 << 16
 """Bytes of a read, 64 KiB: most headers in one."""
 WINDOW_MAX: Final = 1 << 22
 """Bytes that an element may take that has to be seen whole, 4 MiB."""
+GROUPS_MAX: Final = 1 << 24
+"""Bytes of functional groups, 16 MiB: two million elements at the least would be too many."""
+_GROUPS_GROW: Final = 4
+"""How many times as long the window becomes in which their end was not found."""
 
 _MEDIA_CLASS, _SYNTAX = "MediaStorageSOPClassUID", "TransferSyntaxUID"
 _META: Final = {key_of(0x00020002): _MEDIA_CLASS, key_of(0x00020010): _SYNTAX}
@@ -73,6 +80,10 @@ _IMPLICIT_VRS: Final = {
 """Whether a transfer syntax has implicit VRs."""
 _CODEC_SYNTAXES: Final = "1.2.840.10008.1.2.4."
 """Begins the UIDs of the others that are explicit and little-endian (PS3.5 A.4)."""
+_LEAST_BYTES: Final = 8
+"""Of an empty item or element."""
+_ITEM_TAG: Final = struct.pack("<HH", 0xFFFE, 0xE000)
+_CHARACTER_SET: Final = struct.pack("<HH", 0x0008, 0x0005)
 _DEFLATED: Final = str(DeflatedExplicitVRLittleEndian).encode()
 _ENHANCED: Final = str(EnhancedMRImageStorage)
 
@@ -147,6 +158,10 @@ class Skim:
         self._data = self.beginning = file.read(WINDOW)
         self._base = 0
         """Where in the file the window begins."""
+        self.layouts = FrameLayouts()
+        """Of frames that were read before."""
+        self._counted = self._n_items = 0
+        """Bytes of functional groups that were searched for items, and how many there can be."""
         if self._data[128:132] != b"DICM" or _DEFLATED in self._data[:META_BYTES]:
             raise UnusualEncodingError
         self.size = os.fstat(file.fileno()).st_size if size is None else size
@@ -159,9 +174,11 @@ class Skim:
         if implicit == looks_explicit(self._data, at):
             raise UnusualEncodingError
         key, at, length = self._elements(skimmed, at)
-        if skimmed.get("SOPClassUID") in (None, _ENHANCED):
+        sop_class, here = skimmed.get("SOPClassUID"), self._base + at
+        if sop_class is None or (sop_class == _ENHANCED and not skimmed.frames.n_frames):
             raise UnusualEncodingError
-        here = self._base + at
+        if sop_class == _ENHANCED:
+            self._require_few(here)
         if length == UNDEFINED_LENGTH:
             self._file.seek(here)
             n_bytes, complete = fragments(self._file)
@@ -232,10 +249,55 @@ class Skim:
                     data, at = self._move(at, length + WINDOW), 0
                     continue
                 skimmed.take(key, data[value : value + length], vr, self._base + value)
-            if length != UNDEFINED_LENGTH:
+            if key in GROUP_KEYS and skimmed.get("SOPClassUID") == _ENHANCED:
+                data, at = self._groups(skimmed.frames, key, vr, at, value, length)
+            elif length != UNDEFINED_LENGTH:
                 at = value + length
             else:
                 data, at = self._after_sequence(key, vr, at, value)
+
+    def _groups(
+        self, frames: SkimmedFrames, key: int, vr: bytes | None, at: int, value: int, length: int
+    ) -> tuple[bytes, int]:
+        """Read a sequence that tells of frames; return the window, and where in it it ends."""
+        if vr not in (None, b"SQ"):
+            raise UnusualEncodingError
+        if length != UNDEFINED_LENGTH and value + length > len(self._data):
+            self._move(at, value - at + length + WINDOW, GROUPS_MAX)
+            at, value = 0, value - at
+            if value + length > len(self._data):
+                raise UnusualEncodingError
+        while True:
+            try:
+                after = frames.take(
+                    key, self._data, value, length, self.layouts, implicit=vr is None
+                )
+            except struct.error:
+                if length != UNDEFINED_LENGTH:
+                    raise
+                self._move(at, _GROUPS_GROW * len(self._data), GROUPS_MAX)
+                at, value = 0, value - at
+            else:
+                self._count(value, after)
+                return self._data, after
+
+    def _count(self, start: int, end: int) -> None:
+        """Count the items of functional groups, if there could be more than are allowed."""
+        if end - start > _LEAST_BYTES * current_limits().items:
+            self._counted += end - start
+            self._n_items += self._data.count(_ITEM_TAG, start, end)
+            if self._data.count(_CHARACTER_SET, start, end):  # it could name any number of them
+                raise UnusualEncodingError
+
+    def _require_few(self, n_bytes: int) -> None:
+        """Leave to pydicom what it would refuse: see `element_counts.require_bounded_size`."""
+        allowed = current_limits()
+        others = (n_bytes - self._counted) // _LEAST_BYTES
+        if (
+            n_bytes > min(allowed.extra, _LEAST_BYTES * allowed.elements)
+            or self._n_items + others > allowed.items
+        ):
+            raise UnusualEncodingError
 
     def _after_sequence(self, key: int, vr: bytes | None, at: int, value: int) -> tuple[bytes, int]:
         """Return the window, and where in it a sequence of undefined length ends."""
@@ -250,11 +312,11 @@ class Skim:
                 self._move(at, 2 * len(self._data))
                 at, value = 0, value - at
 
-    def _move(self, at: int, n_bytes: int) -> bytes:
+    def _move(self, at: int, n_bytes: int, longest: int = WINDOW_MAX) -> bytes:
         """Let the window begin at its index `at`, and hold more than it did."""
         before = self._base + len(self._data)
         self._base += at
-        if n_bytes > WINDOW_MAX + WINDOW or self.size < self._base + 12:
+        if n_bytes > longest + WINDOW or self.size < self._base + 12:
             raise UnusualEncodingError
         self._file.seek(self._base)
         self._data = self._file.read(n_bytes)

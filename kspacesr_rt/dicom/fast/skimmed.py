@@ -14,6 +14,7 @@ from pydicom.tag import BaseTag
 from kspacesr_rt.dicom.character_sets import BYTES_MAX, require_few_character_sets
 from kspacesr_rt.dicom.fast.element_steps import VRS, UnusualEncodingError, key_of, tag_of
 from kspacesr_rt.dicom.fast.plain_values import DECODERS, Plain
+from kspacesr_rt.dicom.fast.skimmed_frames import SkimmedFrames
 
 TRIAGE_KEYWORDS: Final = (
     *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality"),
@@ -22,8 +23,9 @@ TRIAGE_KEYWORDS: Final = (
     *("ImagePositionPatient", "ImageOrientationPatient", "TemporalPositionIdentifier"),
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
     *("PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    "VolumeBasedCalculationTechnique",
 )
-"""What triage asks of a classic slice; a `Skimmed` refuses to be asked for more."""
+"""What triage asks of a data set, without groups; a `Skimmed` refuses to be asked for more."""
 PER_SLICE: Final = (
     *("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber"),
     *("EchoNumbers", "TriggerTime", "TemporalPositionIdentifier"),
@@ -51,13 +53,15 @@ KEPT: Final = _kept()
 class Skimmed:
     """What triage may ask of a data set: `pydicom.Dataset` as far as that goes."""
 
-    __slots__ = ("_raw", "_values", "file_meta", "implicit")
+    __slots__ = ("_raw", "_values", "file_meta", "frames", "implicit")
 
     def __init__(self, file_meta: Mapping[str, str], *, implicit: bool) -> None:
         self.file_meta = file_meta
         """Media Storage SOP Class UID and Transfer Syntax UID, as far as the file tells them."""
         self.implicit = implicit
         """Whether value representations are not in the file."""
+        self.frames = SkimmedFrames()
+        """Of Enhanced MR; others have none."""
         self._values: dict[str, Plain | None] = {}
         self._raw: dict[BaseTag, RawDataElement] = {}
 
@@ -65,6 +69,7 @@ class Skimmed:
         """Return one that says the same, to take elements that another header has else."""
         twin = Skimmed(self.file_meta, implicit=self.implicit)
         twin._values, twin._raw = dict(self._values), dict(self._raw)
+        twin.frames = self.frames.copy()
         return twin
 
     def take(self, key: int, value: bytes, vr: bytes | None, value_tell: int) -> None:
