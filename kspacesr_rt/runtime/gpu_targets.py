@@ -43,6 +43,8 @@ class Estimate:
     """Of one slice, copies left out."""
     fft_share: float
     """Share of it in FFT layers."""
+    fft_share_floor: float
+    """What that share would be if FFT layers computed in no time: their traffic and launches."""
     bound: str
     """What most of it is bound by: ``memory``, ``arithmetic`` or ``launches``."""
 
@@ -153,7 +155,7 @@ def _costs(model: ModelFile, matrix: Matrix, precision: Precision) -> list[_Cost
 
 def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estimate:
     seconds = {"memory": 0.0, "arithmetic": 0.0, "launches": 0.0}
-    in_fft = 0.0
+    in_fft = in_fft_at_least = 0.0
     tf32 = precision == "fp16" and gpu.sm in TF32_PAYS
     for cost in costs:
         layer, flop, n_bytes = cost.layer, cost.layer.flop, cost.layer.bytes(1)
@@ -168,12 +170,15 @@ def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estima
         computing, moving = flop / (1e12 * rate), n_bytes / (1e9 * gpu.bandwidth_gb_s)
         seconds["arithmetic" if computing > moving else "memory"] += max(computing, moving)
         seconds["launches"] += launches * LAUNCH_S
-        in_fft += (max(computing, moving) + launches * LAUNCH_S) * (layer.group == FFT)
+        if layer.group == FFT:
+            in_fft += max(computing, moving) + launches * LAUNCH_S
+            in_fft_at_least += layer.bytes(1) / (1e9 * gpu.bandwidth_gb_s) + 2 * LAUNCH_S
     total = sum(seconds.values())
     return Estimate(
         precision=precision,
         seconds=total,
         fft_share=in_fft / total,
+        fft_share_floor=in_fft_at_least / (total - in_fft + in_fft_at_least),
         bound=max(seconds, key=seconds.__getitem__),
     )
 

@@ -10,7 +10,9 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
+from pydicom import dcmread
 
+from kspacesr_rt.errors import SliceFailed
 from kspacesr_rt.graph.aligned_coefficients import with_aligned_coefficients
 from kspacesr_rt.graph.flat import flattened
 from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
@@ -24,7 +26,9 @@ from kspacesr_rt.kspace import measured_residual
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import load_model, resolve_model
 from kspacesr_rt.quality.metrics import psnr_between
+from kspacesr_rt.quality.result_checks import check_result
 from kspacesr_rt.runtime.self_test import REQUIRED_DB
+from kspacesr_rt.sample import sample_folder
 
 SPLITTER = np.float32(2**13 + 1)
 """Veltkamp's: ``a = SPLITTER x; a - (a - x)`` is x rounded to 11 significant bits."""
@@ -152,6 +156,25 @@ def test_tf32_leaves_an_fp16_model_its_measured_samples(name):
     # Of the last predicted image, which comes from half precision, two products are enough.
     products = [sum(node.op_type == "MatMul" for node in one.graph.node) for one in (flat, split)]
     assert products[1] == products[0] + 1
+
+
+@pytest.mark.parametrize("name", ["x2-fast", "x4-fast"])
+def test_what_tf32_alone_leaves_of_a_slice_is_refused(name):
+    """So it is not taken, however fast: a run would fail slice after slice. The answers pass it."""
+    model = load_model(resolve_model(name, upscale=None))
+    path = sorted(sample_folder().glob("*.dcm"))[9]
+    slice_ = np.ascontiguousarray(dcmread(path).pixel_array[64:192, 64:192], np.float32)
+    spec = dataclasses.replace(model.spec, precision="fp16")
+    half = dataclasses.replace(model, proto=narrowed(model.proto, "fp16"), spec=spec)
+    flat = flattened(with_gpu_transforms(bind(half, slice_.shape)).proto)
+    plain, split = (
+        computed(on_tensor_cores(one), slice_[None, None])[0, 0]
+        for one in (flat, with_split_products(flat))
+    )
+    assert check_result(split, slice_, spec).measured_residual < 5e-7
+    with pytest.raises(SliceFailed, match="measured") as caught:
+        check_result(plain, slice_, spec)
+    assert caught.value.reason == "data-consistency"
 
 
 def test_a_graph_with_other_products_is_not_for_tf32():

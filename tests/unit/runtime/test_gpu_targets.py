@@ -138,6 +138,13 @@ def test_the_estimate_is_the_roofline():
     }
     assert {name for name, share in shares.items() if share > 0.12} == {"H200", "B200"}
     assert max(shares.values()) < 0.17
+    for one in describe_targets(["T4", "A100", "H200", "B200"], model, (256, 256)):
+        for estimate in one.estimates:
+            assert 0.0 < estimate.fft_share_floor <= estimate.fft_share
+    # Six layers of two launches each beside 49 others: no arithmetic, however fast, is enough.
+    (b200,) = describe_targets(["B200"], model, (256, 256))
+    assert 12 / (12 + 49 + 42) < b200.estimates[1].fft_share_floor < 0.13
+    assert b200.estimates[1].fft_share_floor > 0.12
     larger = describe_targets(["L4"], model, (512, 512))[0].estimates[1].seconds
     assert 3.5 < larger / l4.estimates[1].seconds < 5.0
 
