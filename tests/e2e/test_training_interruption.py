@@ -19,8 +19,8 @@ from kspacesr_rt.system.interruption import deferred_signals
 from kspacesr_rt.train.checkpoint import load_checkpoint
 from kspacesr_rt.train.untrusted_checkpoint import read_document
 
-STEPS = 200
-"""More than a test wants to wait for: a run that ignores its signal fails by its step count."""
+STEPS = 60
+"""Four times those it is held at: a run that ignores its signal fails by its step count."""
 OPTIONS = (
     *("--width", "4", "--blocks", "2", "--cascades", "2", "--matrix", "32", "--batch", "2"),
     *("--steps", str(STEPS), "--validate-every", "10", "--threads", "1", "--device", "cpu", "-q"),
