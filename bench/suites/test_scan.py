@@ -5,7 +5,7 @@ is and sorts the slices into series; and, before each of its rounds, nothing but
 ``pydicom.dcmread(path, stop_before_pixels=True)`` of every file, the paths known beforehand.
 The files are headers of the shipped sample with a few pixels, each with UIDs of its own, in the
 shares and folders of `FOLDERS`; the page cache is warm and one process does all. A frame has the
-functional groups that scanners write, 1.5 kB of them, and a position of its own.
+functional groups that scanners write, 1.0 kB of them, and a position of its own.
 What it leaves out: pixels, and a cold disk or a file share (where the number of reads decides: one
 a usual file here).
 What to expect of Enhanced MR: pydicom takes functional groups of a known length as so many bytes,
