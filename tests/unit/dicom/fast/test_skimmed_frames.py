@@ -194,7 +194,7 @@ PLACES = {
     ),
     "steps": (
         *("MRFOVGeometrySequence", "MRAcquisitionFrequencyEncodingSteps"),
-        [3, 8, [8, 9], "", None],
+        [3, 8, [8, 9], None],
     ),
 }
 
