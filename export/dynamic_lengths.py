@@ -3,8 +3,9 @@
 Window transformers count their windows with ``int(n / (h * w / 8 / 8))``: `int` makes a number of
 what should stay open. While a network is traced, its own modules see an `int` that leaves lengths
 open, and a division of lengths that leaves no rest is one of whole numbers. So with `len`, which
-Python holds to a number. What is a multiple of rows and columns, as ``((n - 1) | 15) + 1`` is of
-``n = 16 * m``, is written as such: torch would reason about bits and rests at every later operator.
+Python holds to a number, and with dictionaries that keep something for each length. What is a
+multiple of rows and columns, as ``((n - 1) | 15) + 1`` is of ``n = 16 * m``, is written as such:
+torch would reason about bits and rests at every later operator.
 """
 
 from __future__ import annotations
@@ -93,7 +94,15 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
                 vars(source)[word] = stand_in
                 changed.append((source, word))
     symbolic: Any = torch.SymInt
-    own = {name: getattr(symbolic, name) for name in ("__truediv__", *_UNEVEN, *_ROUNDED)}
+    methods = ("__truediv__", "__hash__", *_UNEVEN, *_ROUNDED)
+    own = {name: getattr(symbolic, name) for name in methods}
+
+    def hashed(length: Any) -> builtins.int:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.split(".")[0] in _WITHOUT_HASHES and caller != _COMPARES_ATTRIBUTES:
+            return hash(own["__hash__"](length))
+        expression = length.node.expr
+        return hash(builtins.int(expression) if expression.is_Integer else expression)
 
     def divided(length: Any, by: Any) -> Any:
         if isinstance(by, builtins.int | torch.SymInt) and all(
@@ -102,7 +111,7 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
             return length // by
         return own["__truediv__"](length, by)
 
-    symbolic.__truediv__ = divided
+    symbolic.__truediv__, symbolic.__hash__ = divided, hashed
     for name in _UNEVEN:
         setattr(symbolic, name, _evened(own[name]))
     for name in _ROUNDED:
@@ -118,6 +127,10 @@ def open_arithmetic(module: nn.Module) -> Iterator[None]:
 
 _UNEVEN = ("__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__and__", "__or__", "__xor__")
 """Operators on lengths whose results torch cannot multiply out."""
+_WITHOUT_HASHES = ("torch", "einops")
+"""Packages that find out by it whether a length is open."""
+_COMPARES_ATTRIBUTES = "torch._functorch._aot_autograd.frontend_utils"
+"""Where torch looks what a network has kept while it was traced."""
 _ROUNDED = ("__ceil__", "__floor__", "__trunc__")
 """What ``math.ceil(2 * length)`` calls: ONNX rounds floats alone, and a length is whole."""
 _open: ContextVar[tuple[Any, ...]] = ContextVar("open lengths", default=())

@@ -257,7 +257,9 @@ def trace_error(exc: Exception) -> KspaceSRError:
         )
     return ExporterError(
         f"{where}torch.export fails on the network: {type(exc).__name__}: {first_line(exc)}",
-        hint="does it run in PyTorch on its own? rewrite what stands there with plain operators",
+        hint="compute with torch in forward, not with NumPy"
+        if ".numpy()" in text
+        else "does it run in PyTorch on its own? rewrite what stands there with plain operators",
     )
 
 

@@ -39,6 +39,16 @@ from kspacesr_rt.model.spec import OP_DOMAIN, ModelSpec
 TRACED = (72, 88)
 """Rows and columns, at least, of the example where both are left open: not square, and nobody's
 ``img_size``, which a network would compare them with."""
+GRADIENT = (
+    "it is part of a gradient that forward takes (torch.autograd.grad): write that out; of conv2d "
+    "it is conv_transpose2d with the same weight"
+)
+"""What to write instead of what only training has."""
+INSTEAD = {
+    "STFT": "write it as frames: torch.fft.rfft(x.unfold(-1, n, hop) * window, dim=-1), and back "
+    "with torch.fft.irfft and functional.fold"
+}
+"""What to write instead of operators that have no bound on their memory."""
 IR_VERSION = 10
 """As of our own generators' graphs."""
 
@@ -147,7 +157,8 @@ def _require_plain(proto: onnx.ModelProto, real: torch.export.ExportedProgram) -
     what = f"{node.target} becomes " if node is not None else ""
     raise ExportError(
         f"{place}{what}ONNX's {found.op_type}, whose memory cannot be bounded before it runs",
-        hint="write it without samples whose number follows from values, sequences or random "
+        hint=INSTEAD.get(found.op_type)
+        or "write it without samples whose number follows from values, sequences or random "
         "numbers: torch.where(mask, a, b) in place of x[mask], torch.cat in place of lists",
     )
 
@@ -164,12 +175,14 @@ def _exporter_error(exc: Exception, real: torch.export.ExportedProgram | None) -
     said = "\n".join(str(one) for one in causes)
     nodes = {node.name: node for node in real.graph.nodes}
     named = [nodes[one] for one in re.findall(r"%(\w+)", said) if one in nodes]
-    place = f"{place_of(named[0])}: " if named else ""
     operators = re.findall(r"OpOverload\(op='([\w.]+)'", said) or re.findall(r"aten\.\w+", said)
+    of_gradient = bool(operators) and operators[0].endswith("_backward")
+    # Of a gradient, torch keeps no line of the user's.
+    place = f"{place_of(named[0])}: " if named and not of_gradient else ""
     what = f" ({operators[0]})" if operators else ""
     return ExporterError(
         f"{place}torch.onnx.export fails there{what}: {first_line(causes[-1])}"
         if place
         else f"torch.onnx.export fails on the network{what}: {first_line(causes[-1])}",
-        hint="rewrite what stands there with other torch operators",
+        hint=GRADIENT if of_gradient else "rewrite what stands there with other torch operators",
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,6 +256,7 @@ def _require_repeatable(module: nn.Module, layout: Layout, matrix: Matrix) -> No
     given = example(layout, 1, matrix)
     with _Calls() as calls:
         first = _run(module, layout, given)
+    kept = {name: value.clone() for name, value in module.named_buffers()}
     if calls.narrow:
         raise ExportError(
             f"{_at(calls.narrow_at)}the network computes in {calls.narrow} there, expected float32",
@@ -264,8 +266,15 @@ def _require_repeatable(module: nn.Module, layout: Layout, matrix: Matrix) -> No
     second = _run(module, layout, given)
     if (second - first).abs().max() <= CALL_AGREEMENT * first.abs().max():
         return
+    changed = [
+        name
+        for name, value in module.named_buffers()
+        if name in kept and not torch.equal(value, kept[name])
+    ]
+    why = f": its buffer '{changed[0]}' changes each time" if changed else ""
     raise ExportError(
-        f"{_at(calls.random_at)}the network's output on the same image differs from call to call",
+        f"{_at(calls.random_at)}the network's output on the same image differs from call to call"
+        f"{'' if calls.random_at else why}",
         hint="leave random numbers, and what it keeps between calls, out of forward; of dropout: "
         "F.dropout(x, p, training=self.training)",
     )
@@ -447,9 +456,11 @@ def _run(module: nn.Module, layout: Layout, given: Tensor) -> Tensor:
                 hint=_hint_of_failure(exc),
             ) from exc
     if not isinstance(made, Tensor):
+        key = _key_of_image(made, layout, given)
+        chosen = f": forward(x) = net(x)[{key!r}]" if key is not None else ""
         raise ExportError(
             f"the network returns {_described(made)}, expected one tensor",
-            hint="wrap it in a module whose forward returns the image alone",
+            hint=f"wrap it in a module whose forward returns the image alone{chosen}",
         )
     wanted = layout.output_shape(given.shape[0], (given.shape[-2], given.shape[-1]))
     if tuple(made.shape) != wanted:
@@ -483,7 +494,7 @@ def _hint_of_failure(exc: BaseException) -> str:
         return "leave exit(), and what else ends a program, out of forward"
     if "CUDA" in str(exc):
         return "make tensors where its input is, as in torch.zeros(3, device=x.device)"
-    if isinstance(exc, TypeError) and "required positional argument" in str(exc):
+    if isinstance(exc, TypeError) and re.search(r"required (positional|keyword)", str(exc)):
         return f"{ONE_ARGUMENT}, or wrap it in a module that gives them: forward(x) = net(x, 0.1)"
     return "it must take an image (n, 1, y, x) of one channel and give (n, 1, s*y, s*x)"
 
@@ -491,7 +502,22 @@ def _hint_of_failure(exc: BaseException) -> str:
 def _described(made: Any) -> str:
     if isinstance(made, list | tuple):
         return f"a {type(made).__name__} of {len(made)}"
+    if isinstance(made, Mapping):
+        return f"a {type(made).__name__} of {', '.join(repr(key)[:40] for key in [*made][:5])}"
     return f"a {type(made).__name__}"
+
+
+def _key_of_image(made: Any, layout: Layout, given: Tensor) -> int | str | None:
+    """Return where in what a network returns the image is; None if it is not there."""
+    wanted = layout.output_shape(given.shape[0], (given.shape[-2], given.shape[-1]))
+    entries = made.items() if isinstance(made, Mapping) else ()
+    if isinstance(made, list | tuple):
+        entries = enumerate(made)
+    for key, value in entries:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        if shape == wanted and isinstance(key, int | str):
+            return key
+    return None
 
 
 def _wrong_shape(

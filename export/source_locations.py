@@ -76,6 +76,7 @@ def raised(exc: BaseException) -> str:
 def place_of(node: fx.Node) -> str:
     """Return ``net.py:31`` with the line's text, of the innermost frame outside torch."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    frames = [one for one in frames if not one[0].startswith("<")]  # of no file
     own = [one for one in frames if not _is_foreign(one[0])] or frames
     if not own:
         return f"operation '{node.name}'"

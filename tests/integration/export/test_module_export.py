@@ -3,6 +3,7 @@
 import ctypes
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -653,6 +654,106 @@ def test_options_of_other_networks_are_refused(tmp_path, source):
         result = CliRunner().invoke(app, ["export", *arguments, "-o", str(tmp_path / "net.onnx")])
         assert result.exit_code == 2, result.output
     assert not (tmp_path / "net.onnx").exists()
+
+
+class Body(nn.Module):
+    """Three by three, and twice the matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Conv2d(1, 4, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
+
+    def forward(self, lr):
+        return self.shuffle(self.cnn(lr))
+
+
+class KeepsForEachLength(Body):
+    """A window is computed once for each length, as networks with masks or grids do."""
+
+    def __init__(self):
+        super().__init__()
+        self.windows = {}
+
+    def forward(self, lr):
+        columns = lr.shape[-1]
+        if columns not in self.windows:
+            self.windows[columns] = torch.hann_window(columns)
+        if lr.shape[-2:] not in KEPT:
+            KEPT[lr.shape[-2:]] = torch.linspace(0.5, 1, columns)
+        return super().forward(lr * self.windows[columns] * KEPT[lr.shape[-2:]])
+
+
+KEPT: dict[object, torch.Tensor] = {}
+
+
+def test_what_a_network_keeps_for_each_length_does_not_hold_it_to_one(tmp_path):
+    """It was written for one matrix: torch lets no open length be a key."""
+    torch.manual_seed(0)
+    made = ks.export_module(
+        KeepsForEachLength().eval(), tmp_path / "net.onnx", upscale=2, name="kept"
+    )
+    assert made.spec.fixed_matrix == (0, 0)
+    assert made.report.least_db >= 100
+
+
+class Named(Body):
+    def forward(self, lr):
+        return {"features": lr, "sr": super().forward(lr)}
+
+
+class Second(Body):
+    def forward(self, lr):
+        return lr, super().forward(lr)
+
+
+class NeedsMore(Body):
+    def forward(self, lr, *, sigma):
+        return super().forward(lr * sigma)
+
+
+class Remembers(Body):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("level", torch.zeros(1))
+
+    def forward(self, lr):
+        self.level = 0.5 * self.level + lr.mean()
+        return super().forward(lr) + self.level
+
+
+class TakesGradient(Body):
+    def forward(self, lr):
+        with torch.enable_grad():
+            image = functional.interpolate(lr, scale_factor=2.0).detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.cnn(image).pow(2).sum(), image)
+        return image - 0.1 * slope
+
+
+class InFrames(Body):
+    def forward(self, lr):
+        rows = lr.reshape(-1, lr.shape[-1])
+        parts = torch.stft(rows, 16, 4, window=torch.hann_window(16), return_complex=True)
+        return super().forward(lr * parts.abs().mean())
+
+
+@pytest.mark.parametrize(
+    ("network", "says", "hint"),
+    [
+        (Named, "returns a dict of 'features', 'sr', expected", r"net\(x\)\['sr'\]"),
+        (Second, "returns a tuple of 2, expected", r"net\(x\)\[1\]"),
+        (NeedsMore, "missing 1 required keyword-only argument: 'sigma'", "other arguments def"),
+        (Remembers, "its buffer 'level' changes each time", "out of forward"),
+        (TakesGradient, r"^torch.onnx.export fails on .*_backward", "conv_transpose2d"),
+        (InFrames, r"test_module_export.py:\d+ .*STFT", "unfold"),
+    ],
+)
+def test_who_is_refused_hears_what_to_write(tmp_path, network, says, hint):
+    """With the place, where there is one, and no file."""
+    with pytest.raises(ExportError, match=says) as caught:
+        ks.export_module(network().eval(), tmp_path / "n.onnx", upscale=2, name="n")
+    assert re.search(hint, caught.value.hint), caught.value.hint
+    assert not list(tmp_path.iterdir())
 
 
 class CountsByLogarithm(nn.Module):
