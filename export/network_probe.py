@@ -510,9 +510,11 @@ def _described(made: Any) -> str:
 def _key_of_image(made: Any, layout: Layout, given: Tensor) -> int | str | None:
     """Return where in what a network returns the image is; None if it is not there."""
     wanted = layout.output_shape(given.shape[0], (given.shape[-2], given.shape[-1]))
-    entries = made.items() if isinstance(made, Mapping) else ()
-    if isinstance(made, list | tuple):
-        entries = enumerate(made)
+    entries: list[tuple[Any, Any]] = []
+    if isinstance(made, Mapping):
+        entries = [*made.items()]
+    elif isinstance(made, list | tuple):
+        entries = [*enumerate(made)]
     for key, value in entries:
         shape = tuple(value.shape) if isinstance(value, Tensor) else None
         if shape == wanted and isinstance(key, int | str):
