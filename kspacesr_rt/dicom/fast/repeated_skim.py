@@ -47,6 +47,11 @@ KNOWN_MAX: Final = 4
 """Headers that others are compared to: folders hold files of several kinds in any order."""
 TRIED: Final = 2
 """Of them, those of the files that are nearest in size."""
+HEAD_MAX: Final = 1 << 20
+"""Bytes before the pixels of a header that others are compared to, 1 MiB. Of Enhanced MR it is what
+a file is read by at first, so that the items of its groups need no counting."""
+_SLACK: Final = 1 << 10
+"""By how much the header of another file may be longer and still be in what is read of it."""
 JUDGED_MAX: Final = 256
 """Sets of headers that differ in what they have per slice alone: of so many series, say."""
 _PER_SLICE: Final = frozenset(key_of(tag_for_keyword(keyword) or 0) for keyword in PER_SLICE)
@@ -69,9 +74,11 @@ class RepeatedSkim:
     def read(self, skim: Skim) -> SkimmedHeader:
         """Return what `Skim.header` returns, or raise what it raises."""
         size, skim.layouts = skim.size, self._layouts
-        for known in sorted(self._known, key=lambda one: abs(one.size - size))[:TRIED]:
+        nearest = sorted(self._known, key=lambda one: abs(one.size - size))[:TRIED]
+        # What is longer than what was read of the file asks for another read, so it comes last.
+        for known in sorted(nearest, key=lambda one: one.n_bytes > len(skim.beginning)):
             with suppress(_OtherElementsError, *_ODD):
-                found = known.header(skim.beginning, size, self._layouts)
+                found = known.header(skim.beginning_of(known.n_bytes), size, self._layouts)
                 self._n_others = 0
                 if known is not self._known[0]:
                     self._known = (known, *(one for one in self._known if one is not known))
@@ -80,9 +87,17 @@ class RepeatedSkim:
         self._n_others += 1
         if self._n_others <= ATTEMPTS or self._n_others % AGAIN == 0:
             with suppress(_OtherElementsError, *_ODD):
-                learned = _Known(skim.beginning, found, size)
+                learned = _Known(self._beginning(skim, found), found, size)
                 self._known = (learned, *self._known[: KNOWN_MAX - 1])
         return found
+
+    @staticmethod
+    def _beginning(skim: Skim, header: SkimmedHeader) -> bytes:
+        """Return what stands before a file's pixels, or the beginning of it."""
+        is_long = header.encapsulated or header.pixel_offset > HEAD_MAX
+        if is_long or header.dataset.frames.n_frames:
+            return skim.beginning
+        return skim.beginning_of(header.pixel_offset)
 
 
 class _OtherElementsError(Exception):
@@ -94,6 +109,8 @@ class _Known:
 
     def __init__(self, data: bytes, header: SkimmedHeader, size: int) -> None:
         self.size = size
+        self.n_bytes = header.pixel_offset + _SLACK
+        """Of another file's beginning that it is compared to."""
         self._skimmed = header.dataset
         self._implicit = header.dataset.implicit
         self._meta = MetaOfSeries(data)

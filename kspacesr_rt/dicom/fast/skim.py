@@ -166,6 +166,14 @@ class Skim:
             raise UnusualEncodingError
         self.size = os.fstat(file.fileno()).st_size if size is None else size
 
+    def beginning_of(self, n_bytes: int) -> bytes:
+        """Return so many bytes of the file's beginning, all of it if it is shorter, or more."""
+        missing = min(n_bytes, self.size) - len(self.beginning)
+        if missing > 0:
+            self._file.seek(len(self.beginning))
+            self.beginning += self._file.read(missing)
+        return self.beginning
+
     def header(self) -> SkimmedHeader:
         """Return the header, or raise `UnusualEncodingError` or `struct.error` for an odd one."""
         meta, at = self._meta()

@@ -53,6 +53,71 @@ def test_a_series_is_skimmed_once(monkeypatch):
     assert len(whole) == 1
 
 
+def long_file(number, *, n_bytes=90_000, syntax=ExplicitVRLittleEndian):
+    """Return a slice with two blobs of a vendor before its pixels."""
+    with quiet_pydicom():
+        ds, written = dcmread(io.BytesIO(SAMPLE[0])), io.BytesIO()
+        block = ds.private_block(0x0019, "VENDOR MR HEADER", create=True)
+        block.add_new(0x10, "OB", bytes(30_000))
+        block.add_new(0x20, "OB", bytes([number]) * (n_bytes - 30_000))
+        ds.InstanceNumber, ds.PixelSpacing = number, [0.5 + number, 0.5]
+        ds.file_meta.TransferSyntaxUID = syntax
+        ds.save_as(written, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_headers_longer_than_a_read_are_compared_too(monkeypatch, syntax):
+    """What stands behind the first 64 KiB is compared as well: the spacing is there."""
+    contents = [long_file(number, syntax=syntax) for number in range(1, 5)]
+    contents.append(long_file(5, n_bytes=90_500, syntax=syntax))  # within the slack
+    expected = [outcome(content) for content in contents]
+    whole, repeated = counting(monkeypatch), RepeatedSkim()
+    assert [outcome(content, repeated.read) for content in contents] == expected
+    assert len({str(one) for one in expected}) == len(contents)
+    assert len(whole) == 1
+
+
+@pytest.mark.parametrize("n_bytes", [64_000, 65_300, 66_000, 95_000, 1 << 20, 3 << 20])
+def test_a_header_of_any_length_is_judged_by_itself(n_bytes):
+    """Whatever length the one before had; and one that ends early."""
+    repeated = RepeatedSkim()
+    for content in (
+        long_file(1),
+        long_file(2, n_bytes=n_bytes),
+        SAMPLE[0],
+        long_file(3, n_bytes=n_bytes),
+        long_file(3, n_bytes=n_bytes)[: n_bytes // 2],
+        long_file(4)[:70_000],
+        SAMPLE[1],
+    ):
+        assert outcome(content, repeated.read) == outcome(content)
+
+
+def test_short_headers_are_read_once(tmp_path, monkeypatch):
+    """Long ones in the same folder ask for no second read of them."""
+    paths = [tmp_path / f"{number}.dcm" for number in range(6)]
+    short = SAMPLE[0] + bytes(len(long_file(1)) - len(SAMPLE[0]))  # as large as the long ones
+    for path, content in zip(paths, [long_file(1), short] * 3, strict=True):
+        path.write_bytes(content)
+    repeated, reads = RepeatedSkim(), []
+    read = Skim.beginning_of
+    monkeypatch.setattr(
+        Skim,
+        "beginning_of",
+        lambda self, n_bytes: (
+            reads.append(max(0, min(n_bytes, self.size) - len(self.beginning)))
+            or read(self, n_bytes)
+        ),
+    )
+    for path in paths[:2]:
+        skim_header(path, repeated.read)
+    reads.clear()
+    for path in paths[2:]:
+        skim_header(path, repeated.read)
+    assert [one > 0 for one in reads if one] == [True] * 2  # the two long ones
+
+
 def test_files_of_vendors_are_judged_alike(zoo):
     """In the order of a folder, and each again after each other one of its kind."""
     repeated = RepeatedSkim()
