@@ -94,10 +94,10 @@ class RepeatedSkim:
     @staticmethod
     def _beginning(skim: Skim, header: SkimmedHeader) -> bytes:
         """Return what stands before a file's pixels, or the beginning of it."""
-        is_long = header.encapsulated or header.pixel_offset > HEAD_MAX
-        if is_long or header.dataset.frames.n_frames:
+        n_bytes = header.pixel_offset or 0
+        if header.encapsulated or header.dataset.frames.n_frames or n_bytes > HEAD_MAX:
             return skim.beginning
-        return skim.beginning_of(header.pixel_offset)
+        return skim.beginning_of(n_bytes)
 
 
 class _OtherElementsError(Exception):
@@ -109,7 +109,7 @@ class _Known:
 
     def __init__(self, data: bytes, header: SkimmedHeader, size: int) -> None:
         self.size = size
-        self.n_bytes = header.pixel_offset + _SLACK
+        self.n_bytes = (header.pixel_offset or 0) + _SLACK
         """Of another file's beginning that it is compared to."""
         self._skimmed = header.dataset
         self._implicit = header.dataset.implicit
