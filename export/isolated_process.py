@@ -25,10 +25,8 @@ from kspacesr_rt.errors import ExporterError, ExportError, KspaceSRError
 from kspacesr_rt.export.source_locations import raised
 from kspacesr_rt.system.interruption import received_signal
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows has none
-    resource = None  # type: ignore[assignment]
 
 Result = TypeVar("Result")
 _HINT = "run the network on its own in PyTorch, on images of several matrices"
@@ -74,7 +72,7 @@ def in_own_process(
     KspaceSRError
         As `work` raises.
     """
-    if resource is None and processor_limit_s is not None:
+    if sys.platform == "win32" and processor_limit_s is not None:
         time_limit_s, processor_limit_s = min(time_limit_s, processor_limit_s), None
     forks = "fork" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
@@ -114,7 +112,8 @@ def in_own_process(
     finally:
         process.join()
         receiving.close()
-    if answer is None and process.exitcode == -_SIGNAL_AT_PROCESSOR_LIMIT:
+    ran_out = processor_limit_s is not None and process.exitcode == -_SIGNAL_AT_PROCESSOR_LIMIT
+    if answer is None and ran_out:
         raise _not_in_time(doing, f"{processor_limit_s} s of processor time")
     if answer is None:
         raise ExporterError(
@@ -146,8 +145,12 @@ def _ending(code: int | None) -> str:
 def _work(
     work: Callable[[], Any], doing: str, sending: Connection, processor_limit_s: int | None
 ) -> None:
-    if resource is not None and processor_limit_s is not None:
-        resource.setrlimit(resource.RLIMIT_CPU, (processor_limit_s, resource.RLIM_INFINITY))
+    if sys.platform != "win32" and processor_limit_s is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)  # nobody but root may raise it
+        least = (
+            processor_limit_s if most == resource.RLIM_INFINITY else min(processor_limit_s, most)
+        )
+        resource.setrlimit(resource.RLIMIT_CPU, (least, most))
     if sys.platform == "linux":  # what is killed leaves nothing behind that computes on
         ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
     # OpenMP threads do not survive a fork: one thread needs none.

@@ -22,9 +22,9 @@ def with_open_batch(graph: ForeignGraph) -> ForeignGraph | None:
     """Return a graph whose shapes leave the batch open that its file states.
 
     Where a shape begins with a multiple of the batch, that becomes whatever is left over; where
-    something else is left over, that gets its length, or if it has none, the batch becomes what
-    comes in. Whether the graph then computes
-    the same is not known: it has to be compared with the file itself.
+    something else is left over already, that gets its length, or if it has none, the batch becomes
+    what comes in. Whether the graph then computes the same is not known: it has to be compared with
+    the file itself.
 
     Parameters
     ----------

@@ -161,6 +161,7 @@ def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estima
         layer, flop, n_bytes = cost.layer, cost.layer.flop, cost.layer.bytes(1)
         rate = gpu.fp16_tflop_s if cost.narrow else gpu.fp32_tflop_s
         launches = 2 if layer.group == FFT else 1  # two products
+        at_least = n_bytes / (1e9 * gpu.bandwidth_gb_s) + launches * LAUNCH_S
         if tf32 and cost.in_parts and flop:
             rate = gpu.fp16_tflop_s / 2
             flop *= PRODUCTS
@@ -172,7 +173,7 @@ def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estima
         seconds["launches"] += launches * LAUNCH_S
         if layer.group == FFT:
             in_fft += max(computing, moving) + launches * LAUNCH_S
-            in_fft_at_least += layer.bytes(1) / (1e9 * gpu.bandwidth_gb_s) + 2 * LAUNCH_S
+            in_fft_at_least += at_least
     total = sum(seconds.values())
     return Estimate(
         precision=precision,

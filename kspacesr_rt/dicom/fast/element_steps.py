@@ -7,6 +7,7 @@ Where pydicom would read a byte of it in another way, or complain, or guess, the
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from pydicom.datadict import dictionary_VR
@@ -32,6 +33,8 @@ _META_GROUP: Final = b"\x02\0"
 _META_BEGINS: Final = b"\x02\0\0\0UL\x04\0"
 OWN_META: Final = frozenset({0x00020000, 0x00020003})
 """Of File Meta Information, what each file has its own of: its length, and the instance's UID."""
+Note = Callable[[int, int], None]
+"""Told of a stretch of bytes: where it begins, and where it ends."""
 DEPTH_MAX: Final = 16
 """Sequences in sequences; a dozen is the most that any IOD has."""
 
@@ -87,7 +90,9 @@ def looks_explicit(data: bytes, at: int) -> bool:
     return 0x40 < first < 0x5B and 0x40 < second < 0x5B
 
 
-def after_sequence(data: bytes, at: int, *, implicit: bool, depth: int = 0) -> int:
+def after_sequence(
+    data: bytes, at: int, *, implicit: bool, depth: int = 0, note: Note | None = None
+) -> int:
     """Return where a sequence of undefined length ends, whose first item begins at `at`.
 
     Parameters
@@ -100,6 +105,8 @@ def after_sequence(data: bytes, at: int, *, implicit: bool, depth: int = 0) -> i
         Whether the data set around it has implicit VRs.
     depth
         Sequences around it.
+    note
+        Told of what is no value on the way: tags, value representations, lengths and delimiters.
 
     Raises
     ------
@@ -112,6 +119,8 @@ def after_sequence(data: bytes, at: int, *, implicit: bool, depth: int = 0) -> i
         raise UnusualEncodingError
     while True:
         key, length = IMPLICIT(data, at)
+        if note is not None:
+            note(at, at + 8)
         at += 8
         if key == _SEQUENCE_END:
             return at
@@ -119,10 +128,12 @@ def after_sequence(data: bytes, at: int, *, implicit: bool, depth: int = 0) -> i
             raise UnusualEncodingError
         end = None if length == UNDEFINED_LENGTH else at + length
         if end != at:
-            at = _after_item(data, at, end, implicit=implicit, depth=depth)
+            at = _after_item(data, at, end, implicit=implicit, depth=depth, note=note)
 
 
-def _after_item(data: bytes, at: int, end: int | None, *, implicit: bool, depth: int) -> int:
+def _after_item(
+    data: bytes, at: int, end: int | None, *, implicit: bool, depth: int, note: Note | None
+) -> int:
     if len(data) < at + 8:
         raise struct.error
     # In a sequence of an explicit data set, an item may be implicit: one written as UN is.
@@ -131,8 +142,11 @@ def _after_item(data: bytes, at: int, end: int | None, *, implicit: bool, depth:
         key, length = IMPLICIT(data, at)
         if key & 0xFFFF == _DELIMITERS or key == _CHARACTER_SET:
             if key == _ITEM_END and end is None and length == 0:
+                if note is not None:
+                    note(at, at + 8)
                 return at + 8
             raise UnusualEncodingError
+        begins = at
         at += 8
         if implicit:
             nested = length == UNDEFINED_LENGTH and require_sequence(key, data, at)
@@ -142,8 +156,10 @@ def _after_item(data: bytes, at: int, end: int | None, *, implicit: bool, depth:
             nested = length == UNDEFINED_LENGTH
             if nested and vr not in SEQUENCE_VRS:
                 raise UnusualEncodingError
+        if note is not None:
+            note(begins, at)
         if nested:
-            at = after_sequence(data, at, implicit=implicit, depth=depth + 1)
+            at = after_sequence(data, at, implicit=implicit, depth=depth + 1, note=note)
         else:
             at += length
     if at != end:

@@ -17,7 +17,6 @@ import numpy as np
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from kspacesr_rt.dicom.fast.element_steps import (
-    DEPTH_MAX,
     EXPLICIT,
     IMPLICIT,
     LENGTH,
@@ -25,6 +24,7 @@ from kspacesr_rt.dicom.fast.element_steps import (
     UNDEFINED_LENGTH,
     VRS,
     UnusualEncodingError,
+    after_sequence,
     explicit_value,
     key_of,
     looks_explicit,
@@ -109,7 +109,7 @@ class _Walk:
                 at = value
                 break
             if key not in _MACROS:
-                at = self._after(key, vr, value, length, DEPTH_MAX)
+                at = self._after(key, vr, value, length, depth=0)
             else:
                 if vr not in (None, b"SQ") or key in seen:
                     raise UnusualEncodingError
@@ -139,7 +139,7 @@ class _Walk:
                 at = value
                 break
             if key not in keywords:
-                at = self._after(key, vr, value, n_bytes, DEPTH_MAX - 1)
+                at = self._after(key, vr, value, n_bytes, depth=1)
             else:
                 keyword, usual = keywords[key]
                 at = value + n_bytes  # one of undefined length leads past the end
@@ -216,7 +216,7 @@ class _Walk:
         self._keep(at, value)
         return key, vr, value, length
 
-    def _after(self, key: int, vr: bytes | None, value: int, length: int, depth: int) -> int:
+    def _after(self, key: int, vr: bytes | None, value: int, length: int, *, depth: int) -> int:
         """Return where an element ends that nothing is asked of."""
         if key & 0xFFFF == _DELIMITERS:
             raise UnusualEncodingError
@@ -226,33 +226,7 @@ class _Walk:
             require_sequence(key, self._data, value)
         elif vr not in SEQUENCE_VRS:
             raise UnusualEncodingError
-        return self._after_sequence(value, implicit=vr is None, depth=depth)
-
-    def _after_sequence(self, at: int, *, implicit: bool, depth: int) -> int:
-        """Do what `element_steps.after_sequence` does, and note it; `depth` counts down."""
-        if depth < 0:
-            raise UnusualEncodingError
-        while True:
-            key, length = IMPLICIT(self._data, at)
-            self._keep(at, at + 8)
-            at += 8
-            if key == _SEQUENCE_END:
-                return at
-            if key != _ITEM:
-                raise UnusualEncodingError
-            end = None if length == UNDEFINED_LENGTH else at + length
-            if end == at:
-                continue
-            if len(self._data) < at + 8:
-                raise struct.error
-            inner = implicit or not looks_explicit(self._data, at)
-            while at != end:
-                key, vr, value, length = self._element(at, implicit=inner)
-                if key == _ITEM_END and end is None:
-                    at = value
-                    break
-                at = self._after(key, vr, value, length, depth - 1)
-                self._require_within(at, end)
+        return after_sequence(self._data, value, implicit=vr is None, depth=depth, note=self._keep)
 
 
 class _Layout:

@@ -48,8 +48,8 @@ KNOWN_MAX: Final = 4
 TRIED: Final = 2
 """Of them, those of the files that are nearest in size."""
 HEAD_MAX: Final = 1 << 20
-"""Bytes before the pixels of a header that others are compared to, 1 MiB. Of Enhanced MR it is what
-a file is read by at first, so that the items of its groups need no counting."""
+"""Bytes before the pixels of a header that others are compared to, 1 MiB. Enhanced MR is compared
+only if one read has all of its header: the items of longer ones have to be counted."""
 _SLACK: Final = 1 << 10
 """By how much the header of another file may be longer and still be in what is read of it."""
 JUDGED_MAX: Final = 256

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 
 import pytest
 
-from kspacesr_rt.export.isolated_process import TimeLimitError, in_own_process, resource
+from kspacesr_rt.export.isolated_process import TimeLimitError, in_own_process
 
 
 class Left:
@@ -54,10 +55,25 @@ def _compute_on():
         pass
 
 
-@pytest.mark.skipif(resource is None, reason="this system counts no processor time")
+@pytest.mark.skipif(sys.platform == "win32", reason="this system counts no processor time")
 def test_processor_time_is_limited_whatever_else_the_computer_does():
     """What a network becomes is not decided by how busy a computer is."""
     assert in_own_process(lambda: time.sleep(1.2), "waiting", processor_limit_s=1) is None
     with pytest.raises(TimeLimitError, match="not done after 1 s of processor time") as caught:
         in_own_process(_compute_on, "computing", processor_limit_s=1)
     assert "--fixed-matrix" in caught.value.hint
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system counts no processor time")
+def test_a_limit_of_the_system_stays():
+    """Only root may raise what ``ulimit -t`` allows at most, and nobody asked for it."""
+    import resource
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
+        within = lambda: resource.getrlimit(resource.RLIMIT_CPU)  # noqa: E731
+        return [
+            in_own_process(within, "looking", processor_limit_s=seconds) for seconds in (300, 50)
+        ]
+
+    assert in_own_process(limited, "limiting") == [(100, 100), (50, 100)]
