@@ -19,9 +19,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from kspacesr_rt.graph.band_projections import PROJECTION, ZERO_FILL, ZERO_STUFFED
 from kspacesr_rt.model.spec import OP_DOMAIN
 
-LAYERS = ("RealFFT2c", "RealIFFT2c")
+LAYERS = ("RealFFT2c", "RealIFFT2c", ZERO_FILL, ZERO_STUFFED, PROJECTION)
 MOVABLE = ("Add", "Sub", "SpaceToDepth", "DepthToSpace")
 """What may stand between them and a convolution."""
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -102,8 +103,8 @@ class _Halving:
         self.nodes.append(made)
 
     def _half(self, name: str) -> str:
-        """Return a value in half precision, cast once."""
-        if name in self.narrow:
+        """Return a value in half precision, cast once; lengths stay as they are."""
+        if name in self.narrow or self._counts(name):
             return name
         if name not in self.halves:
             maker = self.maker.get(name)
@@ -116,6 +117,9 @@ class _Halving:
                 self.nodes.append(helper.make_node("Cast", [name], [made], name=made, to=HALF))
                 self.halves[name] = made
         return self.halves[name]
+
+    def _counts(self, name: str) -> bool:
+        return name in self.constants and self.constants[name].data_type == TensorProto.INT64
 
     def _is_half(self, name: str) -> bool:
         """Say whether a value is in half precision already: what made it takes half."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
+from kspacesr_rt.graph.band_projections import PROJECTION, ZERO_FILL, ZERO_STUFFED
 from kspacesr_rt.graph.sample_coefficients import SAMPLES
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.kspace.real_band import coefficient_count
@@ -39,6 +40,10 @@ TYPE_CHANGES = ("Cast", "QuantizeLinear", "DequantizeLinear")
 """Runtimes compute them inside the convolutions that need them; they belong to those."""
 REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceSum", "ReduceL2")
 REAL_TRANSFORMS = ("RealFFT2c", "RealIFFT2c")
+PROJECTIONS = (ZERO_FILL, PROJECTION)
+"""FFT layers of two products each, whose result is put together by what takes it."""
+NO_LAYERS = ("Identity", ZERO_STUFFED)
+"""What moves nothing and computes nothing: a name, and zeros that a difference leaves out."""
 FLOAT_BYTES = 4
 FFT_FLOP = 5.0
 """Operations of a fast transform of N complex samples: 5 N log2 N, the customary count."""
@@ -104,15 +109,16 @@ def _cost(node: onnx.NodeProto, graph: _Typed, model: BoundModel, in_phases: boo
     flowing = [graph.stored_bytes_in(name) for name in inputs if not graph.is_constant(name)]
     weights = sum(graph.stored_bytes_in(name) for name in inputs if graph.is_constant(name))
     flop = _flop(node, graph, matrix, model.spec.lowering)
+    beside = _between(node, graph) if node.op_type in PROJECTIONS else 0.0
     if in_phases and node.op_type in REAL_TRANSFORMS:
         flop, weights = _cost_in_phases(attributes_of(node), matrix)
-    moves = node.op_type != "Identity"
+    moves = node.op_type not in NO_LAYERS
     return LayerCost(
         name=node.name,
         group=group,
         flop=flop,
         input_bytes=float(flowing[0]) if flowing and moves else 0.0,
-        extra_bytes=float(sum(flowing[1:])),
+        extra_bytes=float(sum(flowing[1:])) + beside,
         weight_bytes=float(weights),
         output_bytes=sum(graph.stored_bytes_out(name) for name in node.output) if moves else 0.0,
     )
@@ -133,7 +139,9 @@ def _flop(node: onnx.NodeProto, graph: _Typed, matrix: Matrix, lowering: str) ->
     out = graph.samples(node.output[0])
     if node.op_type in REAL_TRANSFORMS:
         return _real_transform_flop(attributes_of(node), matrix)
-    if node.op_type in ("CentreCrop", "CentreFill", SAMPLES):
+    if node.op_type in PROJECTIONS:
+        return sum(2.0 * k * m * n for m, k, n in _products(node, graph))
+    if node.op_type in ("CentreCrop", "CentreFill", SAMPLES, *NO_LAYERS):
         return 0.0
     kind = node.op_type.removeprefix("Corner")
     if kind in ("FFT2c", "IFFT2c"):
@@ -145,6 +153,31 @@ def _flop(node: onnx.NodeProto, graph: _Typed, matrix: Matrix, lowering: str) ->
     if node.op_type in REDUCTIONS:
         return float(graph.samples(node.input[0]))
     return 0.0 if group_of(node) == REARRANGEMENT else float(out)
+
+
+def _products(node: onnx.NodeProto, graph: _Typed) -> list[tuple[int, int, int]]:
+    """Return rows, terms and columns of both products of a zero-filling or a projection.
+
+    Notes
+    -----
+    Its constants begin with the left matrix and the right one, or the right one of each phase. A
+    phase has its part of the columns, in both products.
+    """
+    (m, k), (*phases, terms, n) = (graph.shape(name) for name in node.input[1:3])
+    (count,) = phases or (1,)
+    return [(m, k, count * terms), (m, terms, count * n)]
+
+
+def _between(node: onnx.NodeProto, graph: _Typed) -> float:
+    """Return the bytes that both products hand on, besides what the layer gives.
+
+    What the first gives is written and read again, and read by what puts the result together, if
+    that takes both; the constants make both larger than the result.
+    """
+    (m, _, columns), (_, _, made) = _products(node, graph)
+    width = graph.stored_bytes_in(node.input[1]) // graph.samples(node.input[1])
+    reads = 3 if node.op_type == PROJECTION else 2
+    return float(width * (reads * m * columns + m * made - graph.samples(node.output[0])))
 
 
 def _transform_flop(values: dict[str, int], matrix: Matrix, inverse: bool, lowering: str) -> float:
@@ -230,6 +263,12 @@ class _Typed:
                 if node.op_type in REAL_TRANSFORMS:
                     kind = types[node.input[-1]]  # which they compute in
                     shape = (1, 1, rows, columns)
+                if node.op_type in PROJECTIONS:
+                    kind = types[node.input[1]]
+                    shape = (1, 1, rows, columns)
+                if node.op_type in (ZERO_STUFFED, PROJECTION):
+                    phases = values["output_upscale"] ** 2
+                    shape = (1, phases, *matrix)
                 if node.op_type in ("RealFFT2c", SAMPLES):
                     shape = (1, 1, *(coefficient_count(n) for n in matrix))
                 proto.graph.value_info.append(

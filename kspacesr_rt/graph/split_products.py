@@ -61,7 +61,8 @@ def with_split_products(proto: onnx.ModelProto) -> onnx.ModelProto:
     ----------
     proto
         A flat graph (`kspacesr_rt.graph.flat`); not changed. Only products of a value with a
-        two-dimensional constant, as FFT layers are lowered to (``gemm``), are split.
+        constant matrix, or one for each phase of columns, are split: what FFT layers are lowered to
+        (``gemm``).
 
     Returns
     -------
@@ -85,7 +86,7 @@ def with_split_products(proto: onnx.ModelProto) -> onnx.ModelProto:
         key = (constant, side, whole)
         if key not in split:
             array = numpy_helper.to_array(constants[constant])
-            parts = _parts(constant, array) if whole else _joined(constant, array, axis=1 - side)
+            parts = _parts(constant, array) if whole else _joined(constant, array, axis=-1 - side)
             graph.initializer.extend(parts)
             split[key] = [one.name for one in parts]
         if whole:
@@ -125,14 +126,14 @@ def splits_every_product(proto: onnx.ModelProto) -> bool:
 
 
 def _constant_side(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> int | None:
-    """Return which input of a product is an fp32 matrix, if the other one is none."""
+    """Return which input of a product is fp32 matrices, if the other one is none."""
     if node.op_type != "MatMul" or node.domain != "":
         return None
     sides = [side for side, name in enumerate(node.input) if name in constants]
     if len(sides) != 1:
         return None
     constant = constants[node.input[sides[0]]]
-    is_matrix = len(constant.dims) == 2 and constant.data_type == TensorProto.FLOAT
+    is_matrix = len(constant.dims) in (2, 3) and constant.data_type == TensorProto.FLOAT
     return sides[0] if is_matrix else None
 
 

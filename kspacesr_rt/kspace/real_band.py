@@ -121,14 +121,8 @@ def sample_analysis_matrix(n: int, length: int, dtype: npt.DTypeLike = np.float6
     A row is a shifted copy of one kernel, Dirichlet's; of an even `n` its outermost frequency
     counts half. At ``length == n`` the first `n` rows are the identity.
     """
-    if length < n or length % n:
-        raise ShapeError(f"{length} samples are no multiple of {n}")
-    finer = length // n
-    spectrum = np.zeros(length // 2 + 1)
-    spectrum[: (n - 1) // 2 + 1] = 1.0
-    if n % 2 == 0:
-        spectrum[n // 2] = 1.0 if finer == 1 else 0.5
-    kernel = np.sqrt(float(finer)) * np.fft.irfft(spectrum, length)
+    finer = _finer(n, length)
+    kernel = np.sqrt(float(finer)) * np.fft.irfft(_band(n, finer), length)
     low = np.arange(n, dtype=np.int32) - n // 2
     high = np.arange(length, dtype=np.int32) - length // 2
     samples = kernel.astype(dtype)[(finer * low[:, None] - high) % length]
@@ -150,6 +144,58 @@ def sample_synthesis_matrix(n: int, length: int, dtype: npt.DTypeLike = np.float
     if n % 2 == 0:
         matrix[:, n:] = synthesis_matrix(n, length, dtype)[:, n:]
     return matrix
+
+
+def band_projector(n: int, length: int, dtype: npt.DTypeLike = np.float64) -> FloatArray:
+    """Return the matrix that crops an axis of an image to its LR band and fills it up again.
+
+    Parameters
+    ----------
+    n, dtype
+        See `analysis_matrix`.
+    length
+        Samples of the image's own grid: a multiple of `n`.
+
+    Returns
+    -------
+        Shape ``(length, length)``, symmetric: the real part of what happens to k-space, that is
+        `synthesis_matrix` times `analysis_matrix` without the turned coefficients.
+
+    Raises
+    ------
+    ShapeError
+        If the grid's length is no multiple of `n`.
+
+    Notes
+    -----
+    Circulant. The single line of an even `n` counts half, at both its frequencies, so that the
+    ``length / n`` shifted copies of the spectrum add up to 1 everywhere: of samples a multiple of
+    ``length / n`` apart none depends on another, and each on itself by ``n / length``.
+    """
+    finer = _finer(n, length)
+    kernel = np.fft.irfft(_band(n, finer), length)
+    kernel = 0.5 * (kernel + np.roll(kernel[::-1], 1))  # symmetric to the last bit
+    kernel[::finer] = 0.0
+    kernel[0] = 1.0 / finer
+    index = np.arange(length)
+    matrix: FloatArray = kernel.astype(dtype)[(index[:, None] - index) % length]
+    return matrix
+
+
+def _finer(n: int, length: int) -> int:
+    """Return how many times finer a grid is than that of the band's samples."""
+    if length < n or length % n:
+        raise ShapeError(f"{length} samples are no multiple of {n}")
+    return length // n
+
+
+def _band(n: int, finer: int) -> FloatArray:
+    """Return 1 at each frequency from 0 that the band holds, and half at its single line."""
+    spectrum: FloatArray = np.zeros(finer * n // 2 + 1)
+    spectrum[: (n - 1) // 2 + 1] = 1.0
+    if n % 2 == 0:
+        spectrum[n // 2] = 1.0 if finer == 1 else 0.5
+    return spectrum
 
 
 def coefficient_mask(matrix: Matrix, dtype: npt.DTypeLike = np.float64) -> FloatArray:

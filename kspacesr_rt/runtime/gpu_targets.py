@@ -15,13 +15,14 @@ import onnx
 
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
-from kspacesr_rt.graph.layer_costs import FFT, LayerCost, layer_costs
+from kspacesr_rt.graph.layer_costs import FFT, NO_LAYERS, PROJECTIONS, LayerCost, layer_costs
 from kspacesr_rt.graph.precision import narrowed
+from kspacesr_rt.graph.sample_coefficients import FORWARD, INVERSE, SAMPLES
 from kspacesr_rt.graph.split_products import PRODUCTS
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import ModelFile
-from kspacesr_rt.model.spec import Precision
+from kspacesr_rt.model.spec import OP_DOMAIN, Precision
 from kspacesr_rt.runtime.gpu_capabilities import RTX_TARGETS, backends_of
 from kspacesr_rt.runtime.tensorrt.requirements import TF32_PAYS
 from kspacesr_rt.runtime.tensorrt.targets import NO_FP32_PRODUCTS
@@ -30,6 +31,16 @@ from kspacesr_rt.system.gpu_models import GPU_MODELS, GpuModel, capability_of, f
 
 LAUNCH_S = 1e-6
 """From one kernel of a CUDA graph to the next."""
+ONE_KERNEL = (
+    SAMPLES,
+    "CentreCrop",
+    "CentreFill",
+    "MeanSpectrum",
+    "PeakSpectrum",
+    "WholeNyquist",
+    "RealWholeNyquist",
+)
+"""FFT layers without products."""
 ESTIMATED: tuple[Precision, ...] = ("fp32", "fp16")
 
 
@@ -130,6 +141,11 @@ class _Cost:
     layer: LayerCost
     narrow: bool
     """Whether it computes in half precision."""
+    launches: int
+    """Kernels of its own, where what is elementwise in an FFT layer is fused with what stands
+    before or behind it, unless that is another product."""
+    projects: bool
+    """Whether it is one of `kspacesr_rt.graph.layer_costs.PROJECTIONS`."""
 
     @property
     def in_parts(self) -> bool:
@@ -146,11 +162,33 @@ def _costs(model: ModelFile, matrix: Matrix, precision: Precision) -> list[_Cost
         for item in bound.proto.graph.initializer
         if item.data_type == onnx.TensorProto.FLOAT16
     }
+    graph = bound.proto.graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
     costs = [
-        _Cost(layer=layer, narrow=not half.isdisjoint(node.input))
-        for node, layer in zip(bound.proto.graph.node, layer_costs(bound), strict=True)
+        _Cost(
+            layer=layer,
+            narrow=not half.isdisjoint(node.input),
+            launches=_launches(node, makers.get(node.input[0], "")),
+            projects=node.op_type in PROJECTIONS,
+        )
+        for node, layer in zip(graph.node, layer_costs(bound), strict=True)
     ]
     return [one for one in costs if one.layer.flop or one.layer.bytes(1)]
+
+
+def _launches(node: onnx.NodeProto, maker: str) -> int:
+    """Count a layer's kernels; `maker` is what gives its first input.
+
+    Notes
+    -----
+    As TensorRT-RTX fuses them (`tests/integration/runtime/tensorrt/test_fused_layers.py`): products
+    stay alone, and between those of a transform and of its inverse a mask is a kernel.
+    """
+    if node.op_type == INVERSE:
+        return 3 if maker == FORWARD else 2
+    if node.op_type in NO_LAYERS:
+        return 0
+    return 1 if node.domain != OP_DOMAIN or node.op_type in ONE_KERNEL else 2
 
 
 def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estimate:
@@ -160,14 +198,16 @@ def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estima
     for cost in costs:
         layer, flop, n_bytes = cost.layer, cost.layer.flop, cost.layer.bytes(1)
         rate = gpu.fp16_tflop_s if cost.narrow else gpu.fp32_tflop_s
-        launches = 2 if layer.group == FFT else 1  # two products
+        launches = cost.launches
         at_least = n_bytes / (1e9 * gpu.bandwidth_gb_s) + launches * LAUNCH_S
         if tf32 and cost.in_parts and flop:
             rate = gpu.fp16_tflop_s / 2
             flop *= PRODUCTS
-            # Operands and constants in parts, which a kernel before each product writes.
-            n_bytes += (2 * PRODUCTS - 1) * layer.input_bytes + (PRODUCTS - 1) * layer.weight_bytes
-            launches *= 2
+            # Operands and constants in parts, which a kernel before each product writes; a
+            # projection's first one is written by what makes its input.
+            n_parts = 4 * PRODUCTS - 2 if cost.projects else 2 * PRODUCTS - 1
+            n_bytes += n_parts * layer.input_bytes + (PRODUCTS - 1) * layer.weight_bytes
+            launches = 3 if cost.projects else 2 * launches
         computing, moving = flop / (1e12 * rate), n_bytes / (1e9 * gpu.bandwidth_gb_s)
         seconds["arithmetic" if computing > moving else "memory"] += max(computing, moving)
         seconds["launches"] += launches * LAUNCH_S

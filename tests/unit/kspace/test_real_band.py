@@ -12,6 +12,7 @@ from kspacesr_rt import kspace
 from kspacesr_rt.errors import ModelFileError, ShapeError
 from kspacesr_rt.kspace.real_band import (
     analysis_matrix,
+    band_projector,
     coefficient_count,
     coefficient_mask,
     coefficient_nyquist_gain,
@@ -99,6 +100,25 @@ def test_single_lines_and_their_corner_keep_half_of_a_real_wave(frequency):
     share = 0.5 if frequency[0] == -4 or frequency[1] == -3 else 1.0
     result = synthesised(coefficients(wave, matrix), matrix, grid)
     np.testing.assert_allclose(result, share * wave, atol=1e-12)
+
+
+@given(st.integers(1, 24), st.integers(1, 5))
+def test_a_projector_is_the_crop_and_the_fill_of_one_axis(n, finer):
+    """Of a line of k-space, in complex128; and of its samples, each own by one part in `finer`."""
+    length = n * finer
+    projector = band_projector(n, length)
+    values = image((1, length))
+    np.testing.assert_allclose(
+        values @ projector.T, band_of(values, (1, n), (1, length)), atol=1e-12
+    )
+    np.testing.assert_array_equal(projector, projector.T)
+    np.testing.assert_array_equal(projector[::finer, ::finer], np.eye(n) / finer)
+
+
+def test_a_projector_is_of_a_grid_as_fine_as_a_whole_number():
+    """Else no sample of the LR grid is one of the image's."""
+    with pytest.raises(ShapeError, match="15 samples are no multiple of 8"):
+        band_projector(8, 15)
 
 
 def test_without_the_turned_coefficients_the_corner_would_be_wrong():

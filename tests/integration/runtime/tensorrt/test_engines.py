@@ -399,6 +399,16 @@ def test_inputs_of_the_wrong_type_are_refused(name, value):
 # --- real builds ----------------------------------------------------------------------------------
 
 
+def products_of(model):
+    """Return the products of a model's FFT layers, and how many the last data consistency has.
+
+    At an upscale of 2 zero-filling has two, and each data consistency; above, a transform has two,
+    and so has its inverse, but for that of the LR image.
+    """
+    transforms = sum("FFT2c" in node.op_type for node in model.proto.graph.node)
+    return (transforms, 2) if model.spec.upscale == 2 else (2 * (transforms - 1), 4)
+
+
 @needs_rtx
 @pytest.mark.parametrize("gpu", ["sm86", "sm89", "sm120"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -411,11 +421,11 @@ def test_shipped_models_build_with_the_types_they_promise(shipped, tmp_path, nam
     layers = built.info.layers
     convolutions = sum(node.op_type == "Conv" for node in model.proto.graph.node)
     assert layers["CONVOLUTION"] == {{"fp32": "FLOAT", "fp16": "HALF"}[precision]: convolutions}
-    transforms = sum("FFT2c" in node.op_type for node in model.proto.graph.node)
-    products = {"FLOAT": 2 * (transforms - 1)}  # that of the LR image is none
-    if precision == "fp16":  # there and back of the last data consistency
-        products = {"FLOAT": 4, "HALF": 2 * (transforms - 1) - 4}
-    assert layers["MATRIX_MULTIPLY"] == products
+    products, last = products_of(model)
+    if precision == "fp16":  # the last data consistency stays in fp32
+        assert layers["MATRIX_MULTIPLY"] == {"FLOAT": last, "HALF": products - last}
+    else:
+        assert layers["MATRIX_MULTIPLY"] == {"FLOAT": products}
     assert "PLUGIN_V3" not in layers
     assert set(layers["REDUCE"]) == {"FLOAT"}
     info, plan = load_engine(output)
@@ -448,10 +458,10 @@ def test_shipped_models_build_in_8_bits(shipped, tmp_path, name, precision, gpu)
     assert layers["CONSTANT"][kind] == inside  # weights
     assert layers["DEQUANTIZE"] == {"FLOAT": 2 * inside}
     assert layers["CONVOLUTION"] == {"FLOAT": len(convolutions)}
-    transforms = sum("FFT2c" in node.op_type for node in model.proto.graph.node)
-    assert layers["MATRIX_MULTIPLY"] == {"FLOAT": 2 * (transforms - 1)}
+    assert layers["MATRIX_MULTIPLY"] == {"FLOAT": products_of(model)[0]}
     assert set(layers["REDUCE"]) == {"FLOAT"}
-    assert set(layers["ELEMENTWISE"]) == {"FLOAT", "INT64"}  # lengths, where samples are laid out
+    lengths = {"INT64"} if model.spec.upscale > 2 else set()  # where samples are laid out
+    assert set(layers["ELEMENTWISE"]) == {"FLOAT"} | lengths
     assert not {"PLUGIN_V3", "PLUGIN_V2", "DFT"} & layers.keys()
     info, plan = load_engine(output)
     assert info == built.info
@@ -513,8 +523,7 @@ def test_the_sidecar_says_what_the_engine_is_tied_to(shipped, tmp_path, monkeypa
     assert "x2-fast: engine of tensorrt-rtx" in text
     assert "for any sm89" in text
     kinds = [node.op_type for node in bound.proto.graph.node]
-    transforms = sum("FFT2c" in kind for kind in kinds)
-    products = 2 * (transforms - 1)  # that of the LR image is none
+    products, _ = products_of(model)
     assert f"{kinds.count('Conv')} CONVOLUTION FLOAT, {products} MATRIX_MULTIPLY FLOAT" in text
     assert "40 x 33, x2" in text
     assert json.loads(json.dumps(built.to_dict()))["engine"] == stored

@@ -33,9 +33,9 @@ needs_rtx = pytest.mark.skipif(
 )
 MATRIX = (256, 256)
 CEILINGS = {
-    ("x2-fast", "fp32"): (40, 398),
-    ("x2-fast", "fp16"): (39, 207),
-    ("x2-base", "fp16"): (39, 384),
+    ("x2-fast", "fp32"): (31, 393),
+    ("x2-fast", "fp16"): (31, 206),
+    ("x2-base", "fp16"): (31, 383),
     ("x4-fast", "fp16"): (29, 295),
     ("x4-base", "fp16"): (45, 563),
 }
@@ -56,12 +56,12 @@ def in_precision(model, precision):
 
 
 @functools.cache
-def fused(name, precision, *, tf32=False):
+def fused(name, precision, *, tf32=False, matrix=MATRIX):
     """Build for one slice: with an open batch the builder leaves lengths open, too."""
     model = load_model(resolve_model(name, upscale=None))
     if precision != "fp32":
         model = in_precision(model, precision)
-    bound = bind(model, MATRIX)
+    bound = bind(model, matrix)
     options = EngineOptions(gpu="sm89", batch=(1, 1, 1), tf32=tf32)
     layers = compile_in_subprocess(bound, resolve_inputs(bound, options)).fused
     # Two streams wait for each other; that is no kernel.
@@ -105,19 +105,38 @@ def test_eight_bits_have_more_layers_and_move_more_than_half_precision(precision
 
 @needs_rtx
 def test_parts_of_rounded_operands_are_one_product():
-    """Splitting a value joins the kernel before it; of the image from half precision it is none."""
+    """Splitting a value joins the kernel before it, unless that is a product."""
     plain, split = fused("x2-fast", "fp16"), fused("x2-fast", "fp16", tf32=True)
-    assert len(split) <= len(plain) + 4
+    assert len(split) <= len(plain) + 1
     assert megabytes(split) <= 221
     kinds = Counter(one.kind for one in split)
-    assert (kinds["gemm"], Counter(one.kind for one in plain)["gemm"]) == (11, 10)
+    assert (kinds["gemm"], Counter(one.kind for one in plain)["gemm"]) == (6, 6)
 
 
 @needs_rtx
 def test_products_between_convolutions_are_in_half():
-    """Two of the zero-filled image and four of the first data consistency; not the last four."""
+    """Two of the zero-filled image and two of the first data consistency; not the last two."""
     types = Counter(one.type for one in fused("x2-fast", "fp16") if one.kind == "gemm")
-    assert types == {"Half": 6, "Float": 4}
+    assert types == {"Half": 4, "Float": 2}
+
+
+@needs_rtx
+@pytest.mark.parametrize("matrix", [(256, 250), (255, 252)])
+def test_between_two_products_of_a_layer_stands_nothing(matrix):
+    """What else an FFT layer needs joins what stands around it: as `targets` counts launches.
+
+    With odd columns (255) rows of values are cut and padded besides, in kernels of their own.
+    """
+    layers = fused("x2-fast", "fp16", matrix=matrix)
+    kinds = [one.kind for one in layers]
+    products = [index for index, kind in enumerate(kinds) if kind == "gemm"]
+    assert len(products) == 6
+    for first, second in zip(products[::2], products[1::2], strict=True):
+        assert second == first + 1
+    assert len(layers) <= 33 if matrix[0] % 2 else len(layers) <= 31
+    # Two kernels of the maximum, and one before and after each cascade's convolutions, as without
+    # FFT layers: a layout of phases must be written, and what comes out read.
+    assert kinds.count("kgen") <= 7 + matrix[0] % 2
 
 
 @functools.cache
@@ -133,7 +152,7 @@ def product_flops(*, tf32):
         if node.op_type == "MatMul":
             made = values[node.output[0]]
             inner = next(item for item in graph.initializer if item.name in node.input)
-            length = inner.dims[0 if inner.name == node.input[1] else 1]
+            length = inner.dims[-2 if inner.name == node.input[1] else -1]
             samples = np.prod([dim.dim_value for dim in made.shape.dim])
             flops[made.elem_type] += 2.0 * length * samples
     return flops[onnx.TensorProto.FLOAT], flops[onnx.TensorProto.FLOAT16]
@@ -164,8 +183,8 @@ def microseconds(layers, flops, gpu, *, tf32):
 
 
 @needs_rtx
-def test_the_share_of_fft_layers_is_an_eighth_at_most():
-    """On every GPU that is known by name: as an engine is built for it, or with ``--tf32``."""
+def test_the_share_of_fft_layers_is_about_an_eighth_at_most():
+    """On every GPU that is known by name, with ``--tf32`` or without, launches left out."""
     flops = count_flops(load_model(resolve_model("x2-fast", upscale=None)), MATRIX)
     plain, split = fused("x2-fast", "fp16"), fused("x2-fast", "fp16", tf32=True)
     shares, gains = {}, {}
@@ -179,14 +198,12 @@ def test_the_share_of_fft_layers_is_an_eighth_at_most():
         gains[name] = (sum(without) + len(plain)) / (sum(taken) + len(split))
         # What is taken unless somebody asks is what is faster, launches and all.
         assert (gpu.sm in TF32_PAYS) == (gains[name] > 1.02), (name, gains[name])
-    assert {name for name, (_, taken) in shares.items() if taken <= 0.12} >= {
-        *("A30", "A100", "H100", "H200", "B200")
-    }
     assert {name for name, (without, _) in shares.items() if without > 0.12} == {
         *("A30", "A100", "H200", "B200")
     }
-    # By number they are more: a transform is two products, whatever is done.
-    assert sum(one.kind == "gemm" for one in plain) <= 0.26 * len(plain)
+    assert max(min(one) for one in shares.values()) < 0.135
+    # By number they are more: six products of 31 layers.
+    assert sum(one.kind == "gemm" for one in plain) <= 0.2 * len(plain)
 
 
 LOG = """Layers:
