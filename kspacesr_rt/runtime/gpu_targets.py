@@ -24,7 +24,7 @@ from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.model.spec import OP_DOMAIN, Precision
 from kspacesr_rt.runtime.gpu_capabilities import RTX_TARGETS, backends_of
-from kspacesr_rt.runtime.tensorrt.requirements import TF32_PAYS
+from kspacesr_rt.runtime.tensorrt.requirements import tf32_pays
 from kspacesr_rt.runtime.tensorrt.targets import NO_FP32_PRODUCTS
 from kspacesr_rt.system.gpu_driver import DRIVER_FLOOR
 from kspacesr_rt.system.gpu_models import GPU_MODELS, GpuModel, capability_of, find_gpu_model
@@ -114,7 +114,10 @@ def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> 
             gpu=gpu,
             backends=backends_of(gpu),
             lowering=lowering_for(gpu.sm, "tensorrt-rtx" if gpu.sm in RTX_TARGETS else "tensorrt"),
-            estimates=tuple(_estimate(gpu, precision, costs[precision]) for precision in ESTIMATED),
+            estimates=tuple(
+                _estimate(gpu, precision, costs[precision], model.spec.upscale)
+                for precision in ESTIMATED
+            ),
         )
         for gpu in named
     ]
@@ -191,10 +194,10 @@ def _launches(node: onnx.NodeProto, maker: str) -> int:
     return 1 if node.domain != OP_DOMAIN or node.op_type in ONE_KERNEL else 2
 
 
-def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost]) -> Estimate:
+def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost], upscale: int) -> Estimate:
     seconds = {"memory": 0.0, "arithmetic": 0.0, "launches": 0.0}
     in_fft = in_fft_at_least = 0.0
-    tf32 = precision == "fp16" and gpu.sm in TF32_PAYS
+    tf32 = precision == "fp16" and tf32_pays(gpu.sm, upscale)
     for cost in costs:
         layer, flop, n_bytes = cost.layer, cost.layer.flop, cost.layer.bytes(1)
         rate = gpu.fp16_tflop_s if cost.narrow else gpu.fp32_tflop_s

@@ -151,15 +151,18 @@ def build_engine(
     info = describe(inputs, bound.spec, compiled)
     write_engine(output, compiled.plan, info)
     return BuiltEngine(
-        path=output, info=info, seconds=time.perf_counter() - start, notes=target_notes(inputs)
+        path=output,
+        info=info,
+        seconds=time.perf_counter() - start,
+        notes=target_notes(inputs, bound.spec.upscale),
     )
 
 
-def target_notes(inputs: EngineInputs) -> tuple[str, ...]:
+def target_notes(inputs: EngineInputs, upscale: int) -> tuple[str, ...]:
     """Return what should be said of an engine: what it computes in, and what is not promised."""
     notes = precision_notes(inputs.runtime, inputs.precision)
     if inputs.tf32:
-        notes = (*notes, *tf32_notes(inputs.gpu))
+        notes = (*notes, *tf32_notes(inputs.gpu, upscale))
     if inputs.runtime == "tensorrt-rtx" and inputs.gpu in {f"sm{sm}" for sm in RTX_UNLISTED}:
         notes = (
             *notes,

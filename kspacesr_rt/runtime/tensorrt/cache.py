@@ -76,7 +76,7 @@ class EngineCache(CacheFolder):
         """
         start = time.perf_counter()
         inputs = resolve_inputs(model, options or EngineOptions())
-        notes = list(target_notes(inputs))
+        notes = list(target_notes(inputs, model.spec.upscale))
         for path in self._of_key(inputs.key):
             try:
                 info = _load_own(path, inputs)

@@ -21,7 +21,7 @@ from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.spec import MatrixTuple, ModelSpec, Precision
 from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.runtime.tensorrt.library import load_runtime
-from kspacesr_rt.runtime.tensorrt.requirements import TF32_PAYS, require_buildable
+from kspacesr_rt.runtime.tensorrt.requirements import require_buildable, tf32_pays
 from kspacesr_rt.runtime.tensorrt.targets import (
     CURRENT,
     RUNTIMES,
@@ -56,7 +56,7 @@ class EngineOptions:
     tf32: bool | None = None
     """Let fp32 convolutions and matrix products round their operands to 10 bits; products of FFT
     layers are split in two or three, so that they lose nothing by it. None: in an fp16 model that
-    has no other fp32 products, on GPUs where it should pay (`TF32_PAYS`)."""
+    has no other fp32 products, on GPUs where it should pay (`tf32_pays`)."""
     workspace_bytes: int | None = None
     """GPU memory a layer may take as scratch; None leaves it to the library."""
     optimisation_level: int | None = None
@@ -205,7 +205,7 @@ def resolve_inputs(model: BoundModel, options: EngineOptions) -> EngineInputs:
 def _takes_tf32(model: BoundModel, target: GpuTarget) -> bool:
     """Say whether an engine's FFT layers take TF32 where nobody said so."""
     return (
-        target.sm in TF32_PAYS
+        tf32_pays(target.sm, model.spec.upscale)
         and model.spec.precision == "fp16"
         and model.spec.lowering == "gemm"
         and splits_every_product(flattened(model.proto))

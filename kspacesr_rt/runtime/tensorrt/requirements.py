@@ -20,10 +20,10 @@ _FP8 = (
     TensorProto.FLOAT8E5M2,
     TensorProto.FLOAT8E5M2FNUZ,
 )
-TF32_PAYS = (80, 100)
+TF32_PAYS = {80: 2, 90: 4, 100: 2}
 """Compute capabilities whose TF32, three products for one, is so much faster than fp32 that it pays
-for what it moves and launches besides: on paper, from data sheets and the layers that the builder
-makes."""
+for what it moves and launches besides, to the least upscale for which it does: on paper, from data
+sheets and the layers that the builder makes."""
 _TYPE_ATTRIBUTES = ("to", "output_dtype")
 """Attributes of Cast and QuantizeLinear that name an element type."""
 
@@ -71,9 +71,14 @@ def precision_notes(runtime: str, precision: Precision) -> tuple[str, ...]:
     return ()
 
 
-def tf32_notes(target: str) -> tuple[str, ...]:
+def tf32_pays(sm: int, upscale: int) -> bool:
+    """Say whether FFT layers of an fp16 model should be faster in TF32, split, than in fp32."""
+    return sm in TF32_PAYS and upscale >= TF32_PAYS[sm]
+
+
+def tf32_notes(target: str, upscale: int) -> tuple[str, ...]:
     """Return what a user should know of TF32 on a compute capability such as ``sm89``."""
-    if target in {f"sm{sm}" for sm in TF32_PAYS}:
+    if tf32_pays(int(target.removeprefix("sm")), upscale):
         return ()
     return (
         f"--tf32 should not pay on {target}: three rounded products take the place of one and move "

@@ -164,8 +164,8 @@ def launches_alone(gpu):
 def test_launches_are_those_of_the_graph(monkeypatch, name, matrix, fft, rest):
     """Two products a layer; of x4 one more, which lays the LR image out. An eighth of all at x2."""
     model = load_model(resolve_model(name, upscale=None))
-    monkeypatch.setitem(GPU_MODELS, "H200", launches_alone(GPU_MODELS["H200"]))
-    (one,) = describe_targets(["H200"], model, matrix)
+    monkeypatch.setitem(GPU_MODELS, "L40S", launches_alone(GPU_MODELS["L40S"]))
+    (one,) = describe_targets(["L40S"], model, matrix)  # which takes no TF32
     estimate = one.estimates[1]
     assert estimate.bound == "launches"
     assert estimate.seconds == pytest.approx((fft + rest) * LAUNCH_S, rel=1e-3)
@@ -173,14 +173,15 @@ def test_launches_are_those_of_the_graph(monkeypatch, name, matrix, fft, rest):
     assert (estimate.fft_share <= 0.12) == (name == "x2-fast")
 
 
-def test_where_tf32_pays_it_is_counted(monkeypatch):
-    """As `build` takes it: faster than fp32 there, with a launch more."""
-    model = load_model(resolve_model("x2-fast", upscale=None))
-    taken = describe_targets(["A100", "B200"], model, (256, 256))
-    monkeypatch.setattr("kspacesr_rt.runtime.gpu_targets.TF32_PAYS", ())
-    for with_it, without in zip(
-        taken, describe_targets(["A100", "B200"], model, (256, 256)), strict=True
-    ):
+@pytest.mark.parametrize(
+    ("name", "gpus"), [("x2-fast", ["A100", "B200"]), ("x4-fast", ["A100", "H100", "H200", "B200"])]
+)
+def test_where_tf32_pays_it_is_counted(monkeypatch, name, gpus):
+    """As `build` takes it: faster than fp32 there, with launches more."""
+    model = load_model(resolve_model(name, upscale=None))
+    taken = describe_targets(gpus, model, (256, 256))
+    monkeypatch.setattr("kspacesr_rt.runtime.gpu_targets.tf32_pays", lambda sm, upscale: False)
+    for with_it, without in zip(taken, describe_targets(gpus, model, (256, 256)), strict=True):
         assert with_it.estimates[1].seconds < without.estimates[1].seconds
         assert with_it.estimates[1].fft_share < without.estimates[1].fft_share
         assert with_it.estimates[0] == without.estimates[0]
