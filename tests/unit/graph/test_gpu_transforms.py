@@ -67,6 +67,30 @@ def test_samples_as_coefficients_are_the_same_function(name, matrix):
     assert products[2] == products[0] - 2 * any(n % 2 for n in matrix)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "upscale", "consistency"),
+    [
+        ("dc-residual", 2, "none"),
+        ("dc-residual", 2, "additive"),
+        ("dc-residual", 2, "magnitude"),
+        ("dc-residual", 3, "hard"),
+        ("seed-kspace", 2, "hard"),
+    ],
+)
+def test_other_generators_stay_what_they_are(
+    make_generator, make_model, architecture, upscale, consistency
+):
+    """Lines that are doubled, three times the matrix, complex k-space: each as far as it goes."""
+    generator = make_generator(architecture, upscale, data_consistency=consistency)
+    model = make_model(*generator)
+    for matrix in MATRICES[:2]:
+        bound = bind(model, matrix)
+        expected = computed(bound.proto, slices(matrix))
+        for fused in (True, False):
+            found = computed(with_gpu_transforms(bound, fused=fused).proto, slices(matrix))
+            np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("name", sorted(shipped_models()))
 def test_half_precision_stays_within_what_the_gate_allows(name):
     """Against fp32, as the gate compares; and measured samples are kept as in fp32."""
