@@ -360,11 +360,14 @@ def _projection(matrix: Matrix, upscale: int) -> Constants:
     right = np.stack([right[0::2, 1::2], right[1::2, 0::2]]) * PHASES
     constants = {
         "split": np.asarray([-1, PHASES, PHASES, y, x], np.int64),
-        "beside": np.asarray([-1, PHASES, PHASES * y, x], np.int64),
+        "beside": np.asarray([PHASES, -1, PHASES * y, x], np.int64),
+        "stacked": np.asarray([PHASES, -1, x], np.int64),
         "joined": np.asarray([-1, PHASES * PHASES, y, x], np.int64),
     }
     if not _both_even(matrix):
-        return _single({"left": left.reshape(-1, PHASES * y), "right": right}) | constants
+        unstacked = {"unstacked": np.asarray([PHASES, -1, PHASES, y, x], np.int64)}
+        given = _single({"left": left.reshape(-1, PHASES * y), "right": right})
+        return given | constants | unstacked
     # The single line's cosine is 0 at every second sample, its sine at the others; where they are
     # not, both are the same.
     rows, columns = (analysis_matrix(n, PHASES * n, np.float32)[n - 1 : n + 1] for n in matrix)
@@ -373,15 +376,15 @@ def _projection(matrix: Matrix, upscale: int) -> Constants:
     beside = np.stack([_column(columns[phase][phase::2]) for phase in range(PHASES)])
     left = np.concatenate([left, below], axis=1)
     right = np.concatenate([right, beside], axis=2)
-    signs = np.asarray([[-1.0, 1.0], [1.0, -1.0]], np.float32)[None, :, :, None, None]
+    signs = np.asarray([[-1.0, 1.0], [1.0, -1.0]], np.float32)[:, None, :, None, None]
     lines = {"rows": signs * rows[0][0::2][:, None], "columns": columns[0][0::2]}
     padded = left.shape[1]
     return (
         _single({"left": left.reshape(-1, PHASES * y), "right": right, **lines})
         | constants
         | {
-            "split_left": np.asarray([-1, PHASES, PHASES, padded, x], np.int64),
-            "split_both": np.asarray([-1, PHASES, PHASES, padded, right.shape[2]], np.int64),
+            "unstacked": np.asarray([PHASES, -1, PHASES, padded, x], np.int64),
+            "unstacked_sums": np.asarray([PHASES, -1, PHASES, padded, right.shape[2]], np.int64),
         }
         | _sizes(y, x)
     )
@@ -460,20 +463,20 @@ def _zero_fill_nodes(*, both_even: bool) -> list[onnx.NodeProto]:
 
 
 def _projection_nodes(*, both_even: bool) -> list[onnx.NodeProto]:
+    sums = "unstacked_sums" if both_even else "unstacked"
     nodes = [
-        # To (n, column's phase, row's phase and row, column).
+        # To (column's phase, n, row's phase and row, column): the columns' matrices are one for
+        # each of the first axis, and none has to be repeated for each slice of a batch.
         helper.make_node("Reshape", ["x", "split"], ["parts"]),
-        helper.make_node("Transpose", ["parts"], ["turned"], perm=[0, 2, 1, 3, 4]),
+        helper.make_node("Transpose", ["parts"], ["turned"], perm=[2, 0, 1, 3, 4]),
         helper.make_node("Reshape", ["turned", "beside"], ["image"]),
         helper.make_node("MatMul", ["left", "image"], ["half"]),
-        helper.make_node("MatMul", ["half", "right"], ["product"]),
+        helper.make_node("Reshape", ["half", "stacked"], ["rows_of_all"]),
+        helper.make_node("MatMul", ["rows_of_all", "right"], ["product"]),
         helper.make_node("Constant", [], ["other"], value_ints=[1, 0]),
-    ]
-    split_left, split_both = ("split_left", "split_both") if both_even else ("split", "split")
-    nodes += [
-        helper.make_node("Reshape", ["half", split_left], ["own_rows"]),
-        helper.make_node("Reshape", ["product", split_both], ["products"]),
-        helper.make_node("Gather", ["products", "other"], ["others"], axis=1),
+        helper.make_node("Reshape", ["half", "unstacked"], ["own_rows"]),
+        helper.make_node("Reshape", ["product", sums], ["products"]),
+        helper.make_node("Gather", ["products", "other"], ["others"], axis=0),
     ]
     if both_even:
         nodes += [
@@ -488,7 +491,7 @@ def _projection_nodes(*, both_even: bool) -> list[onnx.NodeProto]:
         nodes.append(helper.make_node("Add", ["own_rows", "others"], ["made"]))
     return [
         *nodes,
-        helper.make_node("Transpose", ["made"], ["back"], perm=[0, 2, 1, 3, 4]),
+        helper.make_node("Transpose", ["made"], ["back"], perm=[1, 2, 0, 3, 4]),
         helper.make_node("Reshape", ["back", "joined"], ["y"]),
     ]
 

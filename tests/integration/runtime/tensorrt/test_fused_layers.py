@@ -56,13 +56,13 @@ def in_precision(model, precision):
 
 
 @functools.cache
-def fused(name, precision, *, tf32=False, matrix=MATRIX):
+def fused(name, precision, *, tf32=False, matrix=MATRIX, batch=(1, 1, 1)):
     """Build for one slice: with an open batch the builder leaves lengths open, too."""
     model = load_model(resolve_model(name, upscale=None))
     if precision != "fp32":
         model = in_precision(model, precision)
     bound = bind(model, matrix)
-    options = EngineOptions(gpu="sm89", batch=(1, 1, 1), tf32=tf32)
+    options = EngineOptions(gpu="sm89", batch=batch, tf32=tf32)
     layers = compile_in_subprocess(bound, resolve_inputs(bound, options)).fused
     # Two streams wait for each other; that is no kernel.
     return tuple(one for one in layers if one.kind not in ("signal", "wait"))
@@ -118,6 +118,20 @@ def test_products_between_convolutions_are_in_half():
     """Two of the zero-filled image and two of the first data consistency; not the last two."""
     types = Counter(one.type for one in fused("x2-fast", "fp16") if one.kind == "gemm")
     assert types == {"Half": 4, "Float": 2}
+
+
+@needs_rtx
+@pytest.mark.parametrize("tf32", [False, True])
+def test_an_engine_of_several_slices_has_no_layer_more(tf32):
+    """Constants that are one for each phase would be copied for each slice, in a layer of its own.
+
+    Nor need the number of slices be known.
+    """
+    kinds = [
+        Counter(one.kind for one in fused("x2-fast", "fp16", tf32=tf32, batch=batch))
+        for batch in ((1, 1, 1), (1, 1, 8), (8, 8, 8))
+    ]
+    assert kinds[0] == kinds[1] == kinds[2]
 
 
 @needs_rtx
