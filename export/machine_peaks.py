@@ -32,8 +32,8 @@ CACHES_AN_ARRAY = 4
 
 .. [1] McCalpin, https://www.cs.virginia.edu/stream/ref.html
 """
-SMALLEST_ARRAY_BYTES, LARGEST_ARRAY_BYTES = 64 << 20, 512 << 20
-"""Three such arrays have to fit beside the rows; on a cache beyond 128 MiB the rule is not kept, as
+SMALLEST_ARRAY_BYTES, LARGEST_ARRAY_BYTES = 64 << 20, 256 << 20
+"""Three such arrays have to fit beside the rows; on a cache beyond 64 MiB the rule is not kept, as
 in a virtual machine that is shown the cache of its whole host."""
 FLOAT_BYTES = 4
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from kspacesr_rt.conversion.contract_gate import require_checkable, require_contracts
 from kspacesr_rt.conversion.grid_check import find_placement, require_placed
+from kspacesr_rt.conversion.open_backends import OpenBackends
 from kspacesr_rt.conversion.parity import TIERS, ParityReport, require_parity
 from kspacesr_rt.conversion.proof import finished, require_free, stamped
 from kspacesr_rt.errors import (
@@ -437,8 +438,9 @@ class _Export:
         )
         if not exact:
             return pairs, report
+        backends = OpenBackends(candidate, self.backend)
         checks = [
-            double_check(candidate, given, result, wide, self.backend)
+            double_check(backends, given, result, wide)
             for (given, result), wide in zip(below, exact, strict=True)
         ]
         wide_of = {
@@ -449,13 +451,11 @@ class _Export:
         return pairs, report_of(self.backend, list(report.agreements), checks)
 
     def _gated(self, candidate: ModelFile, pairs: list[Pair]) -> ParityReport:
+        backends = OpenBackends(candidate, self.backend)
         try:
             return report_of(
                 self.backend,
-                [
-                    agreement_at(candidate, given, result, self.backend)
-                    for given, result in _gated(pairs)
-                ],
+                [agreement_at(backends, given, result) for given, result in _gated(pairs)],
             )
         except ModelFileError as exc:
             raise ExporterError(f"what PyTorch's exporter wrote cannot be used: {exc}") from exc
@@ -524,7 +524,7 @@ class _Export:
             return []
         given, result = next(pair for pair in pairs if pair[0].known_answer)
         try:
-            found = agreement_at(candidate, given, result, "openvino")
+            found = agreement_at(OpenBackends(candidate, "openvino"), given, result)
         except Exception as exc:  # OpenVINO raises plain RuntimeErrors
             return [f"openvino: does not run it ({type(exc).__name__})"]
         least = TIERS["exact"].psnr_between_db

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kspacesr_rt.conversion.open_backends import OpenBackends
 from kspacesr_rt.conversion.parity import (
     TIERS,
     Agreement,
@@ -20,10 +21,7 @@ from kspacesr_rt.errors import ExporterError, KspaceSRError, library_message
 from kspacesr_rt.export.network_probe import Layout, brought
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, fft2c, upscaled
 from kspacesr_rt.kspace.phantoms import brain_phantom
-from kspacesr_rt.model.binding import bind
-from kspacesr_rt.model.file import ModelFile
 from kspacesr_rt.quality.metrics import psnr_between, relative_error
-from kspacesr_rt.runtime.backends import open_backend
 
 MATRICES: tuple[Matrix, ...] = ((48, 48), (64, 64), (45, 37), (40, 72))
 """LR matrices: two even squares, one odd with more rows than columns, one rectangular with fewer;
@@ -130,19 +128,15 @@ def _kspace(layout: Layout, matrix: Matrix, images: FloatArray) -> FloatArray:
     return np.ascontiguousarray(np.stack(made).reshape(shape).astype(np.float32))
 
 
-def agreement_at(
-    model: ModelFile, given: GateInput, reference: FloatArray, backend: str
-) -> Agreement:
+def agreement_at(backends: OpenBackends, given: GateInput, reference: FloatArray) -> Agreement:
     """Run a model on a batch and measure how far it is from the reference.
 
     Parameters
     ----------
-    model
-        As exported.
+    backends
+        Run the model, as exported.
     given, reference
         A batch, and what PyTorch made of it.
-    backend
-        Which runs the model.
 
     Raises
     ------
@@ -150,7 +144,7 @@ def agreement_at(
         If it cannot.
     """
     matrix = (given.values.shape[-2], given.values.shape[-1])
-    result = _result(model, given, backend)
+    result = _result(backends, given)
     finite = bool(np.isfinite(result).all())
     safe = np.nan_to_num(result, nan=0.0, posinf=0.0, neginf=0.0)
     slices = list(zip(safe, reference, strict=True))
@@ -176,18 +170,18 @@ def agreement_at(
 
 
 def double_check(
-    model: ModelFile, given: GateInput, reference: FloatArray, exact: FloatArray, backend: str
+    backends: OpenBackends, given: GateInput, reference: FloatArray, exact: FloatArray
 ) -> DoubleCheck:
     """Run a model on a batch and measure how far it, and PyTorch in fp32, are from fp64.
 
     Parameters
     ----------
-    model, given, reference, backend
+    backends, given, reference
         As for `agreement_at`, whose errors these are.
     exact
         What PyTorch made of the batch in fp64.
     """
-    result = _result(model, given, backend)
+    result = _result(backends, given)
     return DoubleCheck(
         case=given.name,
         reference_db=min(_psnr(*pair) for pair in zip(reference, exact, strict=True)),
@@ -195,19 +189,16 @@ def double_check(
     )
 
 
-def _result(model: ModelFile, given: GateInput, backend: str) -> FloatArray:
-    """Return what a model makes of a batch on a backend."""
-    matrix = (given.values.shape[-2], given.values.shape[-1])
-    with open_backend(backend, bind(model, matrix)) as opened:
-        try:
-            return opened.run(given.values)
-        except KspaceSRError:
-            raise
-        except Exception as exc:  # a runtime's own, where a length was taken for a number
-            raise ExporterError(
-                f"what PyTorch's exporter wrote does not run at {given.name}: "
-                f"{library_message(exc)}"
-            ) from exc
+def _result(backends: OpenBackends, given: GateInput) -> FloatArray:
+    """Return what a model makes of a batch."""
+    try:
+        return backends.run(given.values)
+    except KspaceSRError:
+        raise
+    except Exception as exc:  # a runtime's own, where a length was taken for a number
+        raise ExporterError(
+            f"what PyTorch's exporter wrote does not run at {given.name}: {library_message(exc)}"
+        ) from exc
 
 
 def _psnr(ours: FloatArray, theirs: FloatArray) -> float:

@@ -20,6 +20,7 @@ import onnx
 from kspacesr_rt._version import __version__
 from kspacesr_rt.conversion.grid_check import find_placement, require_placed
 from kspacesr_rt.conversion.mixed_precision import quantise_model
+from kspacesr_rt.conversion.open_backends import OpenBackends
 from kspacesr_rt.conversion.parity import (
     TIER_OF,
     ParityReport,
@@ -34,7 +35,6 @@ from kspacesr_rt.graph.precision import narrowed, opset_of
 from kspacesr_rt.graph.quantisation import QUANTISED_TYPES, with_named_convolutions
 from kspacesr_rt.kspace import FloatArray, Matrix, degrade, upscaled
 from kspacesr_rt.kspace.phantoms import brain_phantom
-from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import (
     KNOWN_ANSWER_KEY,
     KnownAnswer,
@@ -44,7 +44,6 @@ from kspacesr_rt.model.file import (
 )
 from kspacesr_rt.model.slice_arrays import network_input, result_image
 from kspacesr_rt.model.spec import METADATA_KEY, ModelSpec, Precision, Provenance
-from kspacesr_rt.runtime.backends import open_backend
 from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF, precision_notes
 from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.runtime.tensorrt.requirements import precision_notes as engine_notes
@@ -99,11 +98,10 @@ def require_free(output: Path, *, force: bool, report_file: Path | None = None) 
 
 def backend_runner(model: ModelFile, backend: str) -> Run:
     """Return a function that binds a model to each slice's matrix and runs it on a backend."""
+    backends = OpenBackends(model, backend)
 
     def run(lr: FloatArray) -> FloatArray:
-        bound = bind(model, (lr.shape[0], lr.shape[1]))
-        with open_backend(backend, bound) as opened:
-            return result_image(opened.run(network_input(lr, model.spec))[0], model.spec)
+        return result_image(backends.run(network_input(lr, model.spec))[0], model.spec)
 
     return run
 

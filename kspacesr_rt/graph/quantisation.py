@@ -140,14 +140,26 @@ def best_scale(magnitudes: FloatArray, precision: Precision) -> np.float32:
     if top == 0.0:
         return np.float32(1.0)
     scales = (RANGES * top / LARGEST[precision]).astype(np.float32)
-    errors = [
-        np.square(
-            as_stored(magnitudes, scale, precision).astype(np.float32) * scale - magnitudes
-        ).mean(dtype=np.float64)
-        for scale in scales
-    ]
+    room = np.empty_like(magnitudes)
+    errors = [_squared_error(magnitudes, scale, precision, room) for scale in scales]
     best: np.float32 = scales[int(np.argmin(errors))]
     return best
+
+
+def _squared_error(
+    magnitudes: FloatArray, scale: np.float32, precision: Precision, room: FloatArray
+) -> float:
+    """Return the mean squared error of a scale, in one array for every scale that is tried."""
+    if precision == "int8":  # as `as_stored`; whole numbers need no type of 8 bits to be rounded
+        np.divide(magnitudes, scale, out=room)
+        np.clip(room, -LARGEST[precision], LARGEST[precision], out=room)
+        np.rint(room, out=room)
+    else:
+        room[...] = as_stored(magnitudes, scale, precision)
+    room *= scale
+    room -= magnitudes
+    np.square(room, out=room)
+    return float(room.mean(dtype=np.float64))
 
 
 def quantised(

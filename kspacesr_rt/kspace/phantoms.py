@@ -5,6 +5,8 @@ Deterministic, and of any matrix, odd or even; the origin is at ``n // 2``.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -51,6 +53,12 @@ def brain_phantom(matrix: Matrix, seed: int = 0) -> npt.NDArray[np.float32]:
         Shape ``(y, x)``, float32, in [0, 1] with maximum 1, zero outside the head. A function of
         the position in the FOV: two matrices sample the same object.
     """
+    return _drawn((matrix[0], matrix[1]), seed).copy()
+
+
+@functools.lru_cache(maxsize=16)
+def _drawn(matrix: Matrix, seed: int) -> npt.NDArray[np.float32]:
+    """Draw it once: a gate asks for the same few again and again."""
     y, x = np.meshgrid(*(2 * _positions(n) for n in matrix), indexing="ij")
     tissue = np.zeros(matrix)
     for intensity, half_x, half_y, centre_x, centre_y, degrees in SHEPP_LOGAN:

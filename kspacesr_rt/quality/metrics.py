@@ -20,6 +20,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -320,9 +321,19 @@ _MASK_WINDOW /= _MASK_WINDOW.sum()
 def _window_mean(image: _Wide, weights: _Wide) -> _Wide:
     """Average every window inside a slice: shifted adds per axis, no running sum to drift."""
     rows, columns = (n - len(weights) + 1 for n in image.shape)
-    summed = sum((w * image[i : i + rows] for i, w in enumerate(weights)), np.zeros(()))
-    total = sum((w * summed[:, i : i + columns] for i, w in enumerate(weights)), np.zeros(()))
-    return np.asarray(total, dtype=np.float64)
+    summed = _weighted_sum((image[i : i + rows] for i in range(len(weights))), weights)
+    return _weighted_sum((summed[:, i : i + columns] for i in range(len(weights))), weights)
+
+
+def _weighted_sum(parts: Iterable[_Wide], weights: _Wide) -> _Wide:
+    """Return the sum of ``weight * part`` in that order; one array takes each product."""
+    (weight, first), *others = zip(weights, parts, strict=True)
+    total: _Wide = weight * first
+    product = np.empty_like(total)
+    for weight, part in others:
+        np.multiply(weight, part, out=product)
+        total += product
+    return total
 
 
 def _ssim_map(a: _Wide, b: _Wide, c1: float, c2: float, weights: _Wide) -> _Wide:

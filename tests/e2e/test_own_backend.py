@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,7 +13,7 @@ import pytest
 from page_commands import blocks_of
 from repository import ROOT
 
-from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.bench.run.sample_series import cut_sample
 
 PAGE = ROOT / "docs" / "how-to" / "add-a-backend.md"
 FILE = re.compile(
@@ -87,7 +86,7 @@ def test_it_runs_a_series_end_to_end(python, tmp_path):
     name = ("--backend", "onnx-reference")
     assert json.loads(run(*ours, "verify", "x2-fast", *name, "--json", cwd=tmp_path))["passed"]
     (tmp_path / "study").mkdir()
-    shutil.copy(sorted(sample_folder().glob("*.dcm"))[10], tmp_path / "study")
+    cut_sample(11, 96)[10].save_as(tmp_path / "study" / "slice.dcm")
     run(*ours, "infer", "study", "out", *name, cwd=tmp_path)
     run(*ours, "infer", "study", "reference", "--backend", "ort-cpu", cwd=tmp_path)
     report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -147,12 +147,10 @@ class WindowAttention(nn.Module):
 class WindowTransformer(nn.Module):
     """Attention in shifted windows, pixel shuffle, and a centred transform to blend with LR."""
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, shifts: tuple[int, ...] = (0, 4, 0, 4)) -> None:
         super().__init__()
         self.first = nn.Conv2d(1, width, 3, padding=1)
-        self.blocks = nn.Sequential(
-            *(WindowAttention(width, 2, 8, shift) for shift in (0, 4, 0, 4))
-        )
+        self.blocks = nn.Sequential(*(WindowAttention(width, 2, 8, shift) for shift in shifts))
         self.up = nn.Sequential(nn.Conv2d(width, SCALE**2, 3, padding=1), nn.PixelShuffle(SCALE))
 
     def forward(self, lr: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ from kspacesr_rt.pipeline.backend_pool import BackendPool
 from kspacesr_rt.runtime.backends import BACKENDS
 from kspacesr_rt.sample import sample_folder
 
-MATRIX = (256, 256)
-"""Of the sample."""
+MATRIX = (96, 80)
+"""Of a study, where that is not the sample."""
+SAMPLE = [256, 256]
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_the_fastest_row_that_keeps_the_tier_is_taken_and_kept(
     assert (found.row.backend, found.row.precision) == ("ort-cpu", "int8")
     assert found.model.spec.precision == "int8"
     assert 45.0 < found.row.psnr_between_db < 100.0
-    assert "tier max: int8 on ort-cpu, 4.0 ms a slice of 256 x 256" in found.as_text()
+    assert "tier max: int8 on ort-cpu, 4.0 ms a slice of 96 x 80" in found.as_text()
     assert {one[1] for one in timed} == {"fp32", "fp16", "int8"}
     n_timed = len(timed)
     again = choice(calm_model_file, "max")
@@ -223,7 +224,7 @@ def test_a_run_names_tier_and_precision_in_report_and_outputs(
     assert report.precision == "int8"
     told = report.summary()["backend_choice"]["tier"]
     assert (told["asked"], told["precision"], told["backend"]) == ("max", "int8", "ort-cpu")
-    assert told["matrices"] == [list(MATRIX)]
+    assert told["matrices"] == [SAMPLE]
     assert {row["precision"] for row in told["rows"]} == {"fp32", "fp16", "int8"}
     assert "in int8 on ort-cpu" in report.as_text()
     assert "tier max: int8 on ort-cpu, 4.0 ms a slice of 256 x 256" in report.as_text()
@@ -368,7 +369,7 @@ def test_doctor_says_what_tiers_run_on_and_cache_lists_and_clears(
     found = choice(calm_model_file, "fast")
     _, fast, _ = preview_tiers()
     assert fast.tier == "fast"
-    assert fast.chosen == (f"{found.model.spec.name} at 256 x 256: fp16 on ort-cpu",)
+    assert fast.chosen == (f"{found.model.spec.name} at 96 x 80: fp16 on ort-cpu",)
     printed = CliRunner().invoke(app, ["doctor", "--json"])
     assert set(json.loads(printed.stdout)["tiers"]) == {"exact", "fast", "max"}
     text = CliRunner().invoke(app, ["doctor"]).stdout

@@ -356,7 +356,6 @@ def test_a_planted_blur_fails_though_it_is_faster(measured, planted):
     assert any("PyTorch in this run" in one for one in row.problems)
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("one_round")
 def test_a_blurred_baseline_method_fails_too(measured, planted):
     """Zero-fill has no PyTorch to agree with: the stored quality alone holds it."""
@@ -366,7 +365,6 @@ def test_a_blurred_baseline_method_fails_too(measured, planted):
     assert all("baseline" in one for one in row.problems)
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("one_round")
 def test_an_unknown_machine_gates_quality_and_says_that_speed_is_not(
     measured, tmp_path, planted, monkeypatch
@@ -385,7 +383,6 @@ def test_an_unknown_machine_gates_quality_and_says_that_speed_is_not(
     assert result.output.count("speed not gated") == len(SHORT)
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("one_round")
 def test_what_does_not_run_fails(measured):
     """A backend that went missing is a regression of its row, not a row fewer."""
@@ -395,7 +392,6 @@ def test_what_does_not_run_fails(measured):
     assert "did not run" in found.failed[0].problems[0]
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("one_round")
 def test_no_baseline_is_taken_from_a_wrong_result(tmp_path, planted, monkeypatch):
     planted("ort-cpu gemm", "noise")
@@ -406,7 +402,6 @@ def test_no_baseline_is_taken_from_a_wrong_result(tmp_path, planted, monkeypatch
     assert not path.exists()
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("one_round")
 def test_other_weights_and_versions_are_said(measured, tmp_path):
     """The figures are compared all the same; the reader must know why they may differ."""
@@ -422,7 +417,6 @@ def test_other_weights_and_versions_are_said(measured, tmp_path):
     assert "onnxruntime 1.0 -> " in told
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("one_round")
 def test_a_contest_the_baseline_lacks_is_not_gated(measured):
     comparison = dataclasses.replace(SHORT[1], name="zero-fill, renamed")

@@ -11,6 +11,7 @@ import math
 import jsonschema
 import numpy as np
 import pytest
+import small_peaks_worker
 from repository import ROOT
 from typer.testing import CliRunner
 
@@ -206,8 +207,9 @@ def test_rows_of_another_upscale_are_another_task():
     assert [one.pareto for one in with_pareto(rows)] == [True, True, False]
 
 
-def test_rows_really_run_in_processes_of_their_own(lr_file, tmp_path):
+def test_rows_really_run_in_processes_of_their_own(lr_file, tmp_path, monkeypatch):
     """Opened, checked, timed: with the real worker, ours and the machine's peak beside it."""
+    small_peaks_worker.take_their_place(monkeypatch)
     plans = [plan(), plan("zero-fill", lowering=""), plan(GEMM, model="", lowering="")]
     inputs = Inputs(model=X2, slices=lr_file)
     found = measure_rows(plans, lambda _: inputs, tmp_path, budget_s=0.1, profile=True)
@@ -307,8 +309,9 @@ def test_columns_that_nothing_fills_are_left_out():
     assert not any(name in as_text([plain]) for name in NOT_IN_A_TERMINAL)
 
 
-def test_the_command_measures_and_readme_reads_it(tmp_path):
+def test_the_command_measures_and_readme_reads_it(tmp_path, monkeypatch):
     """What a user runs, once, small; and the file it writes makes README's table."""
+    small_peaks_worker.take_their_place(monkeypatch)
     file = tmp_path / "rows.json"
     arguments = ["bench", "--model", "x2-fast", "--only", "ort-cpu", "--only", "gemm"]
     arguments += ["--only", "fp32", "--budget", "1", "-o", str(file), "--csv", str(tmp_path / "c")]
