@@ -13,7 +13,7 @@ from kspacesr_rt.model.file import every_shipped_model
 MODELS = tuple(sorted(every_shipped_model()))
 BATCHES = (1, 2, 8)
 CEILINGS = {
-    "fp32": {"x2-base": 67, "x2-complex": 90, "x2-fast": 67, "x4-base": 79, "x4-fast": 53},
+    "fp32": {"x2-base": 64, "x2-complex": 90, "x2-fast": 64, "x4-base": 76, "x4-fast": 51},
     "fp16": {"x2-base": 73, "x2-complex": 99, "x2-fast": 73, "x4-base": 85, "x4-fast": 58},
     "int8": {"x2-base": 119, "x2-complex": 143, "x2-fast": 119, "x4-base": 149, "x4-fast": 98},
     "fp8": {"x2-base": 119, "x2-complex": 143, "x2-fast": 119, "x4-base": 149, "x4-fast": 98},
