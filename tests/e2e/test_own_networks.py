@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import small_peaks_worker
+import small_benchmark
 from foreign_networks import model, saved, shuffle_network
 from node_cases import Running, TargetServer, make_series, send, wait_until
 from phantom_patients import save_heads
@@ -288,7 +288,7 @@ def test_trust_is_calibrated_or_says_why_not(files, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["fixed", "kspace"])
 def test_bench_measures_it(files, hr, tmp_path, monkeypatch, kind):
     """One row, once: the network of one matrix on data that has it."""
-    small_peaks_worker.take_their_place(monkeypatch)
+    small_benchmark.take_their_place(monkeypatch)
     rows = tmp_path / "rows.json"
     words = ["bench", "--model", files[kind], "--data", hr, "--no-peers", "--budget", "1"]
     words += ["--only", "ort-cpu", "--only", "gemm", "--only", "fp32", "-o", rows, "--quiet"]

@@ -69,7 +69,9 @@ def test_the_command_runs_a_suite_and_stores_its_result(tmp_path):
     assert f'"{platform.node()}"' not in file.read_text()
 
 
-def test_words_that_no_benchmark_has_are_refused():
+def test_words_that_no_benchmark_has_are_refused(monkeypatch, tmp_path):
+    (tmp_path / "test_one.py").write_text("def test_one():\n    pass\n")
+    monkeypatch.setattr(suite_runner, "SUITES", tmp_path)
     refused = CliRunner().invoke(app, ["bench", "--suite", "--only", "no-such-suite", "-q"])
     assert refused.exit_code == 2
     assert "no benchmark has all of: no-such-suite" in refused.stderr

@@ -11,7 +11,7 @@ import math
 import jsonschema
 import numpy as np
 import pytest
-import small_peaks_worker
+import small_benchmark
 from repository import ROOT
 from typer.testing import CliRunner
 
@@ -209,7 +209,7 @@ def test_rows_of_another_upscale_are_another_task():
 
 def test_rows_really_run_in_processes_of_their_own(lr_file, tmp_path, monkeypatch):
     """Opened, checked, timed: with the real worker, ours and the machine's peak beside it."""
-    small_peaks_worker.take_their_place(monkeypatch)
+    small_benchmark.take_their_place(monkeypatch)
     plans = [plan(), plan("zero-fill", lowering=""), plan(GEMM, model="", lowering="")]
     inputs = Inputs(model=X2, slices=lr_file)
     found = measure_rows(plans, lambda _: inputs, tmp_path, budget_s=0.1, profile=True)
@@ -311,10 +311,11 @@ def test_columns_that_nothing_fills_are_left_out():
 
 def test_the_command_measures_and_readme_reads_it(tmp_path, monkeypatch):
     """What a user runs, once, small; and the file it writes makes README's table."""
-    small_peaks_worker.take_their_place(monkeypatch)
+    small_benchmark.take_their_place(monkeypatch)
     file = tmp_path / "rows.json"
     arguments = ["bench", "--model", "x2-fast", "--only", "ort-cpu", "--only", "gemm"]
     arguments += ["--only", "fp32", "--budget", "1", "-o", str(file), "--csv", str(tmp_path / "c")]
+    arguments += ["--data", str(small_benchmark.small_study(tmp_path))]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     stored = json.loads(file.read_text())

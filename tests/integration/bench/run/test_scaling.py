@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import small_peaks_worker
+import small_benchmark
 from typer.testing import CliRunner
 
 from kspacesr_rt.bench.report.tables import scaling_text
@@ -172,10 +172,11 @@ def test_bench_follows_the_backends_it_is_told(tmp_path, monkeypatch):
         return (Scaling(points=(), exponents={}),) * 2
 
     monkeypatch.setattr("kspacesr_rt.bench.run.benchmark.measure_scaling", measure)
-    small_peaks_worker.take_their_place(monkeypatch)
+    small_benchmark.take_their_place(monkeypatch)
     file = tmp_path / "rows.json"
     arguments = ["bench", "--model", "x2-fast", "--no-peers", "--only", "zero-fill"]
     arguments += ["--budget", "1", "--scaling", "ort-cpu", "-o", str(file), "-q"]
+    arguments += ["--data", str(small_benchmark.small_study(tmp_path))]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert seen == [("x2-fast", [REFERENCE, "ort-cpu"], X2, thread_counts(available_cores()))]
