@@ -151,20 +151,13 @@ def band_projector(n: int, length: int, dtype: npt.DTypeLike = np.float64) -> Fl
 
     Parameters
     ----------
-    n, dtype
-        See `analysis_matrix`.
-    length
-        Samples of the image's own grid: a multiple of `n`.
+    n, length, dtype
+        See `sample_analysis_matrix`, whose errors these are too.
 
     Returns
     -------
         Shape ``(length, length)``, symmetric: the real part of what happens to k-space, that is
         `synthesis_matrix` times `analysis_matrix` without the turned coefficients.
-
-    Raises
-    ------
-    ShapeError
-        If the grid's length is no multiple of `n`.
 
     Notes
     -----

@@ -21,17 +21,6 @@ def take_their_place(monkeypatch):
         monkeypatch.setattr(machine_peaks, name, size)
 
 
-def small_study(folder):
-    """Write four slices of the sample, cut to 128 x 128, and return their folder."""
-    from kspacesr_rt.bench.run.sample_series import cut_sample
-
-    study = folder / "small-study"
-    study.mkdir()
-    for number, dataset in enumerate(cut_sample(12, 128)[8:]):
-        dataset.save_as(study / f"{number}.dcm")
-    return study
-
-
 real = worker._open_peak
 
 

@@ -69,11 +69,13 @@ def test_a_limit_of_the_system_stays():
     """Only root may raise what ``ulimit -t`` allows at most, and nobody asked for it."""
     import resource
 
+    def allowed():
+        return resource.getrlimit(resource.RLIMIT_CPU)
+
     def limited():
         resource.setrlimit(resource.RLIMIT_CPU, (100, 100))
-        within = lambda: resource.getrlimit(resource.RLIMIT_CPU)  # noqa: E731
         return [
-            in_own_process(within, "looking", processor_limit_s=seconds) for seconds in (300, 50)
+            in_own_process(allowed, "looking", processor_limit_s=seconds) for seconds in (300, 50)
         ]
 
     assert in_own_process(limited, "limiting") == [(100, 100), (50, 100)]

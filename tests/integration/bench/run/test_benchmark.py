@@ -315,7 +315,6 @@ def test_the_command_measures_and_readme_reads_it(tmp_path, monkeypatch):
     file = tmp_path / "rows.json"
     arguments = ["bench", "--model", "x2-fast", "--only", "ort-cpu", "--only", "gemm"]
     arguments += ["--only", "fp32", "--budget", "1", "-o", str(file), "--csv", str(tmp_path / "c")]
-    arguments += ["--data", str(small_benchmark.small_study(tmp_path))]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     stored = json.loads(file.read_text())

@@ -176,7 +176,6 @@ def test_bench_follows_the_backends_it_is_told(tmp_path, monkeypatch):
     file = tmp_path / "rows.json"
     arguments = ["bench", "--model", "x2-fast", "--no-peers", "--only", "zero-fill"]
     arguments += ["--budget", "1", "--scaling", "ort-cpu", "-o", str(file), "-q"]
-    arguments += ["--data", str(small_benchmark.small_study(tmp_path))]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert seen == [("x2-fast", [REFERENCE, "ort-cpu"], X2, thread_counts(available_cores()))]
