@@ -47,12 +47,18 @@ from kspacesr_rt.model.spec import METADATA_KEY, ModelSpec, Precision, Provenanc
 from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF, precision_notes
 from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.runtime.tensorrt.requirements import precision_notes as engine_notes
+from kspacesr_rt.system.cpu import lacks_bf16
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.progress_messages import report_step
 
 _HALVES: tuple[Precision, ...] = ("fp16", "bf16")
 """Precisions that are looked at where a narrower one, or the other, fails the gate."""
+ROUNDS_LESS = (
+    "proved on a CPU without bf16 arithmetic, which computes these layers in fp32: with it the file "
+    "agrees less, so run `kspacesr-rt verify` where it will be used"
+)
+"""A remark on files in bf16."""
 KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
 """LR matrix of the stored self-test: small, one axis odd, not square."""
 
@@ -163,6 +169,8 @@ def prove(
         remarks = precision_notes(runtime, spec)
     else:
         remarks = engine_notes(runtime, precision)
+    if precision == "bf16" and lacks_bf16():
+        remarks = (*remarks, ROUNDS_LESS)
     if precision in QUANTISED_TYPES:
         proto = with_named_convolutions(proto)
         report_step(f"calibrating {precision}, and choosing the layers that stay in fp32")

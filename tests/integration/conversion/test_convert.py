@@ -97,8 +97,13 @@ def test_eight_bits_without_torch(calm_model_file, tmp_path):
     assert "parity" in stored.as_text()
 
 
-def test_a_shipped_name_is_a_model_and_bf16_is_proved_where_it_runs(tmp_path):
-    """The gate runs on OpenVINO by itself: ONNX Runtime has no such kernels."""
+@pytest.mark.parametrize("lacking", [False, True])
+def test_a_shipped_name_is_a_model_and_bf16_is_proved_where_it_runs(tmp_path, monkeypatch, lacking):
+    """The gate runs on OpenVINO by itself: ONNX Runtime has no such kernels.
+
+    A CPU without bf16 arithmetic has rounded less than others will, and that is said.
+    """
+    monkeypatch.setattr(proof, "lacks_bf16", lambda: lacking)
     if (reason := BACKENDS["openvino"].why_not()) is not None:
         pytest.skip(reason)
     result = invoke("x2-fast", "-o", tmp_path / "m.onnx", "--precision", "bf16")
@@ -106,6 +111,8 @@ def test_a_shipped_name_is_a_model_and_bf16_is_proved_where_it_runs(tmp_path):
     assert "parity with x2-fast in fp32 (ort-cpu) on openvino, tier fast" in result.stdout
     assert "FFT layers stay lowered as gemm" in result.stdout
     assert load_model(tmp_path / "m.onnx").spec.precision == "bf16"
+    words = "without bf16 arithmetic"
+    assert (words in " ".join(f"{result.stdout} {result.stderr}".split())) == lacking
 
 
 def test_another_lowering_may_be_left_to_the_runtime(model_file, tmp_path):

@@ -1,0 +1,225 @@
+"""Starts processes of the command line as forks of one that has loaded its modules.
+
+A process of `kspacesr-rt infer` takes 1.0 s of processor time before its first slice, of which 0.8 s
+load modules, and lanes start hundreds. Where a test is not about that, `from_a_warm_process` makes
+`subprocess` fork them from a process of this file, which has loaded what most commands load and
+nothing else: no torch, no session, no thread. Such a process is a child of the test like any other,
+with the streams, folder and environment that were asked for, and ends as one would. What loads
+anew, in the same way and in the same order, is what that process had not loaded.
+
+A process is started as ever where a fork could not stand for it: another program or interpreter,
+options of Python, code to run before it begins, variables that decide how Python or its libraries
+start, and where this is not Linux. `tests/integration/test_fresh_interpreter.py`, `tests/e2e/test_first_steps.py` and
+the pages' commands load everything from the beginning.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOADED = (
+    *("kspacesr_rt.cli.commands", "kspacesr_rt.pipeline.inference", "kspacesr_rt.dicom.derive"),
+    *("kspacesr_rt.pipeline.executors", "kspacesr_rt.pipeline.nifti_of_series", "onnxruntime"),
+)
+"""What loads the modules of most commands."""
+BEFORE_START = ("PYTHON", "LC_", "LANG", "LD_", "OMP_", "OPENBLAS_", "MALLOC_", "GLIBC_", "TZ")
+"""Beginnings of variables that Python and libraries read as they start."""
+_PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+_CHILD = (
+    *("executable", "preexec_fn", "close_fds", "pass_fds", "cwd", "env", "startupinfo"),
+    *("creationflags", "shell", *_PIPES, "restore_signals", "gid", "gids", "uid", "umask"),
+    *("start_new_session", "process_group"),
+)
+"""What `subprocess` hands over besides the words, in CPython 3.11 to 3.14."""
+_PLAIN = {
+    **{"executable": None, "preexec_fn": None, "close_fds": True, "pass_fds": (), "shell": False},
+    **{"gid": None, "gids": None, "uid": None, "umask": -1, "start_new_session": False},
+    **{"process_group": -1},
+}
+"""Of these, what a fork is started with."""
+_SET_CHILD_SUBREAPER = 36
+_SIZE = struct.Struct("!I")
+
+
+class WarmProcess(subprocess.Popen):
+    """A `subprocess.Popen` that forks the command line from a process that has loaded it."""
+
+    def _execute_child(self, args: Any, *rest: Any) -> None:
+        given = dict(zip(_CHILD, rest, strict=True))
+        words = None if isinstance(args, str | bytes | os.PathLike) else [*map(os.fsdecode, args)]
+        environment = dict(os.environ if given["env"] is None else given["env"])
+        plain = all(given[name] == value for name, value in _PLAIN.items())
+        if words is None or not plain or not _is_forked(words, environment):
+            super()._execute_child(args, *rest)
+            return
+        pipes = [given[name] for name in ("p2cread", "c2pwrite", "errwrite")]
+        streams = [number if one == -1 else one for number, one in enumerate(pipes)]
+        folder = os.fspath(given["cwd"] or ".")
+        request = {"words": words, "folder": folder, "environment": environment}
+        self.pid = _server().fork(request, streams)
+        self._child_created = True
+        self._close_pipe_fds(*(given[name] for name in _PIPES))
+
+
+def _is_forked(words: Sequence[str], environment: Mapping[str, str]) -> bool:
+    script = os.path.join(os.path.dirname(sys.executable), "kspacesr-rt")
+    if words[0] != script and list(words[:3]) != [sys.executable, "-m", "kspacesr_rt"]:
+        return False
+    names = {*environment, *os.environ}
+    return all(
+        environment.get(name) == _server().environment.get(name)
+        for name in names
+        if name.startswith(BEFORE_START)
+    )
+
+
+class _Server:
+    """The process that is forked, as the tests see it."""
+
+    def __init__(self) -> None:
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = ours
+        self._lock = threading.Lock()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=self.environment,
+            )
+
+    def fork(self, request: dict[str, Any], streams: list[int]) -> int:
+        """Return the number of a new child of this process."""
+        folder = os.path.abspath(request["folder"])
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(2, os.strerror(2), request["folder"])
+        message = json.dumps({**request, "folder": folder}).encode()
+        with self._lock:
+            # A child whose parent ends meanwhile becomes one of this process.
+            _set_child_subreaper(1)
+            try:
+                socket.send_fds(self._socket, [_SIZE.pack(len(message))], streams)
+                self._socket.sendall(message)
+                return int(_SIZE.unpack(_received(self._socket, _SIZE.size))[0])
+            finally:
+                _set_child_subreaper(0)
+
+    def end(self) -> None:
+        """Let the process end; its forks go on."""
+        self._socket.close()
+        self.process.wait(60)
+
+
+_running: _Server | None = None
+
+
+def _server() -> _Server:
+    global _running
+    if _running is None:
+        _running = _Server()
+    return _running
+
+
+def _set_child_subreaper(value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "children cannot be adopted")
+
+
+def _received(connection: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        part = connection.recv(size - len(found))
+        if not part:
+            raise EOFError("the process that is forked has ended")
+        found += part
+    return found
+
+
+@pytest.fixture(scope="session")
+def _warm_process() -> Iterator[None]:
+    yield
+    if _running is not None:
+        _running.end()
+
+
+@pytest.fixture(autouse=True)
+def from_a_warm_process(_warm_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test's processes of the command line be forks of one that has loaded its modules."""
+    if sys.platform == "linux":
+        monkeypatch.setattr(subprocess, "Popen", WarmProcess)
+
+
+# --- the process that is forked -------------------------------------------------------------------
+
+
+def _await_a_request(connection: socket.socket) -> dict[str, Any]:
+    """Return in a fork, with a request of which streams, folder and environment are in place."""
+    while True:
+        head, streams, _, _ = socket.recv_fds(connection, _SIZE.size, 3)
+        if not head:
+            os._exit(0)
+        request: dict[str, Any] = json.loads(_received(connection, *_SIZE.unpack(head)))
+        told, tell = os.pipe()
+        between = os.fork()
+        if between == 0:
+            child = os.fork()
+            if child == 0:
+                break
+            os.write(tell, _SIZE.pack(child))
+            os._exit(0)
+        os.waitpid(between, 0)  # the child is no longer of this process, but of the test's
+        connection.sendall(os.read(told, _SIZE.size))
+        for one in (told, tell, *streams):
+            os.close(one)
+    for number, one in enumerate(streams):
+        os.dup2(one, number)
+    for one in (told, tell, *streams):
+        os.close(one)
+    connection.close()
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    return request
+
+
+def _main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    sys.path[0] = ""
+    for name in LOADED:
+        importlib.import_module(name)
+    if (tasks := os.listdir("/proc/self/task")) != [str(os.getpid())]:
+        raise RuntimeError(f"a process of several threads cannot be forked: {tasks}")
+    gc.collect()
+    gc.freeze()
+    words = _await_a_request(connection)["words"]
+    if words[0] == sys.executable:
+        sys.path[0] = os.getcwd()
+        sys.orig_argv[:] = words
+        sys.argv[:] = words[2:]
+        runpy.run_module("kspacesr_rt", run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(words[0]).parent)
+        sys.orig_argv[:] = [sys.executable, *words]
+        sys.argv[:] = words
+        runpy.run_path(words[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    _main()
