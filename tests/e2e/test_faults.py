@@ -43,6 +43,8 @@ from kspacesr_rt.pipeline.slice_processes.process import why_no_processes
 from kspacesr_rt.pipeline.slice_processes.remote_work import RemoteSliceWork
 from kspacesr_rt.pipeline.stage_timer import auto_workers
 
+pytestmark = pytest.mark.usefixtures("from_a_warm_process")
+
 KILLS = int(os.environ.get("KSPACESR_KILLS", "6"))
 SEED = int(os.environ.get("KSPACESR_FAULT_SEED", "6"))
 ZERO_FILL = InferOptions(backend="zero-fill", batch=3)

@@ -15,6 +15,8 @@ import pytest
 
 from kspacesr_rt.sample import sample_folder
 
+pytestmark = pytest.mark.usefixtures("from_a_warm_process")
+
 SECRETS = ("Meier", "Anna", "4711", "19700203", "JANE.DOE")
 N_SLICES = 4
 COPIES = 8

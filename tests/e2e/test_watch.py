@@ -35,6 +35,8 @@ from kspacesr_rt.services.watch import (
 from kspacesr_rt.services.watch import report as tally
 from kspacesr_rt.services.watch.arrivals import Arrivals
 
+pytestmark = pytest.mark.usefixtures("from_a_warm_process")
+
 ZERO_FILL = InferOptions(backend="zero-fill", batch=3)
 CLI = ("--backend", "zero-fill", "--batch", "3", "--threads", "1")
 SETTLE = 1.0

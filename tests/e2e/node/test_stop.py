@@ -24,6 +24,8 @@ from pynetdicom.acse import ACSE
 
 from kspacesr_rt.services.node import parse_target, requestor
 
+pytestmark = pytest.mark.usefixtures("from_a_warm_process")
+
 GRACE_S = 2
 SUCCESS = 0x0000
 

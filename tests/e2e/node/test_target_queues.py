@@ -27,6 +27,8 @@ from kspacesr_rt.services.node.spool_part import State
 from kspacesr_rt.services.node.store_responses import MAX_TRIES, Meaning, meaning_of
 from kspacesr_rt.services.node.target_queue import TargetQueue
 
+pytestmark = pytest.mark.usefixtures("from_a_warm_process")
+
 SUCCESS = 0x0000
 STORED = (0x0000, 0x0001, 0x0107, 0x0116, 0xB000, 0xB006, 0xB007, 0xB00F, 0xBFFF)
 LATER = (0xA700, 0xA701, 0xA7FF, 0x0213, 0x0210)
