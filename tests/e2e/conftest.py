@@ -2,7 +2,7 @@
 
 from longest_first import longest_first
 from open_things import nothing_is_left_open
-from warm_process import _warm_process, from_a_warm_process
+from warm_process import _warm_process, from_a_warm_process, warm_programs
 
 LONGEST = (
     *("test_tutorials.py", "test_docs.py", "test_ray_engine.py", "test_faults.py", "test_watch.py"),

@@ -18,8 +18,8 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_reader_can_do_what_a_page_says(page, tmp_path, cache):
+def test_a_reader_can_do_what_a_page_says(page, tmp_path, cache, warm_programs):
     """Every block that can run here runs, in the order of its page."""
-    with Reader(tmp_path / "clone", cache) as reader:
+    with Reader(tmp_path / "clone", cache, programs=warm_programs) as reader:
         for block in runnable(PAGES[page]):
             reader.run(block, page)

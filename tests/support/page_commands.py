@@ -124,14 +124,15 @@ def free_ports(n):
 class Reader:
     """Does what a page says, in a folder of its own."""
 
-    def __init__(self, folder, cache):
+    def __init__(self, folder, cache, *, programs=None):
         looks_like_a_clone(folder)
         self._folder = folder
         self._ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self._going_on = []
         home = folder / ".home"
         home.mkdir()
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        places = [programs, Path(sys.executable).parent, os.environ["PATH"]]
+        path = os.pathsep.join(str(one) for one in places if one is not None)
         self._environment = {
             **os.environ,
             **{"PATH": path, "HOME": str(home), "KSPACESR_RT_CACHE": str(cache)},

@@ -8,7 +8,7 @@ like any other, with the streams, folder and environment that were asked for, an
 
 A process is started as ever where a fork could not stand for it: another program, options of
 Python, code to run before it begins, variables that decide how Python starts, and where this is not
-Linux. Most tests of processes load everything from the beginning, the pages' commands among them.
+Linux.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
+import select
+import signal
 import socket
 import struct
 import subprocess
@@ -26,6 +29,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -55,7 +59,7 @@ _PLAIN = {
 }
 """Of these, what a fork is started with."""
 _SET_CHILD_SUBREAPER = 36
-_SIZE = struct.Struct("!I")
+_SIZE, _CODE = struct.Struct("!I"), struct.Struct("!i")
 
 
 class WarmProcess(subprocess.Popen):
@@ -97,14 +101,30 @@ class _Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket = ours
         self._lock = threading.Lock()
-        with theirs:
+        self._folder = TemporaryDirectory(prefix="warm-")
+        place = Path(self._folder.name) / "door"
+        with theirs, socket.socket(socket.AF_UNIX) as door:
+            door.bind(str(place))
+            door.listen()
+            ways = [theirs.fileno(), door.fileno()]
             self.process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, __file__, *map(str, ways)],
+                pass_fds=ways,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=self.environment,
             )
+        self.programs = place.with_name("programs")
+        """Has a `kspacesr-rt` for shells."""
+        self.programs.mkdir()
+        program = self.programs / "kspacesr-rt"
+        real = str(Path(sys.executable).with_name(program.name))
+        given = (str(place), real, self.environment, BEFORE_START)
+        program.write_text(
+            f"#!{sys.executable} -ISE\nimport sys\nsys.path.insert(0, {str(HERE)!r})\n"
+            f"from warm_program import run\nrun{given!r}\n"
+        )
+        program.chmod(0o755)
 
     def fork(self, request: dict[str, Any], streams: list[int]) -> int:
         """Return the number of a new child of this process."""
@@ -124,6 +144,7 @@ class _Server:
         """Let the process end; its forks go on."""
         self._socket.close()
         self.process.wait(60)
+        self._folder.cleanup()
 
 
 _running: _Server | None = None
@@ -167,16 +188,24 @@ def from_a_warm_process(_warm_process: None) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def warm_programs(_warm_process: None) -> Path | None:
+    """Return a folder for a shell's search path: its `kspacesr-rt` has the real one forked."""
+    return _server().programs if sys.platform == "linux" else None
+
+
 # --- the process that is forked -------------------------------------------------------------------
 
 
-def _await_a_request(connection: socket.socket) -> dict[str, Any]:
-    """Return in a fork, with a request of which streams, folder and environment are in place."""
+def _await_a_request(connection: socket.socket, door: socket.socket) -> list[str]:
+    """Return in a fork, with its words; its streams, folder and environment are in place."""
     while True:
-        head, streams, _, _ = socket.recv_fds(connection, _SIZE.size, 3)
+        ready, _, _ = select.select([connection, door], [], [])
+        visitor = door.accept()[0] if door in ready else None
+        head, streams, _, _ = socket.recv_fds(visitor or connection, _SIZE.size, 3)
         if not head:
             os._exit(0)
-        request: dict[str, Any] = json.loads(_received(connection, *_SIZE.unpack(head)))
+        request = json.loads(_received(visitor or connection, *_SIZE.unpack(head)))
         told, tell = os.pipe()
         between = os.fork()
         if between == 0:
@@ -184,41 +213,62 @@ def _await_a_request(connection: socket.socket) -> dict[str, Any]:
             if child == 0:
                 break
             os.write(tell, _SIZE.pack(child))
+            if visitor is not None:
+                _look_after(child, visitor)
             os._exit(0)
-        os.waitpid(between, 0)  # the child is no longer of this process, but of the test's
-        connection.sendall(os.read(told, _SIZE.size))
+        if visitor is None:
+            os.waitpid(between, 0)  # the child is no longer of this process, but of the test's
+            connection.sendall(os.read(told, _SIZE.size))
+        else:
+            visitor.close()
         for one in (told, tell, *streams):
             os.close(one)
     for number, one in enumerate(streams):
         os.dup2(one, number)
     for one in (told, tell, *streams):
         os.close(one)
-    connection.close()
+    for one in (connection, door, visitor):
+        if one is not None:
+            one.close()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    return request
+    if os.environ.get("PYTHONUNBUFFERED"):
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
+    words: list[str] = request["words"]
+    return words
+
+
+def _look_after(child: int, visitor: socket.socket) -> None:
+    """Pass signals on to a child, and its end to who asked for it."""
+    end = os.pidfd_open(child)
+    while end not in select.select([end, visitor], [], [])[0]:
+        asked = visitor.recv(1)
+        os.kill(child, asked[0] if asked else signal.SIGKILL)
+        if not asked:
+            return
+    visitor.sendall(_CODE.pack(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 
 
 def _main() -> None:
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    sys.path[0] = ""
+    connection, door = (socket.socket(fileno=int(one)) for one in sys.argv[1:])
     for name in LOADED:
         importlib.import_module(name)
     if threading.active_count() > 1 or len([*Path("/proc/self/task").iterdir()]) > 1:
         raise RuntimeError("a process of several threads cannot be forked")
     gc.collect()
     gc.freeze()
-    words = _await_a_request(connection)["words"]
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    words = _await_a_request(connection, door)
     sys.orig_argv[:] = words
-    if words[1] == "-m":
+    if words[1:2] == ["-m"]:
         sys.path[0] = str(Path.cwd())
         sys.argv[:] = words[2:]
         runpy.run_module(words[2], run_name="__main__", alter_sys=True)
-    else:
-        sys.path[0] = str(Path(words[1]).parent)
-        sys.argv[:] = words[1:]
-        runpy.run_path(words[1], run_name="__main__")
+        return
+    sys.argv[:] = words[1:] if words[0] == sys.executable else words
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
