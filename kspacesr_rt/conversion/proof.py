@@ -55,8 +55,8 @@ from kspacesr_rt.system.progress_messages import report_step
 _HALVES: tuple[Precision, ...] = ("fp16", "bf16")
 """Precisions that are looked at where a narrower one, or the other, fails the gate."""
 ROUNDS_LESS = (
-    "proved on a CPU without bf16 arithmetic, which computes these layers in fp32: with it the file "
-    "agrees less, so run `kspacesr-rt verify` where it will be used"
+    "proved on a CPU without bf16 arithmetic, which computes these layers in fp32: where there is "
+    "some the file agrees less, so run `kspacesr-rt verify` where it will be used"
 )
 """A remark on files in bf16."""
 KNOWN_ANSWER_MATRIX: Matrix = (40, 33)
