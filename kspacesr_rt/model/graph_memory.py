@@ -123,6 +123,8 @@ class _Walk:
         self._batches = (1,) if spec.single_slice else BATCHES
         self._values: list[_Value] = []
         self._steps = 0
+        self._known_results: dict[tuple[object, ...], dict[str, TypeProto]] = {}
+        """What nodes make of inputs: bodies of functions are the same in many calls."""
 
     def memory(self) -> GraphMemory:
         graph = self._proto.graph
@@ -237,40 +239,57 @@ class _Walk:
         self, node: onnx.NodeProto, used: list[str], scope: Scope, number: int, where: str
     ) -> dict[str, TypeProto]:
         """Infer what a node makes, for one of the batches."""
-        schema = onnx.defs.get_schema(node.op_type, scope.opset, "")
         types = {name: scope.types[name][number] for name in used}
-        numbers = given(scope, used, self._batches[number])
+        slices = self._batches[number]
+        numbers = [
+            (name, scope.known[name].for_batch(slices)) for name in used if name in scope.known
+        ]
+        key = (
+            *(scope.opset, node.SerializeToString(deterministic=True)),
+            *(one.SerializeToString(deterministic=True) for one in types.values()),
+            *((name, one.dtype.str, one.shape, one.tobytes()) for name, one in numbers),
+        )
+        if (known := self._known_results.get(key)) is not None:
+            return known
+        schema = onnx.defs.get_schema(node.op_type, scope.opset, "")
         opsets = [helper.make_opsetid("", scope.opset)]
         try:
             made: dict[str, TypeProto] = onnx.shape_inference.infer_node_outputs(
-                schema, node, types, numbers, opset_imports=opsets
+                schema, node, types, given(scope, used, slices), opset_imports=opsets
             )
         except _FAULTS as exc:
             raise self._refusal(
                 f"the size of what {where} makes cannot be told ({type(exc).__name__})"
             ) from exc
+        self._known_results[key] = made
         return made
 
     def _lengths(self, types: Sequence[TypeProto | None], where: str) -> Numbers:
         """Return the lengths of a value: fixed, or so many samples for every slice."""
-        found = []
+        found: list[list[int]] = []
         for one in types:
             if one is None or not one.tensor_type.HasField("shape"):
                 raise self._refusal(f"the size of what {where} makes cannot be told")
             axes = one.tensor_type.shape.dim
             if not all(axis.HasField("dim_value") and axis.dim_value >= 0 for axis in axes):
                 raise self._refusal(f"the size of what {where} makes cannot be told")
-            found.append(np.asarray([axis.dim_value for axis in axes], np.int64))
+            found.append([axis.dim_value for axis in axes])
         first, last = found[0], found[-1]
-        same = first == last
-        per_slice = np.where(same, 0, first // self._batches[0])
-        if not np.where(
-            same,
-            True,
-            (per_slice * self._batches[0] == first) & (per_slice * self._batches[-1] == last),
-        ).all():
+        if first == last:
+            return Numbers.of(np.asarray(first, np.int64))
+        if len(first) != len(last):
             raise self._refusal(f"the size of what {where} makes cannot be told for every batch")
-        return Numbers(np.where(same, first, 0), per_slice)
+        fixed, per_slice = np.zeros((2, len(first)), np.int64)
+        for axis, (length, other) in enumerate(zip(first, last, strict=True)):
+            if length == other:
+                fixed[axis] = length
+                continue
+            per_slice[axis] = grows = length // self._batches[0]
+            if (grows * self._batches[0], grows * self._batches[-1]) != (length, other):
+                raise self._refusal(
+                    f"the size of what {where} makes cannot be told for every batch"
+                )
+        return Numbers(fixed, per_slice)
 
     def _require_whole_batch(
         self, node: onnx.NodeProto, used: list[str], made: Numbers, scope: Scope, where: str
@@ -291,14 +310,15 @@ class _Walk:
     def _require_small_buffer(
         self, node: onnx.NodeProto, used: list[str], made: Numbers, scope: Scope, where: str
     ) -> None:
-        sizes, limit = [], ""
+        sizes: list[list[int]] = []
+        limit = ""
         for number in self._batches:
             inputs = [[int(one) for one in scope.lengths[name].for_batch(number)] for name in used]
             output = [int(one) for one in made.for_batch(number)]
             limit, buffer = buffer_of(node, inputs, output)
+            if not sizes and not buffer:
+                return
             sizes.append(buffer)
-        if not sizes[0]:
-            return
         kinds = [helper.make_tensor_type_proto(TensorProto.FLOAT, lengths) for lengths in sizes]
         count = self._count(self._lengths(kinds, where), where)
         if limit == "value":

@@ -45,12 +45,16 @@ FEW_REORDERS = 6
 
 
 def session(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return opened(proto.SerializeToString(deterministic=True))
+
+
+@functools.lru_cache(maxsize=1)
+def opened(content: bytes) -> onnxruntime.InferenceSession:
+    """Open a graph; a dynamic one is the same whatever matrix it is bound to."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run_torch(generator: nn.Module, batch: np.ndarray) -> np.ndarray:

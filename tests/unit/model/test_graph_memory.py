@@ -102,6 +102,31 @@ def test_a_claimed_upscale_raises_no_limit(proto, model):
             require_bounded(forged, dataclasses.replace(bound, upscale=upscale), "m.onnx")
 
 
+@pytest.mark.parametrize("larger", ["length", "other length"])
+def test_each_call_of_a_function_is_weighed_for_itself(model, larger):
+    """Though its steps are the same, byte by byte, and so are the types that they are given."""
+    proto = bind(model, (24, 24)).proto
+    imports = [helper.make_opsetid("", 20)]
+    step = op("Range", "first,last,one", "made")
+    body = helper.make_function(OP_DOMAIN, "Many", list(step.input), ["made"], [step], imports)
+    proto.functions.append(body)
+    scalars = {"none": 0, "some": 9, "most": 2**31}
+    calls = [["none", "some", "one"], ["none", "most", "one"]]
+    if larger == "other length":  # the same numbers, of which another one is larger
+        calls[1] = ["minus", "some", "one"]
+    for name, value in {**scalars, "one": 1, "minus": -(2**31)}.items():
+        proto.graph.node.append(helper.make_node("Constant", [], [name], value_int=value))
+    spec = dataclasses.replace(model.spec, matrix=(24, 24))
+    for number, inputs in enumerate(calls):
+        proto.graph.node.append(
+            helper.make_node("Many", inputs, [f"many{number}"], f"call{number}", domain=OP_DOMAIN)
+        )
+        if number == 0:
+            require_bounded(proto, spec, "m.onnx")
+    with pytest.raises(ModelFileError, match=r"node 'call1' \(Many, its Range\) makes"):
+        require_bounded(proto, spec, "m.onnx")
+
+
 def test_functions_that_unfold_without_end_are_refused(proto, monkeypatch):
     """Few nodes in a file may be millions once each call is written out."""
     n = 70
