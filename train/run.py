@@ -12,6 +12,7 @@ from kspacesr_rt.errors import InputError, OutputError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.system.cpu import lacks_bf16
+from kspacesr_rt.system.files import require_place_for_file
 from kspacesr_rt.train.complex_pairs import read_raw_series
 from kspacesr_rt.train.distributed import joined
 from kspacesr_rt.train.file_failures import Reading
@@ -94,11 +95,12 @@ def train_from_folders(
     CheckpointError
         If a resumed checkpoint belongs to another run.
     OutputError
-        If `output` exists and is neither to be resumed nor replaced.
+        If `output` exists and is neither to be resumed nor replaced, or is no file.
     BackendUnavailableError
         If a GPU is asked for and there is none.
     """
     how = settings or RunSettings()
+    require_place_for_file(output)
     if output.exists() and not (how.resume or how.force):
         raise OutputError(
             f"{output} exists", hint="go on with --resume, or replace it with --force"

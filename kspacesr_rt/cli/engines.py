@@ -56,7 +56,12 @@ def build(
     ] = None,
     workspace: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=SPEED, help="Limit of the builder's workspace in MiB."),
+        typer.Option(
+            min=1,
+            max=2**24,
+            rich_help_panel=SPEED,
+            help="Limit of the builder's workspace in MiB.",
+        ),
     ] = None,
     level: Annotated[
         int | None,

@@ -43,6 +43,10 @@ from kspacesr_rt.system.progress_messages import report_step
 REFERENCE_BACKEND: Final = "ort-cpu"
 CLIENT: Final = "client.py"
 KNOWN_ANSWERS: Final = "known_answers.npz"
+CONFIG: Final = "config.json"
+README: Final = "README.md"
+LONGEST_STEM: Final = 200
+"""Characters of a model's name in names of folders, which may have 255."""
 WARM_UP: Final = "warmup"
 MAX_BATCH: Final = 8
 """Slices that a server may put into one batch."""
@@ -117,9 +121,9 @@ def write_model_repository(
             replace_file(own / "config.pbtxt", triton_config(model, entry).encode())
             replace_file(own / WARM_UP / INPUT_NAME, lr.astype("<f4").tobytes())
         replace_file(building / KNOWN_ANSWERS, _packed(answers, model))
-        replace_file(building / "config.json", _ovms_config(entries).encode())
+        replace_file(building / CONFIG, _ovms_config(entries).encode())
         replace_file(building / CLIENT, _client().encode())
-        replace_file(building / "README.md", _readme(model, entries).encode())
+        replace_file(building / README, _readme(model, entries).encode())
         size = sum(path.stat().st_size for path in building.rglob("*") if path.is_file())
     return ModelRepository(folder=folder, entries=entries, size_bytes=size)
 
@@ -182,7 +186,9 @@ def _tensor(kind: str, name: str, dims: tuple[int, ...]) -> str:
 
 def _entries(model: ModelFile, matrices: Sequence[Matrix]) -> tuple[Entry, ...]:
     spec = model.spec
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", spec.name).strip("-.") or "model"
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", spec.name)[:LONGEST_STEM].strip("-.") or "model"
+    if stem.lower() in {one.lower() for one in (KNOWN_ANSWERS, CONFIG, CLIENT, README)}:
+        stem += "-model"  # the repository has a file of that name
     if spec.lowering == "dynamic":
         if matrices:
             raise InputError(

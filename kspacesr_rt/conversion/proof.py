@@ -48,7 +48,7 @@ from kspacesr_rt.runtime.ort_gpu_options import PROVIDER_OF, precision_notes
 from kspacesr_rt.runtime.suited_models import require_suited
 from kspacesr_rt.runtime.tensorrt.requirements import precision_notes as engine_notes
 from kspacesr_rt.system.cpu import lacks_bf16
-from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.files import replace_file, require_place_for_file
 from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.progress_messages import report_step
 
@@ -93,11 +93,11 @@ def require_free(output: Path, *, force: bool, report_file: Path | None = None) 
     Raises
     ------
     OutputError
-        If the file exists, or is a folder.
+        If the file exists, or what stands there is none.
     """
     for path in (output, report_file):
-        if path is not None and path.is_dir():
-            raise OutputError(f"{path} is a folder", hint="name a file")
+        if path is not None:
+            require_place_for_file(path)
     if output.exists() and not force:
         raise OutputError(f"{output} exists", hint="replace it with --force")
 

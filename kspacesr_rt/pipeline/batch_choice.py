@@ -21,6 +21,7 @@ import numpy as np
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.pipeline.batch_size import AUTO, BatchSize
 from kspacesr_rt.runtime.backends import Backend
+from kspacesr_rt.runtime.gpu_memory import halved_note
 from kspacesr_rt.system.gpu_state import GpuUnknown, open_gpu
 
 LARGEST: Final = 64
@@ -121,6 +122,9 @@ def measured_batch(
             ended = why
             break
         seconds = _seconds(backend, np.repeat(sample, n, axis=0), clock)
+        if halved_note(n) in backend.notes:  # computed in parts: larger ones would be, too
+            ended = f"the GPU's memory does not hold {n} at once"
+            break
         if seconds > LATENCY_S and timed:
             ended = f"{n} at once compute for more than {1e3 * LATENCY_S:.0f} ms"
             break

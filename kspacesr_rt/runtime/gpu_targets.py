@@ -13,17 +13,19 @@ from typing import Any
 
 import onnx
 
-from kspacesr_rt.errors import InputError
+from kspacesr_rt.errors import BackendUnavailableError, InputError
 from kspacesr_rt.graph.gpu_transforms import with_gpu_transforms
 from kspacesr_rt.graph.layer_costs import FFT, NO_LAYERS, PROJECTIONS, LayerCost, layer_costs
 from kspacesr_rt.graph.precision import narrowed
+from kspacesr_rt.graph.quantisation import QUANTISED_TYPES
 from kspacesr_rt.graph.sample_coefficients import FORWARD, INVERSE, SAMPLES
 from kspacesr_rt.graph.split_products import PRODUCTS
 from kspacesr_rt.kspace import Matrix
 from kspacesr_rt.model.binding import bind
 from kspacesr_rt.model.file import ModelFile
-from kspacesr_rt.model.spec import OP_DOMAIN, Precision
+from kspacesr_rt.model.spec import OP_DOMAIN, Lowering, Precision
 from kspacesr_rt.runtime.gpu_capabilities import RTX_TARGETS, backends_of
+from kspacesr_rt.runtime.suited_models import PlannedModel, require_suited, require_suited_gpu
 from kspacesr_rt.runtime.tensorrt.requirements import tf32_pays
 from kspacesr_rt.runtime.tensorrt.targets import NO_FP32_PRODUCTS
 from kspacesr_rt.system.gpu_driver import DRIVER_FLOOR
@@ -42,6 +44,8 @@ ONE_KERNEL = (
 )
 """FFT layers without products."""
 ESTIMATED: tuple[Precision, ...] = ("fp32", "fp16")
+RELOWERED = ("gemm", "conv")
+"""Lowerings of which the one that a GPU takes is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,29 +102,60 @@ def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> 
     names
         Of GPUs; none: every one that is known by name.
     model
-        An fp32 model.
+        In fp32, and estimated in fp16 too, or in 16 bits, and estimated as it is.
     matrix
         LR ``(rows, columns)``.
 
     Raises
     ------
     InputError
-        If a name is unknown.
+        If a name is unknown, or the model is one of 8 bits: of those nothing is estimated.
     """
     named = [_model_of(name) for name in names] or list(GPU_MODELS.values())
-    costs = {precision: _costs(model, matrix, precision) for precision in ESTIMATED}
-    return [
-        GpuChoice(
-            gpu=gpu,
-            backends=backends_of(gpu),
-            lowering=lowering_for(gpu.sm, "tensorrt-rtx" if gpu.sm in RTX_TARGETS else "tensorrt"),
-            estimates=tuple(
-                _estimate(gpu, precision, costs[precision], model.spec.upscale)
-                for precision in ESTIMATED
-            ),
+    spec = model.spec
+    if spec.precision in QUANTISED_TYPES:
+        raise InputError(
+            f"'{spec.name}' is in {spec.precision}: estimates are of graphs in fp32 or 16 bits",
+            hint="name the fp32 model that it was made of",
         )
-        for gpu in named
-    ]
+    precisions = ESTIMATED if spec.precision == "fp32" else (spec.precision,)
+    costs = {precision: _costs(model, matrix, precision) for precision in precisions}
+    choices = []
+    for gpu in named:
+        lowering = lowering_for(gpu.sm, "tensorrt-rtx" if gpu.sm in RTX_TARGETS else "tensorrt")
+        estimates = (
+            _estimate(gpu, precision, found, spec.upscale) for precision, found in costs.items()
+        )
+        choices.append(
+            GpuChoice(
+                gpu=gpu,
+                backends={
+                    name: reason or _why_not(name, gpu, model)
+                    for name, reason in backends_of(gpu).items()
+                },
+                lowering=lowering if spec.lowering in RELOWERED else spec.lowering,
+                estimates=tuple(estimates),
+            )
+        )
+    return choices
+
+
+def _why_not(backend: str, gpu: GpuModel, model: ModelFile) -> str:
+    """Say why a backend that a GPU has takes no such model there; empty if it does."""
+    spec = model.spec
+    relowered = lowering_for(gpu.sm, backend)
+    planned = PlannedModel(
+        name=spec.name,
+        precision=spec.precision,
+        lowering=relowered if spec.lowering in RELOWERED else spec.lowering,
+        input=spec.input,
+    )
+    try:
+        require_suited(backend, planned)
+        require_suited_gpu(backend, gpu.name, planned)
+    except BackendUnavailableError as exc:
+        return str(exc)
+    return ""
 
 
 def _model_of(name: str) -> GpuModel:
@@ -134,7 +169,7 @@ def _model_of(name: str) -> GpuModel:
     )
 
 
-def lowering_for(sm: int, runtime: str) -> str:
+def lowering_for(sm: int, runtime: str) -> Lowering:
     """Return how FFT layers are lowered for a GPU."""
     return "conv" if runtime == "tensorrt-rtx" and sm in NO_FP32_PRODUCTS else "gemm"
 
@@ -157,13 +192,14 @@ class _Cost:
 
 
 def _costs(model: ModelFile, matrix: Matrix, precision: Precision) -> list[_Cost]:
-    proto = narrowed(model.proto, precision)
+    same = precision == model.spec.precision
+    proto = model.proto if same else narrowed(model.proto, precision)
     spec = dataclasses.replace(model.spec, precision=precision)
     bound = with_gpu_transforms(bind(dataclasses.replace(model, proto=proto, spec=spec), matrix))
     half = {
         item.name
         for item in bound.proto.graph.initializer
-        if item.data_type == onnx.TensorProto.FLOAT16
+        if item.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     }
     graph = bound.proto.graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
@@ -197,7 +233,7 @@ def _launches(node: onnx.NodeProto, maker: str) -> int:
 def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost], upscale: int) -> Estimate:
     seconds = {"memory": 0.0, "arithmetic": 0.0, "launches": 0.0}
     in_fft = in_fft_at_least = 0.0
-    tf32 = precision == "fp16" and tf32_pays(gpu.sm, upscale)
+    tf32 = precision != "fp32" and tf32_pays(gpu.sm, upscale)
     for cost in costs:
         layer, flop, n_bytes = cost.layer, cost.layer.flop, cost.layer.bytes(1)
         rate = gpu.fp16_tflop_s if cost.narrow else gpu.fp32_tflop_s
@@ -229,17 +265,18 @@ def _estimate(gpu: GpuModel, precision: Precision, costs: list[_Cost], upscale: 
 
 def targets_text(choices: Sequence[GpuChoice], model: str, matrix: Matrix) -> str:
     """Return a table for a terminal of 80 columns, and what its figures are."""
-    head = (
-        f"{'GPU':<11} {'SM':<5} {'memory':>6} {'GB/s':>5} {'fp32 us':>8} {'fp16 us':>8} {'FFT':>4}"
-    )
+    of_half = next((one.precision for one in choices[0].estimates if one.precision != "fp32"), "")
+    half = f"{of_half} us"
+    head = f"{'GPU':<11} {'SM':<5} {'memory':>6} {'GB/s':>5} {'fp32 us':>8} {half:>8} {'FFT':>4}"
     lines = [f"{head}  {'bound by':<10}  auto takes"]
     there: dict[str, list[str]] = {}
     for one in choices:
         gpu = one.gpu
-        wide, narrow = one.estimates
+        *wide, narrow = one.estimates
+        in_fp32 = f"{wide[0].seconds * 1e6:.0f}" if wide else "-"
         lines.append(
             f"{gpu.name:<11} {gpu.label:<5} {gpu.memory_gb:>3} GB {gpu.bandwidth_gb_s:>5}"
-            f" {wide.seconds * 1e6:>8.0f} {narrow.seconds * 1e6:>8.0f}"
+            f" {in_fp32:>8} {narrow.seconds * 1e6:>8.0f}"
             f" {narrow.fft_share:>4.0%}  {narrow.bound:<10}  {one.backend or 'none'}"
         )
         listed = ", ".join(name for name, reason in one.backends.items() if not reason)
@@ -255,7 +292,7 @@ def targets_text(choices: Sequence[GpuChoice], model: str, matrix: Matrix) -> st
             f"Times are estimates, not measured: {model}, a slice of {matrix[0]} x {matrix[1]}. "
             "They are the least it could take: every layer at the data sheet's peak of arithmetic "
             "or memory traffic, whichever takes longer, a microsecond a launch, no copies. Expect "
-            "more. FFT: its share in fp16, before a builder fuses layers.",
+            f"more. FFT: its share in {of_half}, before a builder fuses layers.",
             f"Every one needs NVIDIA driver {DRIVER_FLOOR} or newer (CUDA 13). fp16 is the 16-bit "
             "path; 8 bits are no gain.",
             "AMD, Intel and Apple GPUs: ort-webgpu.",

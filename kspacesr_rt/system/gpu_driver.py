@@ -7,6 +7,7 @@ without one. So the driver is asked first, through ctypes alone.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from ctypes import CDLL
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from kspacesr_rt.errors import BackendUnavailableError
+from kspacesr_rt.system.plain_text import shortened
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 DEVICE = 0
@@ -32,6 +34,10 @@ _HINT = (
     f"install the NVIDIA driver, version {DRIVER_FLOOR} or newer (in a container: start it with "
     "--gpus all)"
 )
+_NO_DEVICE = (100, 101)
+"""CUDA_ERROR_NO_DEVICE and CUDA_ERROR_INVALID_DEVICE: the driver is there."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""Environment variable that hides GPUs from programs."""
 _BINDINGS = "cuda-bindings>=13,<14"
 """What brings `cuda.bindings`."""
 
@@ -155,6 +161,16 @@ def _require(cuda: Any, status: int) -> None:
     text = ctypes.c_char_p()
     cuda.cuGetErrorString(status, ctypes.byref(text))
     said = text.value.decode("utf-8", "replace") if text.value else "unknown error"
+    hint = _HINT
+    if status in _NO_DEVICE:
+        hidden = os.environ.get(VISIBLE)
+        hint = (
+            "nvidia-smi lists the GPUs that the driver has (in a container: start it with --gpus "
+            "all)"
+            if hidden is None
+            else f"{VISIBLE} is '{shortened(hidden, 40)}': unset it, or name a GPU that nvidia-smi "
+            "lists"
+        )
     raise BackendUnavailableError(
-        f"the NVIDIA driver has no GPU to give: error {status}, {said}", hint=_HINT
+        f"the NVIDIA driver has no GPU to give: error {status}, {said}", hint=hint
     )

@@ -36,6 +36,7 @@ from kspacesr_rt.runtime.tensorrt.requirements import precision_notes, tf32_note
 from kspacesr_rt.runtime.tensorrt.sidecar import EngineInfo, describe, sidecar_path, write_engine
 from kspacesr_rt.runtime.tensorrt.targets import CURRENT, RTX_UNLISTED, RuntimeName
 from kspacesr_rt.runtime.tensorrt.worker import INPUTS, MODEL, PLAN, RESULT, TIMING, WHOLE
+from kspacesr_rt.system.files import require_place_for_file
 
 # -P: a file called tensorrt.py in the user's folder must not be what is imported.
 WORKER = (sys.executable, "-P", "-m", "kspacesr_rt.runtime.tensorrt.worker")
@@ -131,9 +132,11 @@ def build_engine(
     EngineError
         If it cannot be built: the nodes, or what the GPU lacks, are named.
     OutputError
-        If a file exists, or cannot be written.
+        If a file exists, or cannot be written, or what stands there is none.
     """
+    require_place_for_file(output)
     for path in (output, sidecar_path(output)):
+        require_place_for_file(path)
         if path.exists() and not force:
             raise OutputError(f"{path} exists", hint="replace it with --force")
     options = EngineOptions(

@@ -72,7 +72,7 @@ class EngineOptions:
         smallest, usual, largest = self.batch
         if not 1 <= smallest <= usual <= largest:
             raise InputError(f"a batch of {self.batch} is not 1 <= fewest <= usual <= most")
-        if self.workspace_bytes is not None and self.workspace_bytes < 1:
+        if self.workspace_bytes is not None and not 1 <= self.workspace_bytes < 2**63:
             raise InputError(f"a workspace of {self.workspace_bytes} bytes is none")
         if self.optimisation_level is not None and self.optimisation_level not in LEVELS:
             raise InputError(

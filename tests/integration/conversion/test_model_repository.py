@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -25,6 +26,7 @@ from kspacesr_rt.conversion.adoption import adopt_model
 from kspacesr_rt.conversion.convert import convert_model
 from kspacesr_rt.conversion.model_repository import write_model_repository
 from kspacesr_rt.errors import InputError, OutputError, ParityError
+from kspacesr_rt.graph.relowering import relowered
 from kspacesr_rt.model.file import load_model, resolve_model
 
 TYPES = {"TYPE_FP32": np.float32}
@@ -213,6 +215,21 @@ def test_a_dynamic_model_is_one_entry_for_every_matrix(tmp_path):
         assert ask(folder, "--url", server.url)[0] == 0
     with pytest.raises(InputError, match="takes every matrix"):
         write_model_repository(load_model(made.path), tmp_path / "other", matrices=[(40, 40)])
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "client.py", "Readme.MD", "config.json"])
+def test_any_name_of_a_model_makes_an_entry(model, tmp_path, name):
+    """Longer than names of folders may be, or that of one of the repository's own files."""
+    spec = dataclasses.replace(model.spec, name=name, lowering="dynamic")
+    proto = relowered(model.proto, spec, "dynamic")
+    made = write_model_repository(
+        dataclasses.replace(model, proto=proto, spec=spec), tmp_path / "models"
+    )
+    (entry,) = made.entries
+    assert (tmp_path / "models" / entry.name / "1" / "model.onnx").is_file()
+    assert {"client.py", "README.md", "config.json", "known_answers.npz"} == {
+        path.name for path in made.folder.iterdir() if path.is_file()
+    }
 
 
 def test_networks_of_others_are_served_with_their_scaling_inside(tmp_path):

@@ -440,7 +440,9 @@ def test_verbose_tells_of_the_command_line_too_and_no_folder_is_told(run, monkey
     (tmp_path / "Meier").mkdir()
     monkeypatch.setenv("KSPACESR_RT_INFER_REPORT", str(tmp_path / "Meier" / "r.json"))
     words = ("infer", tmp_path / "none", tmp_path / "out", "--backend", "zero-fill")
-    first = run(*words, "-v").stderr.splitlines()[0]
+    first = run(*words, "-v", "--batch", "auto", "--processes", "auto").stderr.splitlines()[0]
+    assert "--batch auto (command line)" in first
+    assert "--processes auto (command line)" in first
     assert "--backend zero-fill (command line)" in first
     assert "--report r.json (KSPACESR_RT_INFER_REPORT)" in first
     assert "Meier" not in first

@@ -23,6 +23,7 @@ from kspacesr_rt.pipeline.batch_choice import (
     settled_batch,
 )
 from kspacesr_rt.pipeline.batch_size import batch_text
+from kspacesr_rt.runtime.gpu_memory import halved_note
 
 SLICE = np.ones((1, 1, 64, 48), np.float32)
 GB = 1 << 30
@@ -36,6 +37,7 @@ class Card:
         self._seconds_of, self._slice_bytes = seconds_of, slice_bytes
         self.now, self.used, self.total, self._known = 0.0, GB, total, known
         self.sizes = []
+        self.notes = ()
 
     def run(self, batch):
         self.sizes.append(len(batch))
@@ -52,6 +54,25 @@ class Card:
             clock=lambda: self.now,
             used_bytes=lambda: (self.used, self.total) if self._known else None,
         )
+
+
+class HalvingCard(Card):
+    """Takes two slices at once, and more in parts, as backends do once their memory was full."""
+
+    def run(self, batch):
+        if len(batch) > 2:
+            self.notes = self.notes or (halved_note(len(batch)),)
+            return np.concatenate([super(HalvingCard, self).run(one[None]) for one in batch])
+        return super().run(batch)
+
+
+def test_what_is_computed_in_parts_is_no_batch():
+    """However fast: larger ones would not be at once either, and the report would say they were."""
+    card = HalvingCard(call_cost(1e-4, 1e-3, 64))
+    choice = card.choose()
+    assert choice.batch <= 2
+    assert [size for size, _ in choice.measured] == [1, 2]
+    assert choice.reason.endswith("the GPU's memory does not hold 4 at once")
 
 
 def call_cost(call_s, slice_s, most_at_once=LARGEST):

@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 from kspacesr_rt.cli import app
 from kspacesr_rt.conversion.lowering_choice import choose_lowering
 from kspacesr_rt.errors import EngineError, InputError
+from kspacesr_rt.graph.opset import at_least_opset
+from kspacesr_rt.graph.precision import narrowed, opset_of
+from kspacesr_rt.graph.relowering import relowered
 from kspacesr_rt.model.file import load_model, resolve_model
 from kspacesr_rt.runtime.gpu_capabilities import ON_GPU, RTX_TARGETS, backends_of
-from kspacesr_rt.runtime.gpu_targets import LAUNCH_S, describe_targets
+from kspacesr_rt.runtime.gpu_targets import LAUNCH_S, describe_targets, targets_text
 from kspacesr_rt.runtime.tensorrt.targets import resolve_target
 from kspacesr_rt.system.gpu_models import CAPABILITIES, GPU_MODELS, capability_of
 
@@ -145,6 +148,65 @@ def test_an_eighth_at_most_goes_to_fft_layers():
         for estimate in one.estimates:
             assert 0.0 < estimate.fft_share_floor <= estimate.fft_share
     assert {"H100", "H200", "B200"} <= set(GPU_MODELS)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_file_of_16_bits_is_estimated_as_it_is(model_in, precision):
+    """What `convert` made for a GPU; in fp32 it is no longer there."""
+    (l4,) = describe_targets(["L4"], model_in(precision), (64, 64))
+    (estimate,) = l4.estimates
+    assert estimate.precision == precision
+    if precision == "fp16":
+        (of_wide,) = describe_targets(["L4"], model_in("fp32"), (64, 64))
+        assert estimate == of_wide.estimates[1]
+
+
+def test_of_8_bits_nothing_is_estimated(model_in):
+    """Their graph has rounding between layers, which is none of the model's own layers."""
+    model = model_in("fp32")
+    of_8 = dataclasses.replace(model, spec=dataclasses.replace(model.spec, precision="int8"))
+    with pytest.raises(InputError, match="in int8: estimates are of graphs in fp32 or 16 bits"):
+        describe_targets(["L4"], of_8, (64, 64))
+
+
+@pytest.fixture(scope="module")
+def model_in():
+    model = load_model(resolve_model("x2-fast", upscale=None))
+
+    def made(precision):
+        if precision == "fp32":
+            return model
+        proto = narrowed(at_least_opset(model.proto, precision), precision)
+        spec = dataclasses.replace(model.spec, precision=precision, opset=opset_of(proto))
+        return dataclasses.replace(model, proto=proto, spec=spec)
+
+    return made
+
+
+def test_a_backend_is_named_for_a_model_that_it_takes(model_in):
+    """`build` and `verify` refuse it in the same words."""
+    of_kspace = load_model(resolve_model("x2-complex", upscale=None))
+    (l4,) = describe_targets(["L4"], of_kspace, (64, 64))
+    assert l4.backend == "ort-tensorrt"
+    words = "'x2-complex' takes k-space, and engines are built for images"
+    assert l4.backends["tensorrt"] == l4.backends["tensorrt-rtx"] == words
+    fast = model_in("fp32")
+    spec = dataclasses.replace(fast.spec, lowering="dynamic")
+    dynamic = dataclasses.replace(fast, proto=relowered(fast.proto, spec, "dynamic"), spec=spec)
+    (h100,) = describe_targets(["H100"], dynamic, (64, 64))
+    assert (h100.backend, h100.lowering) == (None, "dynamic")
+    assert "lowered as 'dynamic'" in h100.backends["ort-cuda"]
+    (t4,) = describe_targets(["T4"], model_in("bf16"), (64, 64))
+    assert (
+        t4.backends["tensorrt"] == "'x2-fast' cannot run on T4 (sm75): tensorrt has no bf16 there"
+    )
+
+
+def test_a_table_of_a_16_bit_file_has_no_figures_of_another(model_in):
+    choices = describe_targets(["L4", "H100"], model_in("bf16"), (64, 64))
+    head, first, *_ = targets_text(choices, "narrow", (64, 64)).splitlines()
+    assert "fp32 us  bf16 us" in head
+    assert first.split()[5] == "-"
 
 
 def launches_alone(gpu):

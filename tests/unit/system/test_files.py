@@ -50,6 +50,30 @@ def test_an_attempt_that_fails_leaves_the_old_file_and_nothing_else(
     assert tree(tmp_path) == {"report.json": b"old"}
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_keeps_its_place(tmp_path, linked):
+    """As root, ``-o /dev/null`` would have made a file of it, for every program of the machine."""
+    place = pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if linked:
+        place = tmp_path / "link"
+        place.symlink_to(pipe)
+    with pytest.raises(OutputError, match="is a device, a pipe or a socket"):
+        replace_file(place, b"new")
+    assert pipe.is_fifo()
+    assert place.is_symlink() == linked
+    assert len([*tmp_path.iterdir()]) == 1 + linked
+
+
+@pytest.mark.parametrize("name", ["", ".", "folder"])
+def test_a_folder_is_no_place_for_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        replace_file(Path(name), b"new")
+
+
 def test_its_folder_is_made(tmp_path):
     """A report may go anywhere."""
     replace_file(tmp_path / "new" / "deeper" / "report.json", b"new")

@@ -149,6 +149,17 @@ def test_no_driver_is_told_from_no_gpu(monkeypatch, no_driver):
     assert gpu_driver.why_no_gpu() == (
         "the NVIDIA driver has no GPU to give: error 100, no CUDA-capable device is detected"
     )
+    monkeypatch.delenv(gpu_driver.VISIBLE, raising=False)
+    with pytest.raises(BackendUnavailableError) as caught:
+        gpu_driver.current_gpu()
+    assert caught.value.hint.startswith("nvidia-smi lists the GPUs that the driver has (in a cont")
+    for hidden in ("", "-1"):
+        monkeypatch.setenv(gpu_driver.VISIBLE, hidden)
+        with pytest.raises(BackendUnavailableError) as caught:
+            gpu_driver.current_gpu()
+        assert caught.value.hint == (
+            f"CUDA_VISIBLE_DEVICES is '{hidden}': unset it, or name a GPU that nvidia-smi lists"
+        )
     pretend(monkeypatch, status=999)
     assert "error 999, unknown error" in gpu_driver.why_no_gpu()
     with pytest.raises(BackendUnavailableError) as caught:
@@ -319,6 +330,7 @@ def test_tensorrt_has_fp32_products_on_every_gpu(model):
         ({"batch": (1, 4, 2)}, "is not 1 <= fewest <= usual <= most"),
         ({"optimisation_level": 6}, "optimisation level 6 is outside 0 to 5"),
         ({"workspace_bytes": 0}, "a workspace of 0 bytes is none"),
+        ({"workspace_bytes": 2**63}, f"a workspace of {2**63} bytes is none"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
