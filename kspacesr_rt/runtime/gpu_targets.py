@@ -118,7 +118,9 @@ def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> 
             f"'{spec.name}' is in {spec.precision}: estimates are of graphs in fp32 or 16 bits",
             hint="name the fp32 model that it was made of",
         )
-    precisions = ESTIMATED if spec.precision == "fp32" else (spec.precision,)
+    precisions: tuple[Precision, ...] = ESTIMATED
+    if spec.precision != "fp32":
+        precisions = (spec.precision,)
     costs = {precision: _costs(model, matrix, precision) for precision in precisions}
     choices = []
     for gpu in named:
