@@ -118,10 +118,10 @@ def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> 
             f"'{spec.name}' is in {spec.precision}: estimates are of graphs in fp32 or 16 bits",
             hint="name the fp32 model that it was made of",
         )
-    precisions: tuple[Precision, ...] = ESTIMATED
-    if spec.precision != "fp32":
-        precisions = (spec.precision,)
-    costs = {precision: _costs(model, matrix, precision) for precision in precisions}
+    precisions = ESTIMATED if spec.precision == "fp32" else (spec.precision,)
+    costs: dict[Precision, list[_Cost]] = {
+        precision: _costs(model, matrix, precision) for precision in precisions
+    }
     choices = []
     for gpu in named:
         lowering = lowering_for(gpu.sm, "tensorrt-rtx" if gpu.sm in RTX_TARGETS else "tensorrt")
