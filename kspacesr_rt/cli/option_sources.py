@@ -42,8 +42,6 @@ OTHER_VARIABLES: Final = frozenset(
 FOR_ONE_COMMAND: Final = frozenset({"force"})
 """Options without a variable for every command: too much would be replaced."""
 COMMAND_LINE: Final = "command line"
-AUTOMATIC: Final = {"batch": 0, "processes": -1}
-"""What the word ``auto`` is as a value, by parameter."""
 
 
 def name_variables(command: Any, path: tuple[str, ...] = ()) -> None:
@@ -146,7 +144,7 @@ def _shown(parameter: Any, value: Any) -> str:
     name = f"--{key_of(parameter)}"
     if isinstance(value, bool):
         return name if value else max(parameter.secondary_opts, key=len, default=f"no {name}")
-    if value == AUTOMATIC.get(parameter.name):
+    if value == options.AUTOMATIC.get(parameter.name):
         value = "auto"  # as it is typed
     values = value if isinstance(value, list | tuple) else [value]
     return " ".join([name, *(_without_folder(str(one)) for one in values)])

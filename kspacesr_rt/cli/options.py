@@ -163,6 +163,10 @@ Upscale = Annotated[
 ]
 
 
+AUTOMATIC = {"batch": 0, "processes": -1}
+"""What stands for the word ``auto`` once an option is read, by parameter."""
+
+
 def _number_or_auto(value: int | str, auto: int, least: int) -> int:
     """Take a whole number of at least `least`, or ``auto``, for which `auto` stands from here."""
     if value == "auto":
@@ -177,15 +181,16 @@ def _number_or_auto(value: int | str, auto: int, least: int) -> int:
 
 
 def batch_number(value: int | str) -> int:
-    """Take a number of slices, or ``auto``, which is 0 from here on."""
-    return _number_or_auto(value, auto=0, least=1)
+    """Take a number of slices, or ``auto``, which is another from here on."""
+    return _number_or_auto(value, auto=AUTOMATIC["batch"], least=1)
 
 
 def process_number(value: int | str) -> int:
-    """Take a number of processes, or ``auto``, which is -1 from here on."""
-    if value == -1:  # the default, which is taken as it is
-        return -1
-    return _number_or_auto(value, auto=-1, least=0)
+    """Take a number of processes, or ``auto``, which is another from here on."""
+    auto = AUTOMATIC["processes"]
+    if value == auto:  # the default, which is taken as it is
+        return auto
+    return _number_or_auto(value, auto=auto, least=0)
 
 
 Batch = Annotated[

@@ -169,7 +169,7 @@ def prove(
         remarks = precision_notes(runtime, spec)
     else:
         remarks = engine_notes(runtime, precision)
-    if precision == "bf16" and lacks_bf16():
+    if precision == "bf16" and backend == "openvino" and lacks_bf16():
         remarks = (*remarks, ROUNDS_LESS)
     if precision in QUANTISED_TYPES:
         proto = with_named_convolutions(proto)

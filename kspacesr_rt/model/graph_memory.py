@@ -48,6 +48,8 @@ SMALLEST_IMAGE = 2**16
 MOST_STEPS = 60_000
 """Nodes with those of each call's function: 5000 calls of 5000 nodes are few nodes in a file. The
 shipped models have 80, a `dynamic` file of 8 cascades 3000, a transformer of 36 blocks 9000."""
+LONGEST_KEY = 4096
+"""Bytes of a node of which is kept what it makes: of a large constant they would be many."""
 BATCHES = (10007, 10009)
 """Slices of the two batches that a graph is walked for: primes, so that no length is a multiple of
 one by chance."""
@@ -123,7 +125,7 @@ class _Walk:
         self._batches = (1,) if spec.single_slice else BATCHES
         self._values: list[_Value] = []
         self._steps = 0
-        self._known_results: dict[tuple[object, ...], dict[str, TypeProto]] = {}
+        self._results: dict[tuple[object, ...], dict[str, TypeProto]] = {}
         """What nodes make of inputs: bodies of functions are the same in many calls."""
 
     def memory(self) -> GraphMemory:
@@ -238,30 +240,37 @@ class _Walk:
     def _inferred(
         self, node: onnx.NodeProto, used: list[str], scope: Scope, number: int, where: str
     ) -> dict[str, TypeProto]:
-        """Infer what a node makes, for one of the batches."""
-        types = {name: scope.types[name][number] for name in used}
+        """Infer what a node makes, for one of the batches, once for the same inputs."""
+        if node.ByteSize() > LONGEST_KEY:
+            return self._infer(node, used, scope, number, where)
         slices = self._batches[number]
-        numbers = [
+        types = [scope.types[name][number].SerializeToString(deterministic=True) for name in used]
+        known = [
             (name, scope.known[name].for_batch(slices)) for name in used if name in scope.known
         ]
         key = (
-            *(scope.opset, node.SerializeToString(deterministic=True)),
-            *(one.SerializeToString(deterministic=True) for one in types.values()),
-            *((name, one.dtype.str, one.shape, one.tobytes()) for name, one in numbers),
+            *(scope.opset, node.SerializeToString(deterministic=True), *types),
+            *((name, one.dtype.str, one.shape, one.tobytes()) for name, one in known),
         )
-        if (known := self._known_results.get(key)) is not None:
-            return known
+        if key not in self._results:
+            self._results[key] = self._infer(node, used, scope, number, where)
+        return self._results[key]
+
+    def _infer(
+        self, node: onnx.NodeProto, used: list[str], scope: Scope, number: int, where: str
+    ) -> dict[str, TypeProto]:
         schema = onnx.defs.get_schema(node.op_type, scope.opset, "")
+        types = {name: scope.types[name][number] for name in used}
+        numbers = given(scope, used, self._batches[number])
         opsets = [helper.make_opsetid("", scope.opset)]
         try:
             made: dict[str, TypeProto] = onnx.shape_inference.infer_node_outputs(
-                schema, node, types, given(scope, used, slices), opset_imports=opsets
+                schema, node, types, numbers, opset_imports=opsets
             )
         except _FAULTS as exc:
             raise self._refusal(
                 f"the size of what {where} makes cannot be told ({type(exc).__name__})"
             ) from exc
-        self._known_results[key] = made
         return made
 
     def _lengths(self, types: Sequence[TypeProto | None], where: str) -> Numbers:

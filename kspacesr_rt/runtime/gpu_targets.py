@@ -124,7 +124,7 @@ def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> 
     }
     choices = []
     for gpu in named:
-        lowering = lowering_for(gpu.sm, "tensorrt-rtx" if gpu.sm in RTX_TARGETS else "tensorrt")
+        first = "tensorrt-rtx" if gpu.sm in RTX_TARGETS else "tensorrt"
         estimates = (
             _estimate(gpu, precision, found, spec.upscale) for precision, found in costs.items()
         )
@@ -135,7 +135,7 @@ def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> 
                     name: reason or _why_not(name, gpu, model)
                     for name, reason in backends_of(gpu).items()
                 },
-                lowering=lowering if spec.lowering in RELOWERED else spec.lowering,
+                lowering=_lowering(model, gpu, first),
                 estimates=tuple(estimates),
             )
         )
@@ -145,11 +145,10 @@ def describe_targets(names: Iterable[str], model: ModelFile, matrix: Matrix) -> 
 def _why_not(backend: str, gpu: GpuModel, model: ModelFile) -> str:
     """Say why a backend that a GPU has takes no such model there; empty if it does."""
     spec = model.spec
-    relowered = lowering_for(gpu.sm, backend)
     planned = PlannedModel(
         name=spec.name,
         precision=spec.precision,
-        lowering=relowered if spec.lowering in RELOWERED else spec.lowering,
+        lowering=_lowering(model, gpu, backend),
         input=spec.input,
     )
     try:
@@ -158,6 +157,13 @@ def _why_not(backend: str, gpu: GpuModel, model: ModelFile) -> str:
     except BackendUnavailableError as exc:
         return str(exc)
     return ""
+
+
+def _lowering(model: ModelFile, gpu: GpuModel, backend: str) -> Lowering:
+    """Return the lowering that a model has on a backend of a GPU."""
+    if model.spec.lowering in RELOWERED:
+        return lowering_for(gpu.sm, backend)
+    return model.spec.lowering
 
 
 def _model_of(name: str) -> GpuModel:

@@ -24,14 +24,16 @@ def require_place_for_file(path: Path) -> None:
     Raises
     ------
     OutputError
-        If there is a folder, a device, a pipe or a socket.
+        If there is a folder, a device, a pipe or a socket, or the system takes no such name.
     """
-    if not path.name or path.is_dir():
-        raise OutputError(f"{path} is a folder", hint="name a file")
-    if path.exists() and not path.is_file():
-        raise OutputError(
-            f"{path} is a device, a pipe or a socket, which no file may replace", hint="name a file"
-        )
+    with failing_the_output(f"cannot write {path}"):
+        if not path.name or path.is_dir():
+            raise OutputError(f"{path} is a folder", hint="name a file")
+        if path.exists() and not path.is_file():
+            raise OutputError(
+                f"{path} is a device, a pipe or a socket, which no file may replace",
+                hint="name a file",
+            )
 
 
 def replace_file(path: Path, content: bytes) -> None:

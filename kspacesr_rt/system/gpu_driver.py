@@ -161,16 +161,15 @@ def _require(cuda: Any, status: int) -> None:
     text = ctypes.c_char_p()
     cuda.cuGetErrorString(status, ctypes.byref(text))
     said = text.value.decode("utf-8", "replace") if text.value else "unknown error"
-    hint = _HINT
-    if status in _NO_DEVICE:
-        hidden = os.environ.get(VISIBLE)
-        hint = (
-            "nvidia-smi lists the GPUs that the driver has (in a container: start it with --gpus "
-            "all)"
-            if hidden is None
-            else f"{VISIBLE} is '{shortened(hidden, 40)}': unset it, or name a GPU that nvidia-smi "
-            "lists"
-        )
     raise BackendUnavailableError(
-        f"the NVIDIA driver has no GPU to give: error {status}, {said}", hint=hint
+        f"the NVIDIA driver has no GPU to give: error {status}, {said}",
+        hint=_where_the_gpu_is() if status in _NO_DEVICE else _HINT,
     )
+
+
+def _where_the_gpu_is() -> str:
+    """Say what to do where the driver is there, and shows no GPU."""
+    hidden = os.environ.get(VISIBLE)
+    if hidden is not None:
+        return f"{VISIBLE} is '{shortened(hidden, 40)}': unset it, or name one of nvidia-smi's GPUs"
+    return "nvidia-smi lists the driver's GPUs (in a container: start it with --gpus all)"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,10 +51,7 @@ def forked(monkeypatch):
 )
 def test_it_says_and_returns_what_the_command_line_does(monkeypatch, forked, tmp_path, words):
     fork, real = both(monkeypatch, *CLI, *words, cwd=tmp_path)
-    assert (fork.returncode, fork.stdout, fork.stderr) == (
-        *(real.returncode, real.stdout),
-        real.stderr,
-    )
+    assert vars(fork) == vars(real)
     assert forked == [[*CLI, *words]]
 
 
@@ -66,13 +64,19 @@ def test_it_has_the_folder_and_the_environment_that_were_asked_for(tmp_path):
     assert report["backend"] == "zero-fill"
 
 
-def test_it_is_a_child_whose_end_by_a_signal_is_seen():
-    process = subprocess.Popen([*CLI, "infer", "--help"], stdout=subprocess.PIPE)
+def test_it_is_a_child_whose_end_by_a_signal_is_seen(tmp_path):
+    """It would go on for ever."""
+    (tmp_path / "in").mkdir()
+    process = subprocess.Popen(
+        [*CLI, "watch", "in", "out", "--backend", "zero-fill"], cwd=tmp_path, stderr=subprocess.PIPE
+    )
+    assert process.stderr.readline()
+    assert process.poll() is None
     stat = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     assert int(stat[1]) == os.getpid()
     process.kill()
-    assert process.wait(60) in (-signal.SIGKILL, 0)
-    process.stdout.close()
+    assert process.wait(60) == -signal.SIGKILL
+    process.stderr.close()
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,14 @@ def test_shells_find_it(warm_programs, words):
     end = f"ended with {real.returncode}\n" if real.returncode else ""
     assert done.stdout == f"before\n{real.stdout}{end}"
     assert done.stderr == real.stderr
+
+
+def test_a_program_that_ends_before_it_asks_ends_nothing_else(warm_programs):
+    door = warm_programs.with_name("door")
+    with socket.socket(socket.AF_UNIX) as visitor:
+        visitor.connect(str(door))
+    done = subprocess.run([warm_programs / "kspacesr-rt", "--version"], stdout=subprocess.DEVNULL)
+    assert done.returncode == 0
 
 
 def test_signals_to_a_shells_program_reach_it(warm_programs, tmp_path):

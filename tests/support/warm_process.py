@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -203,8 +204,11 @@ def _await_a_request(connection: socket.socket, door: socket.socket) -> list[str
         ready, _, _ = select.select([connection, door], [], [])
         visitor = door.accept()[0] if door in ready else None
         head, streams, _, _ = socket.recv_fds(visitor or connection, _SIZE.size, 3)
-        if not head:
+        if not head and visitor is None:
             os._exit(0)
+        if not head:  # ended before it asked
+            visitor.close()
+            continue
         request = json.loads(_received(visitor or connection, *_SIZE.unpack(head)))
         told, tell = os.pipe()
         between = os.fork()
@@ -212,8 +216,9 @@ def _await_a_request(connection: socket.socket, door: socket.socket) -> list[str
             child = os.fork()
             if child == 0:
                 break
-            os.write(tell, _SIZE.pack(child))
-            if visitor is not None:
+            if visitor is None:
+                os.write(tell, _SIZE.pack(child))
+            else:
                 _look_after(child, visitor)
             os._exit(0)
         if visitor is None:
@@ -221,6 +226,9 @@ def _await_a_request(connection: socket.socket, door: socket.socket) -> list[str
             connection.sendall(os.read(told, _SIZE.size))
         else:
             visitor.close()
+        with suppress(ChildProcessError):  # those that have looked after theirs
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         for one in (told, tell, *streams):
             os.close(one)
     for number, one in enumerate(streams):

@@ -134,9 +134,9 @@ def build_engine(
     OutputError
         If a file exists, or cannot be written, or what stands there is none.
     """
-    require_place_for_file(output)
+    require_place_for_file(output)  # without a name it has no sidecar
+    require_place_for_file(sidecar_path(output))
     for path in (output, sidecar_path(output)):
-        require_place_for_file(path)
         if path.exists() and not force:
             raise OutputError(f"{path} exists", hint="replace it with --force")
     options = EngineOptions(

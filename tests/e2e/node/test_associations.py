@@ -42,9 +42,9 @@ from pynetdicom import AE
 
 from kspacesr_rt.dicom.codecs import DECODER_DEPENDENCIES
 
-SUCCESS, OUT_OF_RESOURCES, DOES_NOT_MATCH = 0x0000, 0xA700, 0xA900
 pytestmark = pytest.mark.usefixtures("from_a_warm_process")
 
+SUCCESS, OUT_OF_RESOURCES, DOES_NOT_MATCH = 0x0000, 0xA700, 0xA900
 REJECTED = {"calling": (1, 1, 3), "called": (1, 1, 7), "congestion": (2, 3, 1)}
 
 

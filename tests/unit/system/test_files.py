@@ -8,7 +8,7 @@ from power_cut import tree, watched
 
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.services.durable_files import sync_tree
-from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.files import replace_file, require_place_for_file
 
 
 def test_content_is_on_the_disk_before_the_name(tmp_path):
@@ -64,6 +64,11 @@ def test_what_is_no_file_keeps_its_place(tmp_path, linked):
     assert pipe.is_fifo()
     assert place.is_symlink() == linked
     assert len([*tmp_path.iterdir()]) == 1 + linked
+
+
+def test_a_name_that_no_system_takes_is_no_internal_error(tmp_path):
+    with pytest.raises(OutputError, match=r"^cannot write .*File name too long"):
+        require_place_for_file(tmp_path / ("n" * 300))
 
 
 @pytest.mark.parametrize("name", ["", ".", "folder"])

@@ -152,13 +152,13 @@ def test_no_driver_is_told_from_no_gpu(monkeypatch, no_driver):
     monkeypatch.delenv(gpu_driver.VISIBLE, raising=False)
     with pytest.raises(BackendUnavailableError) as caught:
         gpu_driver.current_gpu()
-    assert caught.value.hint.startswith("nvidia-smi lists the GPUs that the driver has (in a cont")
+    assert caught.value.hint.startswith("nvidia-smi lists the driver's GPUs (in a container")
     for hidden in ("", "-1"):
         monkeypatch.setenv(gpu_driver.VISIBLE, hidden)
         with pytest.raises(BackendUnavailableError) as caught:
             gpu_driver.current_gpu()
         assert caught.value.hint == (
-            f"CUDA_VISIBLE_DEVICES is '{hidden}': unset it, or name a GPU that nvidia-smi lists"
+            f"CUDA_VISIBLE_DEVICES is '{hidden}': unset it, or name one of nvidia-smi's GPUs"
         )
     pretend(monkeypatch, status=999)
     assert "error 999, unknown error" in gpu_driver.why_no_gpu()
