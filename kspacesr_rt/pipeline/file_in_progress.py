@@ -175,6 +175,7 @@ class FileInProgress(ABC):
         source_digest: str,
         figures: SliceFigures | None,
         clipping: Clipping,
+        flagged_frames: dict[str, tuple[int, ...]] | None = None,
         notes: tuple[str, ...] = (),
     ) -> JournalEntry:
         """Return what is noted, and reported, of an output that stands.
@@ -193,6 +194,8 @@ class FileInProgress(ABC):
             Digest of what of the source reached the output.
         figures, clipping
             The worst of its slices.
+        flagged_frames
+            Of a multi-frame file, the frames that have each flag.
         notes
             What else its record warns about.
         """
@@ -218,6 +221,7 @@ class FileInProgress(ABC):
                 matrix=self.matrix,
                 n_frames=scanned.n_frames,
                 flags=(*flags, *clipping.flags),
+                flagged_frames=flagged_frames or {},
                 clipped_share=clipping.share,
                 stored_residual=clipping.residual,
                 **(figures.as_fields() if figures else {}),

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, Final, Self
 from kspacesr_rt.dicom.series_reader import LoadedSlice
 from kspacesr_rt.errors import SliceFailed, failing_the_output
 from kspacesr_rt.pipeline.report import SeriesRecord, SliceRecord, fields_of_slice
+from kspacesr_rt.system.number_ranges import packed, unpacked
 
 LINE_MAX: Final = 1 << 20
 """Bytes of a line, 1 MiB: what is longer is none of ours."""
@@ -165,7 +166,7 @@ class JournalEntry:
                 "bytes": self.n_bytes,
                 "output_sha256": self.output_sha256,
                 **digest,
-                "record": fields_of_slice(self.record),
+                "record": _packed(fields_of_slice(self.record)),
             }
         )
 
@@ -186,7 +187,7 @@ class JournalEntry:
             state=FileState(**{name: entry[name] for name in _STATE_FIELDS}),
             n_bytes=entry["bytes"],
             output_sha256=entry["output_sha256"],
-            record=SliceRecord(**_with_tuples(entry["record"])),
+            record=SliceRecord(**_with_tuples(_unpacked(entry["record"]))),
             source_digest=digest,
             durable=entry.get("durable") is not False,
         )
@@ -302,6 +303,31 @@ def reading_journal(path: Path) -> Iterator[None]:
     hint = "remove it: slices that were finished are found again, at the cost of time"
     with failing_the_output(what, hint):
         yield
+
+
+def _packed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record as a line has them: of very many frames it stays short."""
+    frames = record.pop("flagged_frames")
+    if frames:
+        record["flagged_frames"] = {flag: packed(numbers) for flag, numbers in frames.items()}
+    return record
+
+
+def _unpacked(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `_packed` as a record takes them; TypeError if they are of other kinds.
+
+    Lines of earlier versions have no frames.
+    """
+    if "flagged_frames" not in record:
+        return record
+    try:
+        frames = {
+            flag: unpacked(numbers, largest=record["n_frames"])
+            for flag, numbers in record["flagged_frames"].items()
+        }
+    except (AttributeError, ValueError) as exc:
+        raise TypeError("a line of a journal holds values of other kinds") from exc
+    return record | {"flagged_frames": frames}
 
 
 def _with_tuples(record: dict[str, Any]) -> dict[str, Any]:

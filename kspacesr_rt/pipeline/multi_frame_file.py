@@ -18,14 +18,15 @@ from kspacesr_rt.dicom import (
     to_stored,
     writing_outputs,
 )
-from kspacesr_rt.dicom.clipping import Clipping, measure_clipping
+from kspacesr_rt.dicom.clipping import measure_clipping
 from kspacesr_rt.dicom.source_digest import SourceDigest
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, status
+from kspacesr_rt.pipeline.frame_checks import FrameChecks
 from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
 from kspacesr_rt.pipeline.slice_work import replaced
-from kspacesr_rt.quality.result_checks import SliceFigures, check_result
+from kspacesr_rt.quality.result_checks import check_result
 
 
 class MultiFrameFile(FileInProgress):
@@ -57,9 +58,7 @@ class MultiFrameFile(FileInProgress):
         """Status of the file when its header was read."""
         self._source_digest: SourceDigest
         self._n_read = self._n_written = 0
-        self._figures: SliceFigures | None = None
-        self._clipping = Clipping()
-        """The worst so far, as the figures."""
+        self._checks = FrameChecks(computation.spec.bounds)
 
     def _read(self) -> list[DecodedSlice]:
         if self._writer is None:
@@ -112,12 +111,11 @@ class MultiFrameFile(FileInProgress):
         timer = self.run.timer
         with timer.busy("check"), naming_the_frame(self._n_written + 1):
             figures = check_result(sr, decoded.values, self.computation.spec, sums)
-        self._figures = figures if self._figures is None else self._figures.worse_of(figures)
         with timer.busy("encode"):
             stored = to_stored(sr, decoded.dataset)
         with timer.busy("check"):
             clipping = measure_clipping(stored, sr, decoded.values, decoded.dataset)
-        self._clipping = self._clipping.worse_of(clipping)
+        self._checks.add(figures, clipping)
         self._show(self.task.number + self._n_written, decoded, sr)
         with timer.busy("write"):
             writer.write(self._n_written + 1, stored)
@@ -139,8 +137,9 @@ class MultiFrameFile(FileInProgress):
             source=source,
             output=output,
             source_digest=self._source_digest.hexdigest(),
-            figures=self._figures,
-            clipping=self._clipping,
+            figures=self._checks.figures,
+            clipping=self._checks.clipping,
+            flagged_frames=self._checks.flagged_frames,
         )
         return Finished(entry=entry, path=path, synced=fresh)
 

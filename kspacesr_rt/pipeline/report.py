@@ -13,16 +13,18 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from kspacesr_rt.dicom.clipping import CLIPPED
 from kspacesr_rt.errors import OutputError, StaleOutputError, failing_the_output
 from kspacesr_rt.model.contracts import NOT_DECLARED
 from kspacesr_rt.pipeline.batch_size import AUTO, batch_text
 from kspacesr_rt.system.file_labels import is_digest
 from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.number_ranges import ranges_text
 from kspacesr_rt.system.plurals import counted
 
 SCHEMA = 1
@@ -36,7 +38,7 @@ LEFT_OUT = frozenset({"skipped", "failed"})
 FAILURES_SHOWN = 20
 """Failed files that the text names without ``-v``; the report names all."""
 FLAGS_SHOWN = 20
-"""Flagged slices that the text names; the report names all."""
+"""Files with flagged slices that the text names; the report names all."""
 LEFT_TO_THE_SYSTEM = (
     "durability none: a power cut may still take what was written; a later run over the same "
     "folder compares it, and makes it durable with --durability batch"
@@ -84,6 +86,9 @@ class SliceRecord:
     """`measured_residual` of what is stored, where something was cut off; worst frame's."""
     flags: tuple[str, ...] = ()
     """Figures that are beyond the model card's bounds; ``clipped``, if samples were cut off."""
+    flagged_frames: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of a multi-frame file, the frames that have each of its flags: numbers from 1, in the file's
+    own order. Empty, too, where an earlier version has noted flags without them."""
     warnings: tuple[str, ...] = ()
     """What is unusual about the input."""
 
@@ -91,6 +96,24 @@ class SliceRecord:
         """Name a file that was left out, and say what is wrong with it, for people."""
         parts = (part for part in (self.reason, self.message) if part)
         return f"  {self.outcome} {self.file}: {': '.join(parts)}"
+
+    def frames_with(self, flags: Iterable[str]) -> list[int]:
+        """Return the frames that have any of some flags; none of a classic slice."""
+        return sorted({one for flag in flags for one in self.flagged_frames.get(flag, ())})
+
+    def count_flagged(self, flags: Iterable[str]) -> int:
+        """Return how many slices have any of some flags; 1 where it is not known which frames."""
+        shared = set(self.flags).intersection(flags)
+        return max(1, len(self.frames_with(shared))) if shared else 0
+
+    def frames_text(self, flags: Iterable[str]) -> str:
+        """Name the frames that have any of some flags, for people; empty of a classic slice."""
+        if self.n_frames is None:
+            return ""
+        frames = self.frames_with(flags)
+        if not frames:
+            return f"at least 1 of {counted(self.n_frames, 'frame')}"
+        return f"{'frame' if len(frames) == 1 else 'frames'} {ranges_text(frames)}"
 
 
 _SLICE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(SliceRecord))
@@ -347,15 +370,26 @@ class RunReport:
         """The files with a figure beyond the model's bounds, or cut off by their stored range."""
         return [record for record in self.slices if record.flags]
 
+    @property
+    def flagged_slices(self) -> int:
+        """How many slices have a flag, each frame of a multi-frame file by itself."""
+        return sum(record.count_flagged(record.flags) for record in self.slices)
+
+    def _flagged_text(self, flags: Collection[str]) -> str:
+        """Return how many slices have any of some flags, in words; empty if none has."""
+        own = [one for one in self.slices if not set(one.flags).isdisjoint(flags)]
+        unknown = any((one.n_frames or 1) > 1 and not one.frames_with(flags) for one in own)
+        n = sum(one.count_flagged(flags) for one in own)
+        return f"{'at least ' if unknown else ''}{counted(n, 'slice')}" if n else ""
+
     def _check_lines(self) -> list[str]:
         """Say which results are beyond the model's bounds, or that it states none."""
-        clipped = sum(record.n_frames or 1 for record in self.slices if record.clipped_share)
+        clipped = self._flagged_text((CLIPPED,))
         lines = []
         if undeclared := [name for name, text in self.contracts.items() if text == NOT_DECLARED]:
             lines.append(f"not declared of this network, so not checked: {', '.join(undeclared)}")
         if clipped:
-            slices = counted(clipped, "slice")
-            lines.append(f"{slices} flagged as clipped: brighter than pixels can store")
+            lines.append(f"{clipped} flagged as clipped: brighter than pixels can store")
         if not self.bounds:
             if self.weights_sha256:
                 other = "other " if clipped else ""
@@ -363,7 +397,7 @@ class RunReport:
             return lines
         flagged = [one for one in self.flagged if set(one.flags) & self.bounds.keys()]
         if flagged:
-            slices = counted(len(flagged), "slice")
+            slices = self._flagged_text(self.bounds)
             lines.append(f"{slices} flagged as beyond the model's bounds")
         for record in flagged[:FLAGS_SHOWN]:
             figures = ", ".join(
@@ -371,7 +405,8 @@ class RunReport:
                 for name in record.flags
                 if name in self.bounds
             )
-            lines.append(f"  {record.file}: {figures}")
+            frames = record.frames_text(self.bounds)
+            lines.append(f"  {record.file}: {f'{frames}: ' if frames else ''}{figures}")
         if len(flagged) > FLAGS_SHOWN:
             lines.append(f"  and {len(flagged) - FLAGS_SHOWN} more: see the report")
         return lines
@@ -413,6 +448,11 @@ class RunReport:
             for problem, numbers in sorted(problems.items())
         ]
 
+    @property
+    def _wrote_beside(self) -> bool:
+        """Whether it wrote files beside the slices: NIfTI files are written each time."""
+        return any(one.nifti or one.trust_map_outcome == "written" for one in self.series_records)
+
     def _failure_lines(self, *, verbose: bool) -> list[str]:
         """Name the files that failed, each with what is wrong with it; all of them if `verbose`."""
         failed = [record for record in self.slices if record.outcome == "failed"]
@@ -434,8 +474,9 @@ class RunReport:
             f"{self.seconds.get('total', 0.0):.1f} s)"
         )
         if present and not done:
+            new = "no new slice" if self._wrote_beside else "nothing new"
             slices = counted(present, "slice")
-            lines = [f"nothing new: {slices} in {self.series} series were already there {how}"]
+            lines = [f"{new}: {slices} in {self.series} series were already there {how}"]
         else:
             lines = [f"{counted(done, 'slice')} written in {self.series} series {how}"]
         if self.backend_choice.get("tier"):
@@ -500,6 +541,7 @@ class RunReport:
             "skipped": self.count("skipped"),
             "failed": self.count("failed"),
             "flagged": len(self.flagged),
+            "flagged_slices": self.flagged_slices,
             "trust_maps": self.trust_maps,
             "exit_code": self.exit_code,
             "reasons": [

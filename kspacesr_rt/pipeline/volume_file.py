@@ -11,13 +11,13 @@ from itertools import islice
 from typing import Final
 
 from kspacesr_rt.dicom import DecodedSlice, writing_outputs
-from kspacesr_rt.dicom.clipping import Clipping
 from kspacesr_rt.dicom.output_names import UID_NAME
 from kspacesr_rt.pipeline.file_in_progress import Computed, FileInProgress, status
+from kspacesr_rt.pipeline.frame_checks import FrameChecks
 from kspacesr_rt.pipeline.group_commit import Finished
 from kspacesr_rt.pipeline.journal_entries import FileState
 from kspacesr_rt.pipeline.run_state import Computation, FileTask, RunState, SeriesProgress
-from kspacesr_rt.quality.result_checks import SliceFigures, check_result
+from kspacesr_rt.quality.result_checks import check_result
 from kspacesr_rt.runtime.baselines import INTERPOLATIONS
 from kspacesr_rt.volumes import SourceVolume, VolumeWriter, read_volume, volume_slices
 from kspacesr_rt.volumes.reader import VolumeDigest
@@ -67,9 +67,7 @@ class VolumeFile(FileInProgress):
         """Status of the file when its header was read."""
         self._n_read = self._n_written = 0
         self._lowest = self._highest = 0.0
-        self._figures: SliceFigures | None = None
-        self._clipping = Clipping()
-        """The worst so far, as the figures."""
+        self._checks = FrameChecks(computation.spec.bounds)
 
     def _read(self) -> list[DecodedSlice]:
         if self._volume is None:
@@ -116,14 +114,13 @@ class VolumeFile(FileInProgress):
         timer = self.run.timer
         with timer.busy("check"), naming_the_slice(self._n_written + 1):
             figures = check_result(sr, decoded.values, self.computation.spec, sums)
-        self._figures = figures if self._figures is None else self._figures.worse_of(figures)
         self._lowest = min(self._lowest, float(decoded.values.min()))
         self._highest = max(self._highest, float(decoded.values.max()))
         with timer.busy("encode"):
             stored = volume.layout.to_stored(sr)
         with timer.busy("check"):
-            cut = volume.layout.measure_cut(stored, sr, decoded.values)
-        self._clipping = self._clipping.worse_of(cut)
+            clipping = volume.layout.measure_cut(stored, sr, decoded.values)
+        self._checks.add(figures, clipping)
         self._show(self.task.number + self._n_written, decoded, sr)
         with timer.busy("write"):
             writer.add([stored])
@@ -162,8 +159,9 @@ class VolumeFile(FileInProgress):
             source=source,
             output=output,
             source_digest=self._digest.hexdigest(),
-            figures=self._figures,
-            clipping=self._clipping,
+            figures=self._checks.figures,
+            clipping=self._checks.clipping,
+            flagged_frames=self._checks.flagged_frames,
             notes=tuple(self._notes(replaced=writer.replaced and name != task.noted)),
         )
         return Finished(entry=entry, path=path, synced=writer.fresh)

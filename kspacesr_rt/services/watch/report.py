@@ -32,7 +32,7 @@ class WatchReport:
         self._last: deque[SliceRecord] = deque(maxlen=KEPT)
         self._left_out: deque[SliceRecord] = deque(maxlen=KEPT)
         self._stale: dict[str, StaleRecord] = {}
-        self._n_flagged = self._n_rounds = self._n_series = 0
+        self._n_flagged = self._n_flagged_slices = self._n_rounds = self._n_series = 0
 
     def add(self, record: SliceRecord) -> None:
         """Count what became of a file."""
@@ -40,6 +40,7 @@ class WatchReport:
         self._files[record.outcome] += 1
         self._slices[record.outcome] += n_slices
         self._n_flagged += bool(record.flags)
+        self._n_flagged_slices += record.count_flagged(record.flags)
         for warning in record.warnings:
             self._warnings[warning] += n_slices
         self._last.append(record)
@@ -83,6 +84,7 @@ class WatchReport:
             **{outcome: self._files[outcome] for outcome in OUTCOMES},
             **{f"{outcome}_slices": self._slices[outcome] for outcome in OUTCOMES},
             "flagged": self._n_flagged,
+            "flagged_slices": self._n_flagged_slices,
             "reasons": [
                 {"outcome": outcome, "reason": reason, "count": n}
                 for (outcome, reason), n in sorted(self._reasons.items())
