@@ -12,6 +12,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import enhanced_cases
 import fault_cases
 import pydicom
 import pytest
@@ -178,6 +179,20 @@ def test_the_same_bytes_and_the_same_report_come_out(cluster, backend, tmp_path)
     ]
     assert sheets[0] == sheets[1] != {}
     assert {one.name: one.workers for one in two.stages}["infer"] == 2
+
+
+def test_flagged_frames_are_those_of_the_local_engine(cluster, tmp_path):
+    """They come from an actor, and from its journal when a run goes on."""
+    frames = enhanced_cases.sample_frames(3)
+    frames[1].pixels[20:40, 20:40] = 4095  # the ceiling of 12 bits: edges overshoot it
+    enhanced_cases.save(enhanced_cases.build(frames), tmp_path / "in" / "frames.dcm")
+    for name, executor in (("one", None), ("two", RayExecutor(actors=1))):
+        report = infer(tmp_path / "in", tmp_path / name, ZERO_FILL, executor=executor)
+        (record,) = report.slices
+        assert (record.outcome, record.flagged_frames) == ("written", {"clipped": (2,)})
+        assert report.flagged_slices == 1
+    again = infer(tmp_path / "in", tmp_path / "two", ZERO_FILL, executor=RayExecutor(actors=1))
+    assert again.slices == (dataclasses.replace(record, outcome="present"),)
 
 
 def test_stale_outputs_are_refused_kept_or_replaced_as_by_the_local_engine(cluster, tmp_path):

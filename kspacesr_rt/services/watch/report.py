@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from kspacesr_rt.pipeline.report import SliceRecord, StaleRecord
+from kspacesr_rt.pipeline.report import SliceRecord, StaleRecord, fields_of_slice
 from kspacesr_rt.system.files import replace_file
 
 SCHEMA: Final = 1
@@ -91,15 +91,11 @@ class WatchReport:
             ],
             "warnings": dict(sorted(self._warnings.items())),
             "errors": dict(sorted(self._errors.items())),
-            "stale": [_as_dict(one) for one in self._stale.values()],
-            "left_out": [_as_dict(one) for one in self._left_out],
-            "slices": [_as_dict(one) for one in self._last],
+            "stale": [dataclasses.asdict(one) for one in self._stale.values()],
+            "left_out": [fields_of_slice(one) for one in self._left_out],
+            "slices": [fields_of_slice(one) for one in self._last],
         }
         replace_file(path, (json.dumps(document) + "\n").encode())
-
-
-def _as_dict(record: SliceRecord | StaleRecord) -> dict[str, Any]:
-    return dataclasses.asdict(record)
 
 
 def _now() -> str:

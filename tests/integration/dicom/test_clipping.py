@@ -75,4 +75,5 @@ def test_the_worst_frame_speaks_for_a_file(tmp_path):
     (record,) = report.slices
     assert record.flags == ("clipped",)
     assert record.stored_residual > 1e-4
-    assert "2 slices flagged as clipped" in report.as_text()
+    assert record.flagged_frames == {"clipped": (2,)}
+    assert "1 slice flagged as clipped" in report.as_text()

@@ -343,6 +343,7 @@ def test_an_output_folder_that_cannot_be_written_has_its_own_hint(study, tmp_pat
     "changed",
     [
         *({"source": 5}, {"told": 5}, {"output": None}, {"output": "a\0b"}, {"n_frames": "x"}),
+        *({"flagged_frames": one} for one in ({"clipped": "3"}, {"clipped": [1]}, "1", None)),
         *({"matrix": [[1], [2]]}, {"matrix": [1, 2, 3]}, {"matrix": "ab"}, None),
     ],
 )

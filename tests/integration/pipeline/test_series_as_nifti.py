@@ -136,6 +136,7 @@ def test_it_follows_its_series(tmp_path):
     assert first.series_records[0].nifti == ""
     second = ks.infer(study, out, option())
     assert {one.outcome for one in second.slices} == {"present"}
+    assert second.as_text().startswith("no new slice: ")
     before = nifti_of(out, second).get_fdata()
     path = sorted(study.iterdir())[0]
     ds = pydicom.dcmread(path)

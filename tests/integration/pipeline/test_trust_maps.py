@@ -222,6 +222,9 @@ def test_maps_are_added_to_a_finished_folder_without_computing(series, tmp_path)
     report = ks.infer(series, tmp_path / "out", option())
     assert report.count("present") == 4
     assert len(maps_in(tmp_path / "out")) == 1
+    text = report.as_text()
+    assert text.startswith("no new slice: 4 slices in 1 series were already there")
+    assert "1 trust map written" in text
 
 
 def test_a_map_that_stands_is_kept_up_to_date(done, series):

@@ -9,6 +9,7 @@ import pytest
 from kspacesr_rt.errors import OutputError
 from kspacesr_rt.pipeline.report import (
     RunReport,
+    SeriesRecord,
     SeriesWarning,
     SliceRecord,
     StageTiming,
@@ -127,6 +128,59 @@ def test_flagged_slices_are_counted_and_named():
     assert "  and 5 more: see the report" in many.as_text()
 
 
+def test_flagged_frames_are_counted_as_slices_and_files_as_files():
+    """`1 slice flagged` of a file in which ten are sends nobody to the other nine."""
+    frames = dataclasses.replace(
+        flagged(3),
+        file="slices.npy",
+        n_frames=20,
+        flags=("added_energy_ratio", "intensity_drift", "clipped"),
+        flagged_frames={
+            "added_energy_ratio": (3, 7, 8, 9),
+            "intensity_drift": (8, 20),
+            "clipped": (1, 3),
+        },
+    )
+    bounds = {"added_energy_ratio": 1.25, "intensity_drift": 1e-8}
+    given = dataclasses.replace(report(record("written"), flagged(1), frames), bounds=bounds)
+    assert given.summary()["flagged"] == 2
+    assert given.summary()["flagged_slices"] == given.flagged_slices == 7
+    lines = given.as_text().splitlines()
+    assert "2 slices flagged as clipped: brighter than pixels can store" in lines
+    at = lines.index("6 slices flagged as beyond the model's bounds")
+    assert lines[at + 1 : at + 3] == [
+        "  sha256:000000000001: added_energy_ratio 1.5 > 1.25",
+        "  slices.npy: frames 3, 7 to 9, 20: "
+        "added_energy_ratio 1.5 > 1.25, intensity_drift 1e-07 > 1e-08",
+    ]
+    one = dataclasses.replace(frames, flagged_frames={"added_energy_ratio": (5,)})
+    text = dataclasses.replace(report(one), bounds={"added_energy_ratio": 1.25}).as_text()
+    assert "1 slice flagged as beyond the model's bounds" in text
+    assert "  slices.npy: frame 5: added_energy_ratio 1.5 > 1.25" in text
+
+
+def test_flags_without_frames_are_counted_for_what_they_prove():
+    """An earlier version has noted that a file has some, not which."""
+    old = dataclasses.replace(flagged(1), n_frames=20, flags=("added_energy_ratio", "clipped"))
+    given = dataclasses.replace(report(old, flagged(2)), bounds={"added_energy_ratio": 1.25})
+    text = given.as_text()
+    assert "at least 2 slices flagged as beyond the model's bounds" in text
+    assert "  sha256:000000000001: at least 1 of 20 frames: added_energy_ratio 1.5 > 1.25" in text
+    assert "at least 1 slice flagged as clipped" in text
+    assert given.flagged_slices == 2
+
+
+def test_the_file_holds_the_flagged_frames(tmp_path):
+    """A script that fetches them for a person needs their numbers."""
+    frames = dataclasses.replace(
+        record("written"), n_frames=9, flags=("clipped",), flagged_frames={"clipped": (2, 9)}
+    )
+    report(frames, record("written")).save(tmp_path / "r.json")
+    stored = json.loads((tmp_path / "r.json").read_text())
+    assert [one["flagged_frames"] for one in stored["slices"]] == [{"clipped": [2, 9]}, {}]
+    assert (stored["flagged"], stored["flagged_slices"]) == (1, 2)
+
+
 def test_failed_files_are_named_with_what_they_lack():
     """Who has to mend a file needs to know which and what; not what was none of ours anyway."""
 
@@ -179,6 +233,28 @@ def test_a_run_that_had_nothing_to_do_says_so():
     lines = report(record("written"), record("present")).as_text().splitlines()
     assert lines[0].startswith("1 slice written in 1 series (x2, ")
     assert lines[1] == "1 slice already there"
+
+
+@pytest.mark.parametrize(
+    "written", [{"nifti": "a.nii.gz"}, {"trust_map": "a.dcm", "trust_map_outcome": "written"}]
+)
+def test_a_run_that_wrote_beside_the_slices_does_not_say_nothing_new(written):
+    """`nothing new` before `1 trust map written` is a contradiction."""
+    series = SeriesRecord(
+        series_instance_uid="1.2",
+        n_slices=1,
+        matrix=(8, 8),
+        measured_shares=(None, None),
+        acquired=(None, None),
+        interpolated=False,
+        **written,
+    )
+    text = dataclasses.replace(report(record("present")), series_records=(series,)).as_text()
+    assert text.startswith("no new slice: 1 slice in 1 series were already there (x2, ")
+    assert "nothing new" not in text
+    kept = dataclasses.replace(series, nifti="", trust_map_outcome="present")
+    text = dataclasses.replace(report(record("present")), series_records=(kept,)).as_text()
+    assert text.startswith("nothing new: ")
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, "its thread was"), (4, "its 4 threads were")])
