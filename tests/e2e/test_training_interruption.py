@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from repository import SUPPORT
 
 from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.system.interruption import deferred_signals
@@ -35,25 +36,14 @@ def data(tmp_path_factory):
     return folder
 
 
-HELD = """
-import os, time
-from pathlib import Path
-from kspacesr_rt.cli import main
-from kspacesr_rt.train import loop
-advance, hold = loop._Run.advance, Path(os.environ["HOLD"])
-def advance_or_wait(run):
-    advance(run)
-    while run.step >= 15 and hold.exists():
-        time.sleep(0.01)
-loop._Run.advance = advance_or_wait
-main()
-"""
+pytestmark = pytest.mark.usefixtures("from_a_warm_process")
+HELD = SUPPORT / "held_training.py"
 """The command line, which stays at step 15 as long as there is a file to hold it."""
 
 
 def start(data: Path, output: Path, *more: str, hold: str = "no file") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", HELD, "train", str(data), "-o", str(output), *OPTIONS, *more],
+        [sys.executable, str(HELD), "train", str(data), "-o", str(output), *OPTIONS, *more],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HOLD": hold},

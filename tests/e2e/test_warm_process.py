@@ -9,11 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import warm_process
 from fault_cases import environment
 
+from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.train.untrusted_checkpoint import read_document
 
 pytestmark = [
     pytest.mark.usefixtures("from_a_warm_process"),
@@ -106,6 +110,41 @@ def test_a_slowed_command_line_is_forked_too(forked, tmp_path):
     assert len(forked) == 1
 
 
+def test_what_loads_torch_is_forked_with_it_and_nothing_else_is(monkeypatch, forked, tmp_path):
+    """The same weights come out, by as many threads as were asked for."""
+    stack = np.stack([brain_phantom((64, 72), seed=seed) for seed in range(2)])
+    np.save(tmp_path / "data.npy", stack.astype(np.float32))
+    small = (
+        "--width",
+        "4",
+        "--blocks",
+        "1",
+        "--matrix",
+        "16",
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "-q",
+    )
+    words = [*CLI, "train", ".", *small, "-o", "made.pt"]
+    told, made = {**os.environ, "OMP_NUM_THREADS": "1"}, []
+    for _ in ("fork", "real"):
+        subprocess.run(words, cwd=tmp_path, env=told, check=True)
+        made.append(read_document(tmp_path / "made.pt")["state_dict"])
+        for path in tmp_path.glob("made.*"):
+            path.unlink()
+        monkeypatch.setattr(subprocess, "Popen", warm_process.WarmProcess.__base__)
+    assert forked == [words]
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+    maps = {
+        kind: Path(f"/proc/{server.process.pid}/maps").read_text()
+        for kind, server in warm_process._running.items()
+    }
+    assert "libtorch" in maps[True]
+    assert "libtorch" not in maps[False]
+
+
 @pytest.mark.parametrize("words", ["--version", "no-command"])
 def test_shells_find_it(warm_programs, words):
     path = os.pathsep.join([str(warm_programs), os.environ["PATH"]])
@@ -120,7 +159,7 @@ def test_shells_find_it(warm_programs, words):
 
 
 def test_a_program_that_ends_before_it_asks_ends_nothing_else(warm_programs):
-    door = warm_programs.with_name("door")
+    door = warm_process._server().door
     with socket.socket(socket.AF_UNIX) as visitor:
         visitor.connect(str(door))
     done = subprocess.run([warm_programs / "kspacesr-rt", "--version"], stdout=subprocess.DEVNULL)

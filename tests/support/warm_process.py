@@ -3,8 +3,9 @@
 A process of `kspacesr-rt infer` takes 1.0 s of processor time to its end, if zero-filling does the
 work, and 0.3 s if its modules are loaded already. Where a test is not about them, the fixture
 `from_a_warm_process` makes `subprocess` fork it from a process of this file, which has loaded what
-most commands load and nothing else: no torch, no session, no thread. It is a child of the test
+most commands load and nothing else: no session, no thread. It is a child of the test
 like any other, with the streams, folder and environment that were asked for, and ends as one would.
+Commands that load torch are forked from another one that has loaded that, too: 3.5 s of 5.
 
 A process is started as ever where a fork could not stand for it: another program, options of
 Python, code to run before it begins, variables that decide how Python starts, and where this is not
@@ -40,12 +41,16 @@ LOADED = (
     *("kspacesr_rt.pipeline.executors", "kspacesr_rt.pipeline.nifti_of_series", "onnxruntime"),
 )
 """What loads the modules of most commands."""
+OF_TORCH = ("torch", "kspacesr_rt.train.run", "kspacesr_rt.export.exporter")
+"""What loads those of `TORCH_COMMANDS` besides."""
+TORCH_COMMANDS = ("train", "export", "seed-table")
+"""Commands that load torch, whatever they are told; no other is forked with it."""
 BEFORE_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "TZ")
 """Beginnings of variables that Python and the C library read as they start. What is loaded here
 starts no threads of its own, so those of OpenMP and BLAS change nothing."""
 HERE = Path(__file__).parent
-SCRIPTS = (HERE / "fault_cases.py",)
-"""What else is forked: it runs the command line with a backend that is slowed down."""
+SCRIPTS = (HERE / "fault_cases.py", HERE / "held_training.py")
+"""What else is forked: they run the command line with something slowed down."""
 _PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 _CHILD = (
     *("executable", "preexec_fn", "close_fds", "pass_fds", "cwd", "env", "startupinfo"),
@@ -78,7 +83,7 @@ class WarmProcess(subprocess.Popen):
         streams = [number if one == -1 else one for number, one in enumerate(pipes)]
         folder = os.fspath(given["cwd"] or ".")
         request = {"words": words, "folder": folder, "environment": environment}
-        self.pid = _server().fork(request, streams)
+        self.pid = _server(torch=_loads_torch(words)).fork(request, streams)
         self._child_created = True
         self._close_pipe_fds(*(given[name] for name in _PIPES))
 
@@ -94,10 +99,15 @@ def _is_forked(words: Sequence[str], environment: Mapping[str, str]) -> bool:
     return not any(name.startswith(BEFORE_START) for name in changed)
 
 
-class _Server:
-    """The process that is forked, as the tests see it."""
+def _loads_torch(words: Sequence[str]) -> bool:
+    command = words[2:3] if words[1].endswith(".py") else words[3:4]
+    return command[:1] in [[one] for one in TORCH_COMMANDS]
 
-    def __init__(self) -> None:
+
+class _Server:
+    """A process that is forked, as the tests see it."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
         self.environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket = ours
@@ -109,23 +119,13 @@ class _Server:
             door.listen()
             ways = [theirs.fileno(), door.fileno()]
             self.process = subprocess.Popen(
-                [sys.executable, __file__, *map(str, ways)],
+                [sys.executable, __file__, *map(str, ways), *modules],
                 pass_fds=ways,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=self.environment,
             )
-        self.programs = place.with_name("programs")
-        """Has a `kspacesr-rt` for shells."""
-        self.programs.mkdir()
-        program = self.programs / "kspacesr-rt"
-        real = str(Path(sys.executable).with_name(program.name))
-        given = (str(place), real, self.environment, BEFORE_START)
-        program.write_text(
-            f"#!{sys.executable} -ISE\nimport sys\nsys.path.insert(0, {str(HERE)!r})\n"
-            f"from warm_program import run\nrun{given!r}\n"
-        )
-        program.chmod(0o755)
+        self.door = place
 
     def fork(self, request: dict[str, Any], streams: list[int]) -> int:
         """Return the number of a new child of this process."""
@@ -148,14 +148,13 @@ class _Server:
         self._folder.cleanup()
 
 
-_running: _Server | None = None
+_running: dict[bool, _Server] = {}
 
 
-def _server() -> _Server:
-    global _running
-    if _running is None:
-        _running = _Server()
-    return _running
+def _server(*, torch: bool = False) -> _Server:
+    if torch not in _running:
+        _running[torch] = _Server((*LOADED, *OF_TORCH) if torch else LOADED)
+    return _running[torch]
 
 
 def _set_child_subreaper(value: int) -> None:
@@ -176,8 +175,8 @@ def _received(connection: socket.socket, size: int) -> bytes:
 @pytest.fixture(scope="session")
 def _warm_process() -> Iterator[None]:
     yield
-    if _running is not None:
-        _running.end()
+    while _running:
+        _running.popitem()[1].end()
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +189,21 @@ def from_a_warm_process(_warm_process: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def warm_programs(_warm_process: None) -> Path | None:
+def warm_programs(_warm_process: None, tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     """Return a folder for a shell's search path: its `kspacesr-rt` has the real one forked."""
-    return _server().programs if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return None
+    plain, torch = _server(), _server(torch=True)
+    program = tmp_path_factory.mktemp("programs") / "kspacesr-rt"
+    doors = {"": str(plain.door)} | dict.fromkeys(TORCH_COMMANDS, str(torch.door))
+    real = str(Path(sys.executable).with_name(program.name))
+    given = (doors, real, plain.environment, BEFORE_START)
+    program.write_text(
+        f"#!{sys.executable} -ISE\nimport sys\nsys.path.insert(0, {str(HERE)!r})\n"
+        f"from warm_program import run\nrun{given!r}\n"
+    )
+    program.chmod(0o755)
+    return program.parent
 
 
 # --- the process that is forked -------------------------------------------------------------------
@@ -241,6 +252,8 @@ def _await_a_request(connection: socket.socket, door: socket.socket) -> list[str
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if (torch := sys.modules.get("torch")) and "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as it would as it loads
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
     words: list[str] = request["words"]
@@ -259,8 +272,8 @@ def _look_after(child: int, visitor: socket.socket) -> None:
 
 
 def _main() -> None:
-    connection, door = (socket.socket(fileno=int(one)) for one in sys.argv[1:])
-    for name in LOADED:
+    connection, door = (socket.socket(fileno=int(one)) for one in sys.argv[1:3])
+    for name in sys.argv[3:]:
         importlib.import_module(name)
     if threading.active_count() > 1 or len([*Path("/proc/self/task").iterdir()]) > 1:
         raise RuntimeError("a process of several threads cannot be forked")

@@ -15,7 +15,10 @@ from collections.abc import Mapping, Sequence
 
 
 def run(
-    door: str, program: str, environment: Mapping[str, str], before_start: Sequence[str]
+    doors: Mapping[str, str],
+    program: str,
+    environment: Mapping[str, str],
+    before_start: Sequence[str],
 ) -> None:
     """Have a program forked with this process's words, streams, folder and environment.
 
@@ -23,8 +26,8 @@ def run(
 
     Parameters
     ----------
-    door
-        Address of the process that is forked.
+    doors
+        Addresses of the processes that are forked, by command; of all others "".
     program
         Path of the program.
     environment
@@ -38,7 +41,7 @@ def run(
     if any(own.get(name) != environment.get(name) for name in names - {"PYTHONUNBUFFERED"}):
         os.execv(program, [program, *sys.argv[1:]])
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(door)
+        connection.connect(doors.get(sys.argv[1] if sys.argv[1:] else "", doors[""]))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _: connection.sendall(bytes([number])))
         words = [program, *sys.argv[1:]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from typing import Any
 
@@ -30,6 +31,7 @@ from kspacesr_rt.quality.spectral_sums import SpectralSums
 from kspacesr_rt.runtime.backends import BackendOptions, open_backend
 from kspacesr_rt.runtime.ort_webgpu import PROVIDER
 from kspacesr_rt.runtime.self_test import verify_model
+from kspacesr_rt.runtime.suited_models import CPU_NODES_VARIABLE
 
 
 def changed(model: ModelFile, case: dict[str, Any]) -> ModelFile:
@@ -94,6 +96,7 @@ def main() -> None:
     """Answer every case."""
     answers = []
     for case in json.loads(sys.argv[1]):
+        os.environ[CPU_NODES_VARIABLE] = str(int(case.get("cpu_nodes", False)))
         try:
             answers.append(answer_to(case))
         except BackendUnavailableError as exc:

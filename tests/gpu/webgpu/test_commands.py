@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 VERIFY = ("verify", "x2-fast", "--backend", "ort-webgpu", "--json")
 
@@ -19,9 +20,14 @@ def refusal(done):
     return answer["error"]["message"], answer["error"]["hint"]
 
 
-def test_doctor_and_backends_list_it(machine):
+@pytest.fixture(scope="module")
+def found(machine):
+    """Return what doctor says of this machine."""
+    return json.loads(machine.cli("doctor", "--json").stdout)
+
+
+def test_doctor_and_backends_list_it(machine, found):
     """Usable, with what Vulkan lists; the CPU provider of the same package runs `ort-cpu`."""
-    found = json.loads(machine.cli("doctor", "--json").stdout)
     assert found["backends"]["ort-webgpu"] == "usable"
     assert found["backends"]["ort-cpu"] == "usable"
     assert found["providers"]["WebGpuExecutionProvider"] == "loads"
@@ -31,9 +37,8 @@ def test_doctor_and_backends_list_it(machine):
     assert json.loads(machine.cli("backends", "--json").stdout)["ort-webgpu"]["usable"]
 
 
-def test_infer_computes_on_it_and_says_so(machine, tmp_path):
+def test_infer_computes_on_it_and_says_so(machine, found, tmp_path):
     """From an array to an array; the report names the backend, and that software is no GPU."""
-    listed = json.loads(machine.cli("doctor", "--json").stdout)["vulkan"]
     slices = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
     np.save(tmp_path / "lr.npy", slices)
     out = tmp_path / "out"
@@ -44,18 +49,18 @@ def test_infer_computes_on_it_and_says_so(machine, tmp_path):
     (written,) = out.glob("*.npy")
     assert np.load(written).shape == (2, 32, 32)
     says = "which is software on the CPU and no GPU" in done.stdout + done.stderr
-    assert says == listed.endswith("(software)")
+    assert says == found["vulkan"].endswith("(software)")
 
 
-def test_smoke_takes_it(machine, tmp_path):
+def test_smoke_takes_it(machine, found, tmp_path):
     """As the GPU backend that runs here; known answers are tried elsewhere, so time ends before."""
-    listed = json.loads(machine.cli("doctor", "--json").stdout)["vulkan"]
+    listed = found["vulkan"]
     output = tmp_path / "smoke.json"
     done = machine.cli("bench", "--profile", "smoke", "--budget", 1, "-o", output)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(output.read_text())
-    assert found["backend"] == "ort-webgpu"
-    first, _, computes, *others = found["checks"]
+    smoke = json.loads(output.read_text())
+    assert smoke["backend"] == "ort-webgpu"
+    first, _, computes, *others = smoke["checks"]
     assert (first["check"], first["outcome"]) == (
         "machine",
         "not proved" if listed.endswith("(software)") else "passed",

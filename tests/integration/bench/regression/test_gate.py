@@ -304,9 +304,10 @@ def measured(tmp_path_factory):
 
 @pytest.fixture
 def planted(monkeypatch):
-    """Give a row's process a fault."""
+    """Give a row's process a fault, which shows in short visits, too."""
 
     def plant(row, fault):
+        monkeypatch.setattr(scheduler, "VISIT_S", SHORT_VISIT_S)
         monkeypatch.setattr(scheduler, "WORKER", (str(PLANTED),))
         monkeypatch.setenv("PLANTED_ROW", row)
         monkeypatch.setenv("PLANTED_FAULT", fault)
