@@ -430,7 +430,7 @@ class _Export:
         ]
         if not below:
             return pairs, report
-        report_step("running the network in fp64: its own rounding may be what parts the two")
+        report_step("running the network in fp64, to see what it rounds by itself")
         exact = in_double(
             self.maker,
             [given.values for given, _ in below],

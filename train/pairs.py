@@ -42,6 +42,8 @@ MARGIN = 8
 """Pixels of air kept around the tissue."""
 SMALLEST_MATRIX = 64
 """HR slices below this are not trained on: k-space of so few samples says nothing about edges."""
+SHORTEST_NAME = 12
+"""Columns of a series in the log's table."""
 MAPPED_FILES = 512
 """Cached arrays that stay mapped, the rest is read: each holds a file open, and 1024 is the usual
 limit of a process."""
@@ -238,20 +240,38 @@ def _restored(source: Source, item: CachedArray) -> TrainingSeries:
 def describe(series: Sequence[TrainingSeries], *, show_names: bool = True) -> str:
     """Return a table for the log: slices, matrix and measured k-space of each series.
 
-    Without `show_names`, which are those of files, series are numbered.
+    Without `show_names`, which are those of files, series are numbered. Both versions of a series
+    have its name, and are counted once.
     """
-    lines = [f"{'series':<44} slices     matrix  support y, x  k-space"]
-    for number, one in enumerate(series, start=1):
+    numbers = {place: n for n, place in enumerate(dict.fromkeys(map(_place, series)), start=1)}
+    names = [one.name if show_names else f"series {numbers[_place(one)]}" for one in series]
+    width = max(SHORTEST_NAME, *map(len, names))
+    lines = [f"{'series':<{width}} slices     matrix  support y, x  k-space"]
+    for name, one in zip(names, series, strict=True):
         n, rows, columns = one.slices.shape
-        name = one.name if show_names else f"series {number}"
         lines.append(
-            f"{name:<44} {n:>6} {rows:>4} x {columns:<4}   {one.band[0]:.2f}, "
+            f"{name:<{width}} {n:>6} {rows:>4} x {columns:<4}   {one.band[0]:.2f}, "
             f"{one.band[1]:.2f}  {'cropped' if one.cropped else 'as stored'}"
         )
-    slices = sum(len(one.slices) for one in series)
-    patients = len({one.patient for one in series})
-    lines.append(f"in all: series {len(series)}, patients {patients}, slices {slices}")
+    n_series, patients = count_series(series), len({one.patient for one in series})
+    total = f"in all: series {n_series}, patients {patients}, slices {count_slices(series)}"
+    twice = len(series) - n_series
+    lines.append(f"{total}; {twice} used twice, cropped and as stored" if twice else total)
     return "\n".join(lines)
+
+
+def _place(one: TrainingSeries) -> tuple[str, str]:
+    return one.patient, one.name
+
+
+def count_series(series: Iterable[TrainingSeries]) -> int:
+    """Count series, those in two versions once."""
+    return round(sum(one.weight for one in series))
+
+
+def count_slices(series: Iterable[TrainingSeries]) -> int:
+    """Count HR slices, those in two versions once."""
+    return round(sum(len(one.slices) * one.weight for one in series))
 
 
 class PairSampler:
@@ -308,7 +328,7 @@ class PairSampler:
     @property
     def n_slices(self) -> int:
         """HR slices there are to draw, those of both versions of a series counted once."""
-        return round(sum(len(one.slices) * one.weight for one in self._series))
+        return count_slices(self._series)
 
     def draw(self, window: int = 0, batch: int = 0) -> tuple[FloatArray, FloatArray]:
         """Return LR ``(n, 1, y, x)`` and HR ``(n, 1, s*y, s*x)``, float32.

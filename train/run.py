@@ -18,7 +18,12 @@ from kspacesr_rt.train.distributed import joined
 from kspacesr_rt.train.file_failures import Reading
 from kspacesr_rt.train.loop import Progress, train
 from kspacesr_rt.train.options import TrainingOptions
-from kspacesr_rt.train.pairs import describe, load_training_series
+from kspacesr_rt.train.pairs import (
+    count_series,
+    count_slices,
+    describe,
+    load_training_series,
+)
 from kspacesr_rt.train.patients import split_by_patient
 from kspacesr_rt.train.validation import judged_series, validation_slices, zero_fill_quality
 from kspacesr_rt.train.volumes import read_volumes
@@ -136,7 +141,7 @@ def train_from_folders(
                 "patience counts validations, and there are none",
                 hint="name --validation folders or a share of patients with --held-out",
             )
-        n_slices = round(sum(len(one.slices) * one.weight for one in series))
+        n_slices = count_slices(series)
         resolved = options.resolved(n_slices, ranks=ranks.count)
         if ranks.first:
             shown = describe(series, show_names=reading is None or reading.show_paths)
@@ -158,7 +163,7 @@ def train_from_folders(
                             f"zero-fill on the {len(val_slices)} validation slices{where}: PSNR "
                             f"{found.psnr_db:.2f} dB, SSIM {found.ssim:.4f}, MAE {found.mae:.5f}"
                         )
-        seen = f"{n_slices} slices of {len(series)} series"
+        seen = f"{n_slices} slices of {count_series(series)} series"
         if measured:
             n_measured = sum(len(one.images) for one in measured)
             seen += f", {n_measured} of k-space of {len(measured)}"

@@ -39,6 +39,7 @@ from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, METADATA_KEY, ModelSpec
 from kspacesr_rt.model.trust_calibration import TrustCalibration
 from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.quantities import agreement_text
 from kspacesr_rt.train.degradation import degradation_for
 
 LIMITS = """\
@@ -178,7 +179,7 @@ def card(model: ModelFile) -> str:
         f"| attribution | {origin.attribution or 'not recorded'} |",
         f"| weights | sha256 `{origin.weights_sha256}` |",
         f"| checkpoint | sha256 `{origin.checkpoint_sha256}` |",
-        f"| parity with {against} | at least {worst:.1f} dB over "
+        f"| parity with {against} | at least {agreement_text(worst)} over "
         f"{len(spec.parity['cases'])} cases on {spec.parity['backend']} |",
         *([f"| recipe | `train/recipes/{spec.name}.toml` |"] if spec.is_own else []),
         *(["", "## From its maker", "", spec.description] if spec.description else []),

@@ -125,6 +125,35 @@ def _named(kind: Any) -> str:
 # Errors, metrics, specification, report ----------------------------------------------------------
 
 
+def shared_variables() -> str:
+    """Return each variable that several commands read, and the commands that read it, or do not."""
+    import typer
+
+    from kspacesr_rt.cli import app
+    from kspacesr_rt.cli.config_file import key_of
+    from kspacesr_rt.cli.option_sources import settings_of
+
+    read: dict[str, tuple[list[str], list[str]]] = {}
+
+    def collect(command: Any, path: tuple[str, ...]) -> None:
+        for one in settings_of(command) if path else ():
+            everywhere = len(one.envvar) > 1  # behind that of the one command
+            name = "KSPACESR_RT_" + key_of(one).replace("-", "_").upper()
+            read.setdefault(name, ([], []))[not everywhere].append(f"`{' '.join(path)}`")
+        for word, inner in getattr(command, "commands", {}).items():
+            collect(inner, (*path, word))
+
+    collect(typer.main.get_command(app), ())
+    lines = ["| variable | read by | not by, where the option means something else |"]
+    lines += ["| --- | --- | --- |"]
+    lines += [
+        f"| `{name}` | {', '.join(by)} | {', '.join(others)} |"
+        for name, (by, others) in sorted(read.items())
+        if by
+    ]
+    return "\n".join(lines)
+
+
 def exit_codes() -> str:
     """Return the errors that carry each exit code, with what they mean."""
     from kspacesr_rt import errors

@@ -19,6 +19,7 @@ from references import (
     model_provenance,
     model_specification,
     report_fields,
+    shared_variables,
 )
 
 DOCS = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "model-specification": model_specification,
     "model-provenance": model_provenance,
     "report-fields": report_fields,
+    "shared-variables": shared_variables,
 }
 
 

@@ -12,6 +12,7 @@ from kspacesr_rt.cli.own_networks import matrix_of
 from kspacesr_rt.cli.progress import progress_bar
 from kspacesr_rt.cli.shell import print_text
 from kspacesr_rt.errors import InputError
+from kspacesr_rt.system.quantities import size_text
 
 TritonFolder = Annotated[
     Path | None,
@@ -113,6 +114,6 @@ def write_repository(
         made = write_model_repository(model, folder, matrices=matrices)
     names = [one.name for one in made.entries]
     if not (quiet or as_json):
-        print_text(f"{folder}: {', '.join(names)}; {made.size_bytes / 1e6:.1f} MB")
+        print_text(f"{folder}: {', '.join(names)}; {size_text(made.size_bytes)}")
         print_text(f"ask a server for its known answers: python {folder / 'client.py'} --url URL")
     return {"repository": str(folder), "models": names}

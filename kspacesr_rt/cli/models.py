@@ -55,6 +55,7 @@ from kspacesr_rt.cli.own_networks import (
 )
 from kspacesr_rt.cli.progress import progress_bar
 from kspacesr_rt.cli.shell import app, echo_json, print_text
+from kspacesr_rt.system.quantities import size_text
 
 if TYPE_CHECKING:
     from kspacesr_rt.conversion.adoption import Adopted
@@ -138,7 +139,7 @@ def show_written(
     elif not quiet:
         for line in (*([first] if first else ()), *made.remarks, made.report.as_text()):
             print_text(line)
-        print_text(f"{made.path}: {made.size_bytes / 1e6:.1f} MB")
+        print_text(f"{made.path}: {size_text(made.size_bytes)}")
 
 
 @app.command()

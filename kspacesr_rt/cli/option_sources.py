@@ -41,6 +41,9 @@ OTHER_VARIABLES: Final = frozenset(
 """Variables that are none of an option: each says what it does where it is read."""
 FOR_ONE_COMMAND: Final = frozenset({"force"})
 """Options without a variable for every command: too much would be replaced."""
+NEAR: Final = 0.8
+"""Likeness of two names, 0 to 1, from which one may be a slip for the other: as with one letter
+of six."""
 COMMAND_LINE: Final = "command line"
 
 
@@ -101,10 +104,13 @@ def as_text(context: Any, *, everything: bool = False) -> str:
 def unknown_variables(program: Any) -> list[str]:
     """Say of each of our environment variables that it names nothing, and what it may mean."""
     known = OTHER_VARIABLES | set(variables_of(program))
+    shorter = [name.removeprefix(PREFIX) for name in known]  # all begin alike, which is no likeness
     sentences = []
     for name in sorted(one for one in os.environ if one.startswith(PREFIX) and one not in known):
-        near = difflib.get_close_matches(name, known, n=1)
-        sentences.append(f"{name} names no option" + (f"; is it {near[0]}?" if near else ""))
+        near = difflib.get_close_matches(name.removeprefix(PREFIX), shorter, n=1, cutoff=NEAR)
+        sentences.append(
+            f"{name} names no option" + (f"; is it {PREFIX}{near[0]}?" if near else "")
+        )
     return sentences
 
 

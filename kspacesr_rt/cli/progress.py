@@ -7,13 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kspacesr_rt.cli.shell import print_text
 from kspacesr_rt.system.plain_text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+SHORTEST_BAR: Final = 5
+BESIDE_A_NOTE: Final = SHORTEST_BAR + 4
+"""Columns of a terminal that are not the note's, label's or figures': the bar's, and a blank
+between two of the five."""
 
 
 class Update(Protocol):
@@ -51,13 +57,14 @@ def progress_bar(label: str, quiet: bool, *, lines: bool = False) -> Iterator[Up
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column
 
-    # Only the note gives way where the terminal is narrow: it goes on in a second line.
+    # A note that went on in a second line would have two lines drawn anew each time: where the
+    # terminal is narrow the bar gives way, and then the note's end.
     columns = (
         TextColumn(label),
         BarColumn(pulse_style="bar.back"),  # empty, not full, while the total is unknown
         TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=False)),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield _Bar(bar, label)
@@ -67,26 +74,37 @@ class _Bar:
     """Draws."""
 
     def __init__(self, bar: Progress, label: str) -> None:
-        self._bar, self._known = bar, Remaining()
+        self._bar, self._known, self._label = bar, Remaining(), label
         self._task = bar.add_task(label, total=None, note="", count="", left="")
 
     def __call__(self, done: int | None, total: int | None, text: str, before: int = 0) -> None:
         from rich.markup import escape
 
         self._known.note(done, total, before)
+        count, left = self._known.count(), self._known.left()
+        room = self._bar.console.width - sum(map(len, (self._label, count, left))) - BESIDE_A_NOTE
         self._bar.update(
             self._task,
             completed=done,
             total=total,
-            note=escape(printable(text)),
-            count=self._known.count(),
-            left=self._known.left(),
+            note=escape(shortened_note(printable(text), room)),
+            count=count,
+            left=left,
             refresh=done is None,  # a step may be short, but is to be seen
         )
 
     def keep(self, line: str) -> bool:
         self._bar.console.print(printable(line), markup=False, highlight=False)
         return True
+
+
+def shortened_note(note: str, columns: int) -> str:
+    """Return a note as it fits into so many columns, with an ellipsis for what does not."""
+    from rich.text import Text
+
+    text = Text(note)
+    text.truncate(max(columns, 0), overflow="ellipsis")
+    return text.plain
 
 
 class Remaining:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+from itertools import groupby
 from typing import IO, Final
+
+from kspacesr_rt.cli.narrow_tables import narrowed
 
 NARROWEST: Final = 40
 """Columns of a terminal below which lines are left to it."""
@@ -25,13 +28,22 @@ def wrapped(text: str, width: int) -> str:
     """Return text whose lines are at most `width` columns, as far as words allow it.
 
     A line goes on below its second column if it has one on the left half, else two columns right of
-    where it begins. Rows of Markdown's tables stay whole.
+    where it begins. Markdown's tables that are wider get narrower columns, or stay whole.
     """
-    return "\n".join(_wrapped_line(line, width) for line in text.split("\n"))
+    found: list[str] = []
+    for in_table, lines in groupby(text.split("\n"), lambda line: line.startswith("|")):
+        own = list(lines)
+        if not in_table:
+            found += [_wrapped_line(line, width) for line in own]
+        elif max(map(len, own)) <= width:
+            found += own
+        else:
+            found += narrowed(own, width) or own
+    return "\n".join(found)
 
 
 def _wrapped_line(line: str, width: int) -> str:
-    if len(line) <= width or line.startswith("|"):
+    if len(line) <= width:
         return line
     column = COLUMN.match(line)
     indent = column.end() if column else width

@@ -190,7 +190,7 @@ def adopt_model(
     graph = read_foreign(source)
     how = Normalisation(limits=limits, channels=channels_of(graph, channels))
     own = ForeignRuntime(graph, how)
-    report_step("measuring what it upscales by, and which matrices it takes")
+    report_step("measuring its upscale, and which matrices it takes")
     found = own.measured(matrix_multiple)
     if upscale is not None and found.upscale != upscale:
         raise InputError(
@@ -224,7 +224,7 @@ def adopt_model(
     _require_batch_of_slices(graph, own, spec)
     candidate, slices = _candidate(graph, how, spec, own, found.output_channels, output.name)
     report_step("measuring where its samples lie")
-    candidate, remark = _on_its_grid(candidate, own, grid)
+    candidate = _on_its_grid(candidate, own, grid)
     require_contracts(candidate.spec, _reference(own, candidate.spec))
     name = f"{graph.name} itself in fp32 ({BACKEND})"
     reference = Reference(run=_reference(own, candidate.spec), name=name)
@@ -237,7 +237,7 @@ def adopt_model(
         notes={"adopted_from": graph.sha256},
         report_file=report_file,
     )
-    remarks = [_summary(proved.spec, how, slices), remark]
+    remarks = [_summary(proved.spec, how, slices)]
     if graph.original is not None:
         remarks.append(_as_narrow(graph, how, candidate.spec, reference))
     replace_file(output, proved.content)
@@ -246,7 +246,7 @@ def adopt_model(
         spec=parse_model(proved.content, name=output.name).spec,
         report=proved.report,
         size_bytes=len(proved.content),
-        remarks=tuple(one for one in (*remarks, *proved.remarks) if one),
+        remarks=(*remarks, *proved.remarks),
     )
 
 
@@ -418,24 +418,18 @@ def _reference(own: ForeignRuntime, spec: ModelSpec) -> Run:
     return run
 
 
-def _on_its_grid(
-    candidate: ModelFile, own: ForeignRuntime, asked: OutputGrid | None
-) -> tuple[ModelFile, str]:
-    """Return the model with the grid its samples are on, and a sentence on how that is known."""
+def _on_its_grid(candidate: ModelFile, own: ForeignRuntime, asked: OutputGrid | None) -> ModelFile:
+    """Return the model with the grid its samples are on, and how that is known."""
     if asked is not None:
-        return candidate, ""
+        return candidate
     for grid in get_args(OutputGrid):
         # Where padding begins follows from the grid, so that each has its own reference.
         spec = dataclasses.replace(candidate.spec, output_grid=grid, grid_source="measured")
         placement = find_placement(spec, _reference(own, spec))
         if placement.conclusive and placement.passed:
-            found = dataclasses.replace(candidate, spec=spec)
-            return found, f"output grid '{grid}', as measured with a blob"
+            return dataclasses.replace(candidate, spec=spec)
     spec = dataclasses.replace(candidate.spec, grid_source="assumed")
-    return dataclasses.replace(candidate, spec=spec), (
-        f"output grid '{spec.output_grid}' is assumed: a blob does not come back as one on any "
-        "grid; say --grid if you know it"
-    )
+    return dataclasses.replace(candidate, spec=spec)
 
 
 def _summary(spec: ModelSpec, how: Normalisation, slices: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from kspacesr_rt.conversion.parity import Run
 from kspacesr_rt.errors import ParityError
 from kspacesr_rt.kspace import FloatArray, Matrix, SampleGrid, sample_origin
-from kspacesr_rt.model.spec import ModelSpec, OutputGrid
+from kspacesr_rt.model.spec import GridSource, ModelSpec, OutputGrid
 from kspacesr_rt.quality.metrics import json_number
 
 BLOB_MATRIX: Matrix = (48, 45)
@@ -44,6 +44,8 @@ class Placement:
 
     grid: OutputGrid
     """What its file says."""
+    source: GridSource = "declared"
+    """How that is known, as its file says."""
     miss: tuple[float, float]
     """SR samples, down and to the right, from where that grid puts the blob."""
     likeness: float
@@ -86,21 +88,21 @@ class Placement:
 
     def as_text(self) -> str:
         """Return what was found in a line."""
-        if not self.conclusive and self.likeness >= LEAST_LIKENESS:
-            down, right = self.miss
+        (down, right), grid = self.miss, f"output grid '{self.grid}'"
+        if self.conclusive:
+            known = ", as measured" if self.source == "measured" else ""
+            return f"{grid}{known}: a blob comes back {down:+.2f}, {right:+.2f} SR samples off"
+        assumed = self.source == "assumed"
+        known = "is assumed" if assumed else "is as stated, not proved"
+        more = "; say --grid if you know it" if assumed else ""
+        if self.likeness >= LEAST_LIKENESS:
             return (
-                f"output grid '{self.grid}' is as stated, not proved: a blob comes back blurred "
-                f"(likeness {self.likeness:.3f}), {down:+.2f}, {right:+.2f} SR samples off, "
-                "as with untrained weights"
+                f"{grid} {known}: a blob comes back blurred (likeness {self.likeness:.3f}), "
+                f"{down:+.2f}, {right:+.2f} SR samples off, as with untrained weights{more}"
             )
-        if not self.conclusive:
-            return (
-                f"output grid '{self.grid}' is as stated, not proved: a blob does not come back "
-                f"as one (likeness {self.likeness:.2f}), as with untrained weights"
-            )
-        down, right = self.miss
         return (
-            f"output grid '{self.grid}': a blob comes back {down:+.2f}, {right:+.2f} SR samples off"
+            f"{grid} {known}: a blob does not come back as one (likeness {self.likeness:.2f}), "
+            f"as with untrained weights{more}"
         )
 
 
@@ -160,6 +162,7 @@ def _placement(spec: ModelSpec, run: Run, matrix: Matrix) -> Placement:
     turned = "" if fitting else _turned(found, matrix, spec)
     return Placement(
         grid=spec.output_grid,
+        source=spec.grid_source,
         miss=miss,
         likeness=_correlation(sr, ideal),
         likeness_smoothed=_smoothed_likeness(sr, spec.upscale),

@@ -109,6 +109,8 @@ TIERS = {
         gains_pass=True,
     ),
 }
+SHORTEST_CASE, LONGEST_CASE = 12, 27
+"""Columns of a case in the report's table; with the longest a row has 80."""
 TIER_OF: dict[Precision, str] = {
     "fp32": "exact",
     "fp16": "fast",
@@ -247,22 +249,24 @@ class ParityReport:
         }
 
     def as_text(self) -> str:
-        """Return a table for people."""
+        """Return a table for people, of 80 columns."""
+        longest = max((len(one.case) for one in self.agreements), default=0)
+        width = max(SHORTEST_CASE, min(longest, LONGEST_CASE))
         lines = [
             f"parity with {self.reference} on {self.backend}, tier {self.tier}",
-            f"{'case':<28} {'PSNR between':>12} {'centre':>9} {'rim':>9} "
-            f"{'dPSNR dB':>9} {'dSSIM':>9} {'dMAE':>9}",
+            f"{'case':<{width}} {'parity dB':>9} {'centre':>7} {'rim':>7} "
+            f"{'dPSNR dB':>8} {'dSSIM':>8} {'dMAE':>8}",
         ]
         lines += [
             (
-                f"{one.case:<28} {one.psnr_between_db:>9.1f} dB {one.centre_error:>9.1e} "
+                f"{one.case:<{width}} {one.psnr_between_db:>9.1f} {one.centre_error:>7.1e} "
                 + " ".join(
-                    f"{value:{form}}" if math.isfinite(value) else f"{'-':>9}"
-                    for value, form in (
-                        (one.rim_error, ">9.1e"),
-                        (one.delta_psnr_db, ">+9.5f"),
-                        (one.delta_ssim, ">+9.1e"),
-                        (one.delta_mae_share, ">+9.1e"),
+                    f"{value:{form}}" if math.isfinite(value) else f"{'-':>{size}}"
+                    for value, size, form in (
+                        (one.rim_error, 7, ">7.1e"),
+                        (one.delta_psnr_db, 8, ">+8.4f"),
+                        (one.delta_ssim, 8, ">+8.1e"),
+                        (one.delta_mae_share, 8, ">+8.1e"),
                     )
                 )
             )

@@ -21,6 +21,7 @@ from kspacesr_rt.model.file import ModelFile, parse_model
 from kspacesr_rt.system.cache_folder import CacheFolder, entries_to_remove
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.plain_text import printable
+from kspacesr_rt.system.quantities import size_text
 
 SCHEMA = 1
 Inputs = Mapping[str, Any]
@@ -47,7 +48,7 @@ class TierEntry:
         what = self.problem or (
             f"{self.inputs['model']} in {self.inputs['precision']} for {self.inputs['backend']}"
         )
-        head = f"{self.last_used:%Y-%m-%d %H:%M}  {self.size_bytes / 1e6:7.1f} MB  "
+        head = f"{self.last_used:%Y-%m-%d %H:%M}  {size_text(self.size_bytes):>10}  "
         return printable(f"{head}{self.path.name}: {what}" if self.problem else f"{head}{what}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class TierCache(CacheFolder):
 
     def as_text(self) -> str:
         """Return the listing for people."""
-        return self.describe(self.listing(), "converted models")
+        return self.describe(self.listing(), "converted model")
 
     def prune(
         self,

@@ -41,6 +41,7 @@ from kspacesr_rt.runtime.selection import AUTO, PREFERENCE, BackendChoice, verif
 from kspacesr_rt.runtime.self_test_cache import VerificationInputs
 from kspacesr_rt.system.cpu_wait import queued_s
 from kspacesr_rt.system.progress_messages import report_step
+from kspacesr_rt.system.quantities import agreement_text
 
 NARROW: dict[Tier, tuple[Precision, ...]] = {
     "exact": (),
@@ -126,7 +127,7 @@ class TierChoice:
             if one != self.row
         ]
         if self.row.psnr_between_db is not None and math.isfinite(self.row.psnr_between_db):
-            head += f", at least {self.row.psnr_between_db:.1f} dB to fp32"
+            head += f", at least {agreement_text(self.row.psnr_between_db)} to fp32"
         if self.row.precision == "fp32":
             head += " (no narrower row that keeps the tier is faster here)"
         return "\n".join([head, *(f"  tried: {one}" for one in others)])

@@ -31,6 +31,7 @@ from kspacesr_rt.model.limits import ModelLimits
 from kspacesr_rt.model.spec import BOUNDED, METADATA_KEY, OP_DOMAIN, ModelSpec
 from kspacesr_rt.model.trust_calibration import TrustCalibration
 from kspacesr_rt.system.plain_text import printable, shortened
+from kspacesr_rt.system.quantities import agreement_text, size_text
 
 KNOWN_ANSWER_KEY = "kspacesr_rt.known_answer"
 INPUT_NAME, OUTPUT_NAME = "lr", "sr"
@@ -139,9 +140,10 @@ class ModelFile:
         spec, origin = self.spec, self.spec.provenance
         worst, against = parity_figures(spec), spec.parity.get("reference", "PyTorch")
         lines = [
-            f"{spec.name}: {spec.architecture}, x{spec.upscale}, {self.size_bytes / 1e6:.1f} MB",
+            f"{spec.name}: {spec.architecture}, x{spec.upscale}, {size_text(self.size_bytes)}",
             *(_own_text(spec) if spec.is_own else _foreign_text(spec)),
-            f"parity       at least {min(worst):.1f} dB with {against} over {len(worst)} cases"
+            f"parity       at least {agreement_text(min(worst))} with {against} over "
+            f"{len(worst)} cases"
             if worst
             else "parity       not recorded",
             *_quantisation_text(spec),
@@ -151,8 +153,9 @@ class ModelFile:
             f"training     {origin.training or 'not recorded'}",
             f"licence      {origin.licence or 'not recorded'}",
             f"attribution  {origin.attribution or 'not recorded'}",
-            f"weights      sha256:{origin.weights_sha256}",
-            *([f"checkpoint   sha256:{origin.checkpoint_sha256}"] * bool(origin.checkpoint_sha256)),
+            "SHA-256 of",
+            f"  weights    {origin.weights_sha256}",
+            *([f"  checkpoint {origin.checkpoint_sha256}"] * bool(origin.checkpoint_sha256)),
             f"exported     {origin.created}, "
             + ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items())),
         ]

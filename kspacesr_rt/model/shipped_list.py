@@ -7,6 +7,7 @@ from typing import Any
 
 from kspacesr_rt.model.file import every_shipped_model, load_model
 from kspacesr_rt.model.spec import Input
+from kspacesr_rt.system.quantities import size_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +32,7 @@ class ShippedModel:
         if self.gain_db is not None:
             on = "raw k-space" if self.input == "kspace" else "unseen series"
             gain = f"{self.gain_db:+.2f} dB in tissue over zero-filling, on {on}"
-        return f"{self.name:<10} x{self.upscale} {self.size_bytes / 1e6:>5.1f} MB  {gain}"
+        return f"{self.name:<10} x{self.upscale} {size_text(self.size_bytes):>8}  {gain}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for strict JSON."""

@@ -299,7 +299,7 @@ class RunState:
     def check_stop(self) -> None:
         """Raise `StopRequestedError` if a signal waits."""
         if self.stop_requested():
-            report_step("ending after what is under way; another Ctrl-C ends at once")
+            report_step("ending after what is begun; Ctrl-C again ends now")
             raise StopRequestedError
 
     def count_down(self, progress: SeriesProgress) -> None:

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from kspacesr_rt.errors import InputError, ShapeError
 from kspacesr_rt.kspace import Array, FloatArray
+from kspacesr_rt.system.quantities import JSON_INFINITE as JSON_INFINITE
 
 CONVENTIONS = {
     "slice-range1": "mean over slices, data range 1 = maximum of the HR series",
@@ -56,9 +57,6 @@ MASK_LEVEL = 0.08
 TISSUE_SHARE = 0.01
 """Mean of a slice over the maximum of its series above which it holds tissue. A convention, not a
 gap: thin-tissue slices of 3-D series pass through it continuously."""
-
-JSON_INFINITE = 999.0
-"""What stands for an infinite PSNR (bitwise equality) or error in JSON, which has no infinity."""
 
 _Wide = npt.NDArray[np.float64]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 from kspacesr_rt.errors import OutputError, failing_the_output
+from kspacesr_rt.system.plurals import counted
+from kspacesr_rt.system.quantities import size_text
 
 FOLDER_VARIABLE = "KSPACESR_RT_CACHE"
 """Environment variable that names the folder."""
@@ -80,13 +82,16 @@ class CacheFolder:
         make_folder(self.folder)
 
     def describe(self, entries: Iterable[CachedFile], kind: str) -> str:
-        """Return a listing for people: a line each, how many of the kind, and where they lie."""
+        """Return a listing for people: a line each, how many of the kind, and where they lie.
+
+        The kind is a noun in the singular.
+        """
         lines, n_bytes = [], 0
         for entry in entries:
             lines.append(entry.as_text())
             n_bytes += entry.size_bytes
-        place = self.why_none() or f"{n_bytes / 1e6:.1f} MB in {self.folder}"
-        return "\n".join([*lines, f"{len(lines)} {kind}, {place}"])
+        place = self.why_none() or f"{size_text(n_bytes)} in {self.folder}"
+        return "\n".join([*lines, f"{counted(len(lines), kind)}, {place}"])
 
 
 def entries_to_remove(

@@ -146,7 +146,7 @@ class EngineCache(CacheFolder):
 
     def as_text(self) -> str:
         """Return the listing for people."""
-        return self.describe(self.listing(), "engines")
+        return self.describe(self.listing(), "engine")
 
     def prune(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 from kspacesr_rt.errors import ModelFileError
 from kspacesr_rt.runtime.tensorrt.sidecar import EngineInfo, read_sidecar, sidecar_path
 from kspacesr_rt.system.plain_text import printable
+from kspacesr_rt.system.quantities import size_text
 
 ABANDONED_SECONDS = 3600.0
 """What is older and still half there, nobody is writing any more."""
@@ -37,7 +38,7 @@ class CacheEntry:
         return printable(self._text())
 
     def _text(self) -> str:
-        head = f"{self.last_used:%Y-%m-%d %H:%M}  {self.size_bytes / 1e6:7.1f} MB  "
+        head = f"{self.last_used:%Y-%m-%d %H:%M}  {size_text(self.size_bytes):>10}  "
         if self.info is None or self.problem:
             return f"{head}{self.path.name}: {self.problem}"
         inputs, spec = self.info.inputs, self.info.spec

@@ -23,6 +23,7 @@ from kspacesr_rt.runtime.tensorrt.inputs import EngineInputs
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.plain_text import printable
+from kspacesr_rt.system.quantities import size_text
 
 SCHEMA = 2
 """2: layers of the engine after fusion."""
@@ -146,7 +147,7 @@ class EngineInfo:
             printable(line)
             for line in (
                 f"{self.spec.name}: engine of {inputs.runtime} {inputs.runtime_version} for {gpu}, "
-                f"{self.size_bytes / 1e6:.1f} MB",
+                f"{size_text(self.size_bytes)}",
                 f"matrix       {inputs.matrix[0]} x {inputs.matrix[1]}, x{self.spec.upscale}",
                 f"batch        {fewest} to {most}, tuned for {usual}",
                 f"network      {inputs.precision}, FFT layers lowered as {self.spec.lowering}, "

@@ -546,6 +546,9 @@ def test_a_variable_that_names_nothing_is_told(run, monkeypatch):
     monkeypatch.setenv("KSPACESR_RT_CACHE", "/somewhere")
     told = run("inspect", "x2-fast").stderr
     assert told == ("warning: KSPACESR_RT_BACKENT names no option; is it KSPACESR_RT_BACKEND?\n")
+    monkeypatch.delenv("KSPACESR_RT_BACKENT")
+    monkeypatch.setenv("KSPACESR_RT_BANANA", "1")  # like nothing but for how all of them begin
+    assert run("inspect", "x2-fast").stderr == "warning: KSPACESR_RT_BANANA names no option\n"
 
 
 def test_json_is_printed_for_errors_wherever_it_was_asked_for(run, monkeypatch, tmp_path):

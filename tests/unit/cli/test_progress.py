@@ -1,11 +1,20 @@
 """What a terminal shows: how far a run is, lines broken between words."""
 
 import io
+import re
+import sys
 
 import pytest
 
-from kspacesr_rt.cli.progress import Remaining
+from kspacesr_rt.cli.progress import Remaining, progress_bar
 from kspacesr_rt.cli.wrapping import fitted, wrapped
+
+
+class Terminal(io.StringIO):
+    """Keeps what is drawn on it."""
+
+    def isatty(self):
+        return True
 
 
 class Clock:
@@ -69,6 +78,53 @@ def test_what_fits_tables_and_long_words_stay_as_they_are():
     word = "x" * 200
     for text in ("short", "  two  columns", table, word, "", "one\n\ntwo\n"):
         assert wrapped(text, 80) == text
+
+
+QUALITY = """Convention: tissue.
+
+| series | slices | upscale | method | MAE | PSNR dB | SSIM | gain dB | gain SSIM |
+| --- | --: | --: | --- | --: | --: | --: | --: | --: |
+| dicom series 1 (256x256) | 20 | x2 | zero-fill | 0.01649 | 32.82 | 0.9391 | +0.00 | +0.0000 |
+| dicom series 1 (256x256) | 20 | x2 | x2-fast | 0.01398 | 34.29 | 0.9529 | +1.47 | +0.0138 |
+"""
+
+
+def test_tables_that_are_too_wide_get_narrower_columns():
+    """`evaluate` on 80 columns: a row that a terminal breaks has its figures below wrong heads."""
+    lines = wrapped(QUALITY, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert wrapped(QUALITY, 100) == QUALITY
+    [first, second] = [line for line in lines if "zero-fill" in line or "x2-fast" in line]
+    for value, other in (("0.01649", "0.01398"), ("+0.0000", "+0.0138")):
+        assert first.index(value) == second.index(other)
+    assert " ".join(lines).count("dicom series") == 1  # of two rows
+
+
+def test_a_table_without_room_stays_whole():
+    """Figures that are cut would be other figures."""
+    table = "| a | b |\n| --- | --: |\n| x | 1234567890 |\n"
+    assert wrapped(table, 11) == table
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_note_takes_one_line(monkeypatch, columns):
+    """One that is folded has a bar of two lines drawn anew, ten times a second."""
+    note = "opening zero-fill, measuring k-space of every series, and whatever else there is to do"
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar("slices", quiet=False) as update:
+        update(3, 20, note)
+        update(None, None, note)
+    drawn = [re.sub(r"\x1b\[[0-9?;]*[A-Za-z]", "", line) for line in stream.getvalue().split("\r")]
+    noted = [line for line in drawn if "opening" in line]
+    assert noted
+    for line in noted:
+        assert line.startswith("slices ")
+        assert "\u2026" in line
+        assert len(line.rstrip("\n")) <= columns
+    assert "\x1b[1A" not in stream.getvalue()  # one line up: a bar of two
 
 
 def test_only_terminals_get_broken_lines(monkeypatch):

@@ -202,10 +202,11 @@ def test_the_map_of_the_code_names_every_room_and_what_is_there():
         assert (ROOT / path).exists(), path
     for path in (ROOT / "kspacesr_rt").iterdir():
         if path.is_dir() and not path.is_symlink() and any(path.glob("*.py")):
-            assert f"`{path.name}/`" in page or path.name == "sample", path.name
+            assert f"`{path.name}/`" in page, path.name
     for name, file in (
         ("def sample_origin", "kspacesr_rt/kspace/transforms.py"),
         ("sample_origin", "kspacesr_rt/dicom/geometry.py"),
+        ("sample_origin", "kspacesr_rt/volumes/volume.py"),
         ("BACKENDS = {", "kspacesr_rt/runtime/backends.py"),
         ("LAYERS = (", "tests/unit/test_architecture.py"),
         ("journal", "kspacesr_rt/pipeline/output_folder.py"),
@@ -214,6 +215,40 @@ def test_the_map_of_the_code_names_every_room_and_what_is_there():
     ):
         assert f"`{file}`" in page, file
         assert name in (ROOT / file).read_text(), (name, file)
+
+
+def test_the_table_of_rooms_is_that_of_the_layers():
+    """Whoever reads which room may import which reads what the test of the architecture holds."""
+    page = (ROOT / "docs" / "explanation" / "where-is-what.md").read_text()
+    rooms = re.findall(
+        r"^\| `(\w+)(?:/|\.py)` \| ", page.split("## The rooms of the runtime")[1], re.M
+    )
+    source = ast.parse((ROOT / "tests" / "unit" / "test_architecture.py").read_text())
+    [layers] = [
+        ast.literal_eval(node.value)
+        for node in source.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
+    ]
+    elsewhere = re.compile(r"train|export|bench\.\w+")  # not of the runtime
+    own = [{room for room in layer if not elsewhere.fullmatch(room)} for layer in layers]
+    floors = [floor for floor in own if floor]
+    assert set(rooms) == set().union(*floors)
+    places = {room: number for number, floor in enumerate(floors) for room in floor}
+    assert [places[room] for room in rooms] == sorted(places[room] for room in rooms)
+    shared = page.split("never those that come after it; ")[1].split(" share a")[0]
+    assert set(re.findall(r"`(\w+)`", shared)) == set().union(
+        *(one for one in floors if len(one) > 1)
+    )
+
+
+def test_options_that_several_commands_share_are_listed(generated):
+    """And which commands mean something else by the name: `--name` of `adopt` is a model's."""
+    rows = generated.shared_variables().splitlines()
+    [name] = [row for row in rows if "`KSPACESR_RT_NAME`" in row]
+    read, others = name.split(" | ")[1:]
+    assert read == "`infer`, `watch`"
+    assert "`adopt`" in others
+    assert not any("_FORCE`" in row for row in rows)
 
 
 def test_lists_made_from_the_code_are_complete(generated):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import onnx
@@ -74,11 +75,19 @@ def test_a_description_names_what_a_user_answers_for(model):
         quality={"evaluation": {"psnr_db": 33.255, "ssim": 0.96}},
     )
     text = dataclasses.replace(model, spec=spec).as_text()
-    assert text.startswith("tiny-dc-residual-x2: dc-residual, x2, 0.")
+    assert text.startswith("tiny-dc-residual-x2: dc-residual, x2, ")
+    assert re.match(r"[^\n]+, x2, \d+\.\d kB\n", text)  # not 0.0 or 0.1 MB
     assert "at least 128.5 dB with PyTorch over 2 cases" in text
     assert "quality      evaluation: psnr_db 33.26, ssim 0.96" in text
-    assert f"sha256:{spec.provenance.weights_sha256}" in text
+    assert f"SHA-256 of\n  weights    {spec.provenance.weights_sha256}\n" in text
+    assert max(len(line) for line in text.splitlines() if not line.startswith("Research")) <= 80
     assert text.endswith("Not a medical device.")
+
+
+def test_equal_results_agree_by_infinitely_many_decibels(model):
+    """What JSON stores for that, 999, is no figure: `adopt` and `verify` print inf as well."""
+    spec = dataclasses.replace(model.spec, parity={"cases": [{"psnr_between_db": 999.0}]})
+    assert "at least inf dB with" in dataclasses.replace(model, spec=spec).as_text()
 
 
 # --- not ours, or not whole -----------------------------------------------------------------------

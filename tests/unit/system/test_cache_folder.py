@@ -50,8 +50,10 @@ def test_what_was_unused_for_longest_goes_first(rule, lost):
 
 
 def test_a_listing_says_how_many_and_where(tmp_path):
-    text = CacheFolder(tmp_path).describe([Kept(1_000_000, 0), Kept(500_000, 1)], "things")
+    text = CacheFolder(tmp_path).describe([Kept(1_000_000, 0), Kept(500_000, 1)], "thing")
     assert text == f"1000000 B\n500000 B\n2 things, 1.5 MB in {tmp_path}"
+    text = CacheFolder(tmp_path).describe([Kept(23_400, 0)], "thing")
+    assert text.splitlines()[-1] == f"1 thing, 23.4 kB in {tmp_path}"
 
 
 def test_a_converted_model_that_is_taken_is_used(tmp_path, model_file):

@@ -364,7 +364,12 @@ def test_the_log_says_what_is_trained_on(data):
     assert lines[1].endswith("cropped")
     assert lines[2].endswith("as stored")
     assert " 1.00, 1.00  as stored" in lines[3]
-    assert lines[-1] == "in all: series 3, patients 2, slices 14"
+    assert lines[-1] == (
+        "in all: series 2, patients 2, slices 10; 1 used twice, cropped and as stored"
+    )
+    assert max(map(len, lines[:-1])) <= 80
+    unnamed = describe(load_training_series([data], rim="mix"), show_names=False).splitlines()
+    assert [line.split()[1] for line in unnamed[1:4]] == ["1", "1", "2"]
 
 
 # --- the cache ------------------------------------------------------------------------------------

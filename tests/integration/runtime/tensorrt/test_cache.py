@@ -374,7 +374,7 @@ def test_an_empty_cache_is_no_error(engines):
     """Before the first build there is not even a folder."""
     assert engines.listing() == ()
     assert engines.prune(everything=True) == ()
-    assert engines.as_text() == f"0 engines, 0.0 MB in {engines.folder}"
+    assert engines.as_text() == f"0 engines, 0.0 kB in {engines.folder}"
 
 
 # --- where it is ----------------------------------------------------------------------------------
