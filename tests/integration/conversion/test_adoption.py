@@ -64,6 +64,8 @@ def test_the_specification_says_what_was_measured_and_what_is_not_declared(plain
     assert spec.description.startswith("# Of a colleague\n")
     assert spec.provenance.licence == "CC0-1.0"
     assert spec.provenance.versions["producer"] == "elsewhere 7"
+    [grid] = [one for one in plain[1].remarks if "output grid" in one]  # said once
+    assert grid.startswith("output grid 'pixel-centre', as measured: a blob comes back ")
     assert spec.parity["reference"] == "theirs.onnx itself in fp32 (ort-cpu)"
 
 
@@ -607,7 +609,9 @@ def test_a_grid_that_no_blob_tells_of_is_assumed_and_said_to_be(tmp_path):
     weights[-1] = weight("repeat", np.asarray([1, -1, 1, -1]).reshape(4, 1, 1, 1))
     adopted = adopted_spec(tmp_path, model(nodes, weights))
     assert adopted.spec.grid_source == "assumed"
-    assert any("is assumed" in remark for remark in adopted.remarks)
+    [remark] = [one for one in adopted.remarks if "output grid" in one]
+    assert "is assumed" in remark
+    assert remark.endswith("; say --grid if you know it")
     assert dataclasses.replace(adopted.spec, grid_source="declared").output_grid == "pixel-centre"
 
 

@@ -417,6 +417,24 @@ def test_the_reports_json_holds_no_nan_or_infinity():
     assert json.loads(text)["cases"][0]["psnr_between_db"] == 999.0
 
 
+@pytest.mark.parametrize("name", ["phantom", "2048 x 2048, scanner units"])
+def test_the_table_fits_a_terminal_of_80_columns(name):
+    """A row that a terminal breaks has its figures below wrong heads."""
+    one = case()
+    near = compare(one, reference_for(one), 1.01 * reference_for(one))
+    same = compare(one, reference_for(one), reference_for(one))
+    report = ParityReport(
+        backend="ort-cpu",
+        tier="exact",
+        agreements=tuple(dataclasses.replace(found, case=name) for found in (near, same)),
+        failures=(),
+    )
+    lines = report.as_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert "inf" in lines[-1]
+
+
 # --- files that exist -----------------------------------------------------------------------------
 
 
