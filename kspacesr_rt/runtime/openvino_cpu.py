@@ -11,10 +11,13 @@ slices run on the phases of their images, without pixel shuffles, which are slow
 layout. Two of its defaults would be silently wrong here: on CPUs with bf16 units it computes in
 bf16 unless told otherwise, and it miscomputes the ONNX `DFT` operator without an error (relative
 error 0.99, OpenVINO 2026.4).
+
+A forked process opens its own: see `kspacesr_rt.runtime.forks`.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -32,6 +35,7 @@ from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.spec import Precision
 from kspacesr_rt.runtime.backends import NOT_LOADED, BackendOptions, require_batch, run_failure
+from kspacesr_rt.runtime.forks import OpenedAnewAfterFork, keep_for_ever
 from kspacesr_rt.system.cpu import saturates_int8
 from kspacesr_rt.system.interruption import deferred_signals
 
@@ -47,7 +51,7 @@ NARROW_TYPES = {
 """A model's precision to OpenVINO's names of the type that its convolutions should run in."""
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(OpenedAnewAfterFork):
     """One compiled model on one bound model; the batch stays dynamic.
 
     Each call takes one of as many requests as there are `BackendOptions.streams`.
@@ -57,8 +61,12 @@ class OpenVinoBackend:
 
     def __init__(self, model: BoundModel, options: BackendOptions) -> None:
         self.spec = model.spec
-        flat = flat_network(model, any_size=options.as_large)
-        compiled = compile_network(flat, options)
+        self._model, self._options = model, options
+        self.open()
+
+    def _open(self) -> None:
+        model, options = self._model, self._options
+        compiled = compile_network(flat_network(model, any_size=options.as_large), options)
         self.executed = executed_types(compiled)
         require_fp32_products(self.executed)
         self.notes = (
@@ -67,12 +75,14 @@ class OpenVinoBackend:
         )
         requests = [compiled.create_infer_request() for _ in range(max(1, options.streams))]
         _use_first(requests)
+        self._requests = tuple(requests)
         self._free: deque[Any] = deque(requests)
 
     def run(self, batch: FloatArray) -> FloatArray:
         """Super-resolve a batch; see `kspacesr_rt.runtime.backends.Backend.run`."""
         require_batch(batch, self.spec)
         given = np.ascontiguousarray(batch, dtype=np.float32)
+        self.require_own()
         request = self._free.pop()
         try:
             # The request reuses its output buffer; the caller keeps what it gets.
@@ -88,7 +98,30 @@ class OpenVinoBackend:
 
     def __exit__(self, *exc: object) -> None:
         self._free.clear()
+        self._requests = ()
 
+    def _opened(self) -> tuple[Any, ...]:
+        return self._requests
+
+
+class _Threads:
+    """What this process knows of OpenVINO's threads."""
+
+    were_started = False
+    """Here, or in a process that this one was forked from."""
+    are_inherited = False
+    """Whether what is compiled next has to stay: with the last that is compiled TBB ends its
+    threads, and with them the program, where they are those of another process."""
+
+
+def _after_fork() -> None:
+    global _first_use
+    _first_use = threading.Lock()
+    _Threads.are_inherited = _Threads.were_started
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 _first_use = threading.Lock()
 
@@ -194,6 +227,7 @@ def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:
             f"openvino is installed but does not load: {library_message(exc)}",
             hint="pip install --force-reinstall openvino",
         ) from exc
+    _Threads.were_started = True
     core = openvino.Core()
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": openvino.Type.f32,
@@ -211,6 +245,9 @@ def compile_network(flat: onnx.ModelProto, options: BackendOptions) -> Any:
         raise BackendUnavailableError(
             f"OpenVINO cannot load this model: {_reason(exc)}", hint=NOT_LOADED
         ) from exc
+    if _Threads.are_inherited:
+        keep_for_ever(compiled)
+        _Threads.are_inherited = False
     precision = compiled.get_property("INFERENCE_PRECISION_HINT")
     if precision != openvino.Type.f32:
         raise BackendUnavailableError(

@@ -13,6 +13,7 @@ from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.binding import BoundModel
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME
 from kspacesr_rt.runtime.backends import NOT_LOADED, BackendOptions, require_batch, run_failure
+from kspacesr_rt.runtime.forks import OpenedAnewAfterFork
 from kspacesr_rt.system.cpu import available_cores
 from kspacesr_rt.system.interruption import deferred_signals
 
@@ -26,7 +27,7 @@ FATAL_ONLY = 4
 """The level above: what an error says is in the exception that it comes with."""
 
 
-class OrtCpuBackend:
+class OrtCpuBackend(OpenedAnewAfterFork):
     """One ONNX Runtime session on one bound model.
 
     With `BackendOptions.streams` of 2 or more, each call computes with its share of the threads.
@@ -40,13 +41,20 @@ class OrtCpuBackend:
         if options.streams > 1:
             threads = options.threads or available_cores()
             options = replace(options, threads=max(1, threads // options.streams))
-        self._session: Any = open_session(in_phases(model.proto).SerializeToString(), options)
+        self._model, self._options = model, options
+        self._session: Any = None
+        self.open()
+
+    def _open(self) -> None:
+        content = in_phases(self._model.proto).SerializeToString()
+        self._session = open_session(content, self._options)
 
     def run(self, batch: FloatArray) -> FloatArray:
         """Super-resolve a batch; see `kspacesr_rt.runtime.backends.Backend.run`."""
         require_batch(batch, self.spec)
         values = np.ascontiguousarray(batch, dtype=np.float32)
         rows, columns = self.spec.matrix
+        self.require_own()
         at_once = max(1, SAMPLES_AT_ONCE // (rows * columns))
         try:
             results: list[FloatArray] = [
@@ -62,6 +70,9 @@ class OrtCpuBackend:
 
     def __exit__(self, *exc: object) -> None:
         self._session = None
+
+    def _opened(self) -> tuple[Any, ...]:
+        return () if self._session is None else (self._session,)
 
 
 def open_session(content: bytes, options: BackendOptions) -> Any:

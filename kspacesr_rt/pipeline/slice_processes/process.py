@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -142,6 +143,7 @@ class SliceProcesses:
 
     def __init__(self) -> None:
         self._processes: list[SliceProcess] = []
+        _opened.add(self)
 
     def taken(self, n: int) -> tuple[SliceProcess, ...]:
         """Return `n` processes, which are starting or run.
@@ -168,6 +170,19 @@ class SliceProcesses:
     def __exit__(self, *exc: object) -> None:
         for one in self._processes:
             one.close()
+
+
+_opened: weakref.WeakSet[SliceProcesses] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Let go, in a forked process, of the other one's: they end when nobody holds their links."""
+    for processes in tuple(_opened):
+        processes.__exit__()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Running:
