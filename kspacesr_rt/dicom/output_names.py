@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset
 
 from kspacesr_rt.dicom.appended_text import decoded_text
 from kspacesr_rt.dicom.attributes import numbers
+from kspacesr_rt.dicom.patient_values import holds_patient_value
 from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.dicom.uids import OUR_UID
 from kspacesr_rt.errors import InputError
@@ -56,10 +57,6 @@ _IDENTIFYING: Final = frozenset(
     }
 )
 """Words that say who somebody is, or when and where, without blanks and in lower case."""
-_VALUES_OF_PATIENTS: Final = (
-    *("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber"),
-    *("OtherPatientIDs", "OtherPatientNames"),
-)
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 """Names of devices on Windows, with any suffix."""
 _FIELD: Final = re.compile(r"\{(?P<name>[A-Za-z_]*)(?::(?P<digits>[1-9]))?\}")
@@ -235,14 +232,8 @@ def _number(source: Dataset, keyword: str) -> str:
 
 def _free_text(source: Dataset, keyword: str) -> str:
     """Return a text that anybody may have typed, without what it may have of the patient's."""
-    text = plain(decoded_text(source, keyword))
-    letters = text.replace("-", "").lower()
-    for attribute in _VALUES_OF_PATIENTS:
-        for word in re.split(r"[\^=\\\s]+", decoded_text(source, attribute)):
-            secret = plain(word).replace("-", "").lower()
-            if len(secret) >= 3 and secret in letters:
-                return MISSING
-    return text or MISSING
+    text = decoded_text(source, keyword)
+    return MISSING if holds_patient_value(text, source) else plain(text) or MISSING
 
 
 def plain(text: str) -> str:
