@@ -9,6 +9,7 @@ import numpy as np
 
 from kspacesr_rt.errors import TrainingDataError, library_message
 from kspacesr_rt.kspace import Array
+from kspacesr_rt.system.array_files import load_array
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +65,8 @@ def read_nrrd(path: Path) -> Samples:
 def read_numpy(path: Path) -> Samples:
     """Read ``.npy``, slices along the first axis."""
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as exc:
+        values = load_array(path)
+    except (OSError, ValueError) as exc:
         raise TrainingDataError(
             f"{path.name}: not a readable .npy array: {library_message(exc)}"
         ) from exc

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kspacesr_rt.errors import CheckpointError
 from kspacesr_rt.model.spec import LARGEST
+from kspacesr_rt.system.array_files import load_array
 from kspacesr_rt.system.plain_text import shortened
 from kspacesr_rt.train.untrusted_checkpoint import UNREADABLE
 
@@ -41,7 +42,7 @@ def read_spectra(h_lr: Path | None, h_hr: Path | None, upscale: int) -> dict[str
 def _read_spectrum(path: Path) -> Tensor:
     try:
         # Mapped, so that a header that claims a huge array is compared with the file first.
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        stored = load_array(path, mapped=True)
     except UNREADABLE as exc:
         raise CheckpointError(f"{path}: not a readable .npy file: {shortened(exc)}") from exc
     if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "fiu":

@@ -14,6 +14,7 @@ from kspacesr_rt.kspace.phantoms import brain_phantom
 from kspacesr_rt.model.binding import require_bindable
 from kspacesr_rt.model.file import KNOWN_ANSWER_KEY, ModelFile
 from kspacesr_rt.sample import sample_folder
+from kspacesr_rt.system.array_files import load_array
 
 SAMPLE_SLICE = 10
 """Of the shipped series: the middle of the brain."""
@@ -58,7 +59,7 @@ def choose_image(model: ModelFile, path: Path | None, matrix: Matrix | None) -> 
 
 def _array(path: Path) -> FloatArray:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = load_array(path)
     except (OSError, ValueError) as exc:
         raise InputError(f"{path.name}: not a readable .npy file") from exc
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":

@@ -17,7 +17,9 @@ import numpy as np
 from kspacesr_rt.dicom import Derivation
 from kspacesr_rt.dicom.element_counts import require_few_items
 from kspacesr_rt.dicom.file_limits import current_limits, too_large
+from kspacesr_rt.dicom.suppressed_warnings import quiet_pydicom
 from kspacesr_rt.errors import SliceFailed, SliceSkipped
+from kspacesr_rt.system.array_files import HEADER_ERRORS
 from kspacesr_rt.volumes.layout import ByteSource, Layout, read_exactly
 from kspacesr_rt.volumes.planes import chosen_axis
 from kspacesr_rt.volumes.source_volume import Plane
@@ -232,8 +234,9 @@ def _read_header(
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
-        shape, fortran, dtype = reader(limited)
-    except (ValueError, KeyError, TypeError, SyntaxError, UnicodeError) as exc:
+        with quiet_pydicom():  # NumPy warns of headers by Python 2, too
+            shape, fortran, dtype = reader(limited)
+    except HEADER_ERRORS as exc:
         raise SliceFailed("unreadable", "has no header of a NumPy array") from exc
     if dtype.hasobject and not objects:
         raise SliceFailed("unreadable", "holds Python objects, which are not loaded")
