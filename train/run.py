@@ -11,6 +11,7 @@ import torch
 from kspacesr_rt.errors import InputError, OutputError
 from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec
+from kspacesr_rt.system.counts import THREADS_MOST, is_count
 from kspacesr_rt.system.cpu import lacks_bf16
 from kspacesr_rt.system.files import require_place_for_file
 from kspacesr_rt.train.complex_pairs import read_raw_series
@@ -52,6 +53,13 @@ class RunSettings:
     """Draw a validation slice at every validation."""
     vgg_weights: Path | None = None
     """VGG16 weights for the feature term; default: those in torch's cache."""
+
+    def __post_init__(self) -> None:
+        """Reject a number of threads that would be started and never end."""
+        if not is_count(self.threads, THREADS_MOST):
+            raise InputError(
+                f"threads is a whole number from 0 to {THREADS_MOST}, not {self.threads!r}"
+            )
 
 
 def train_from_folders(

@@ -30,6 +30,7 @@ from kspacesr_rt.cli.shell import (
     print_text,
     require_packages,
 )
+from kspacesr_rt.system.counts import BATCH_MOST
 
 bench_app = App(no_args_is_help=False)
 app.add_typer(bench_app, name="bench")
@@ -46,7 +47,8 @@ def bench(
         ),
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, rich_help_panel=SPEED, help="Slices a call.")
+        list[int] | None,
+        typer.Option(min=1, max=BATCH_MOST, rich_help_panel=SPEED, help="Slices a call."),
     ] = None,
     threads: Threads = 1,
     peers: Annotated[

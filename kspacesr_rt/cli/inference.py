@@ -11,6 +11,7 @@ from kspacesr_rt.cli.option_sources import option_sources
 from kspacesr_rt.cli.options import SPEED, AsJson, ConfigFile, FolderOptions, Quiet, Verbose
 from kspacesr_rt.cli.progress import progress_bar
 from kspacesr_rt.cli.shell import app, echo_json, error_json, print_text
+from kspacesr_rt.system.counts import ACTORS_MOST
 
 
 @app.command()
@@ -38,6 +39,7 @@ def infer(
         int,
         typer.Option(
             min=0,
+            max=ACTORS_MOST,
             rich_help_panel=SPEED,
             help="Processes on the cluster; 0: as many as it has room for.",
         ),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 import typer
 
 from kspacesr_rt.cli.config_file import AlsoWord, read_config
+from kspacesr_rt.system.counts import BATCH_MOST, PROCESSES_MOST, THREADS_MOST
 
 if TYPE_CHECKING:
     from kspacesr_rt.pipeline import InferOptions
@@ -167,8 +168,8 @@ AUTOMATIC = {"batch": 0, "processes": -1}
 """What stands for the word ``auto`` once an option is read, by parameter."""
 
 
-def _number_or_auto(value: int | str, auto: int, least: int) -> int:
-    """Take a whole number of at least `least`, or ``auto``, for which `auto` stands from here."""
+def _number_or_auto(value: int | str, auto: int, least: int, most: int) -> int:
+    """Take a whole number in these bounds, or ``auto``, for which `auto` stands from here."""
     if value == "auto":
         return auto
     try:
@@ -177,12 +178,14 @@ def _number_or_auto(value: int | str, auto: int, least: int) -> int:
         raise typer.BadParameter(f"'{value}' is not a whole number, or auto.") from exc
     if number < least:
         raise typer.BadParameter(f"{number} is not at least {least}.")
+    if number > most:
+        raise typer.BadParameter(f"{number} is not at most {most}.")
     return number
 
 
 def batch_number(value: int | str) -> int:
     """Take a number of slices, or ``auto``, which is another from here on."""
-    return _number_or_auto(value, auto=AUTOMATIC["batch"], least=1)
+    return _number_or_auto(value, auto=AUTOMATIC["batch"], least=1, most=BATCH_MOST)
 
 
 def process_number(value: int | str) -> int:
@@ -190,7 +193,7 @@ def process_number(value: int | str) -> int:
     auto = AUTOMATIC["processes"]
     if value == auto:  # the default, which is taken as it is
         return auto
-    return _number_or_auto(value, auto=auto, least=0)
+    return _number_or_auto(value, auto=auto, least=0, most=PROCESSES_MOST)
 
 
 Batch = Annotated[
@@ -206,12 +209,18 @@ Batch = Annotated[
 ]
 Threads = Annotated[
     int,
-    typer.Option(min=0, rich_help_panel=SPEED, help="CPU threads; 0 takes every core."),
+    typer.Option(
+        min=0,
+        max=THREADS_MOST,
+        rich_help_panel=SPEED,
+        help="CPU threads; 0 takes every core.",
+    ),
 ]
 Streams = Annotated[
     int,
     typer.Option(
         min=0,
+        max=THREADS_MOST,
         rich_help_panel=SPEED,
         help="Batches computed side by side; 0: by backend and cores.",
     ),
@@ -220,6 +229,7 @@ Workers = Annotated[
     int,
     typer.Option(
         min=0,
+        max=THREADS_MOST,
         rich_help_panel=SPEED,
         help="Threads that read and write beside it; 0: by the cores.",
     ),

@@ -12,6 +12,7 @@ from kspacesr_rt.cli.benchmarks import bench_app
 from kspacesr_rt.cli.options import AsJson, ConfigFile, Quiet, ShowPaths
 from kspacesr_rt.cli.progress import progress_bar
 from kspacesr_rt.cli.shell import echo_json, print_text
+from kspacesr_rt.system.counts import PROCESSES_MOST
 
 if TYPE_CHECKING:
     from kspacesr_rt.bench.run.pipeline_cost import PipelineCost
@@ -29,7 +30,9 @@ def pipeline(
     ] = None,
     processes: Annotated[
         list[int] | None,
-        typer.Option(min=0, help="Processes that read and write; repeatable: 0, 1, 2."),
+        typer.Option(
+            min=0, max=PROCESSES_MOST, help="Processes that read and write; repeatable: 0, 1, 2."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns whose medians are given.")] = 5,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON to write.")] = None,
@@ -58,7 +61,12 @@ def soak(
     slices: Annotated[int, typer.Option(min=100, help="Slices that are run through.")] = 20_000,
     matrix: Annotated[int, typer.Option(min=8, max=4096, help="LR rows and columns.")] = 64,
     processes: Annotated[
-        int, typer.Option(min=0, help="Processes that read and write, beside one that computes.")
+        int,
+        typer.Option(
+            min=0,
+            max=PROCESSES_MOST,
+            help="Processes that read and write, beside one that computes.",
+        ),
     ] = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON to write.")] = None,
     show_paths: ShowPaths = False,

@@ -11,6 +11,7 @@ from kspacesr_rt.cli.benchmarks import MEASURED_WITH, bench_app
 from kspacesr_rt.cli.options import AsJson, ConfigFile, Quiet, ShowPaths
 from kspacesr_rt.cli.progress import progress_bar
 from kspacesr_rt.cli.shell import echo_json, print_text, require_packages
+from kspacesr_rt.system.counts import THREADS_MOST
 
 Result = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `bench -o` wrote.")]
 
@@ -53,7 +54,9 @@ def gate(
     update: Annotated[
         bool, typer.Option("--update", help="Measure this machine's baseline, and store it.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of every row.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=THREADS_MOST, help="CPU threads of every row.")
+    ] = 1,
     budget: Annotated[float, typer.Option(min=1.0, help="Seconds of rounds.")] = 60.0,
     show_paths: ShowPaths = False,
     as_json: AsJson = False,

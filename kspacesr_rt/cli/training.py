@@ -25,6 +25,7 @@ from kspacesr_rt.cli.options import (
 )
 from kspacesr_rt.cli.progress import progress_bar
 from kspacesr_rt.cli.shell import app, echo_json, failures_json, print_failures, print_text
+from kspacesr_rt.system.counts import BATCH_MOST
 
 DATA: Final = "Data"
 NETWORK: Final = "Networks and weights"
@@ -208,6 +209,7 @@ def train(
             "--batch",
             "--batch-size",
             min=1,
+            max=BATCH_MOST,
             rich_help_panel=TRAINING,
             help="Slices a step (or --batch-size).",
         ),
@@ -349,7 +351,10 @@ def seed_table(
         ),
     ] = 0.0,
     patience: Annotated[int, PATIENCE] = 0,
-    batch: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING, help="Slices a step.")] = 4,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, max=BATCH_MOST, rich_help_panel=TRAINING, help="Slices a step."),
+    ] = 4,
     width: Annotated[
         int, typer.Option(min=1, rich_help_panel=NETWORK, help="Channels of each generator.")
     ] = 64,

@@ -19,6 +19,7 @@ from kspacesr_rt.model.limits import OnOutside
 from kspacesr_rt.model.spec import Tier
 from kspacesr_rt.pipeline.batch_size import AUTO, BatchSize
 from kspacesr_rt.runtime.selection import require_named
+from kspacesr_rt.system.counts import BATCH_MOST, PROCESSES_MOST, THREADS_MOST
 from kspacesr_rt.system.durability import Durability
 from kspacesr_rt.volumes.source_volume import Plane
 
@@ -38,8 +39,13 @@ _WORDS: Final[dict[str, tuple[str, ...]]] = {
 """Fields of `InferOptions` that are one of a few words."""
 _LEAST: Final = {"upscale": 1, "batch": 1, "threads": 0, "streams": 0, "workers": 0, "processes": 0}
 """Fields that are whole numbers, and the least of each."""
-_MOST: Final = {"upscale": 16}
-"""What a specification may state at most, too."""
+_MOST: Final = {
+    "upscale": 16,  # what a specification may state at most, too
+    "batch": BATCH_MOST,
+    **dict.fromkeys(("threads", "streams", "workers"), THREADS_MOST),
+    "processes": PROCESSES_MOST,
+}
+"""The most of each."""
 _OR_ELSE: Final[dict[str, tuple[object, ...]]] = {
     "upscale": (None,),
     "batch": (AUTO,),
@@ -192,10 +198,9 @@ class InferOptions:
             number = operator.index(value)  # NumPy's too
         except TypeError:
             number = least - 1
-        most = _MOST.get(name)
-        if number < least or isinstance(value, bool) or number > (number if most is None else most):
-            bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-            bounds += "".join(f", or {one}" for one in others)
+        most = _MOST[name]
+        if not least <= number <= most or isinstance(value, bool):
+            bounds = f"from {least} to {most}" + "".join(f", or {one}" for one in others)
             raise InputError(f"{name} is a whole number {bounds}, not {value!r}")
         object.__setattr__(self, name, number)
 

@@ -12,6 +12,7 @@ from kspacesr_rt.kspace import FloatArray
 from kspacesr_rt.model.spec import ModelSpec
 from kspacesr_rt.quality.spectral_sums import SpectralSums
 from kspacesr_rt.runtime.gpu_capabilities import require_gpu
+from kspacesr_rt.system.counts import THREADS_MOST, is_count
 
 NOT_LOADED = "it may be of a later ONNX than the runtime: take a newer runtime, or export it again"
 """What to do about a model file that is sound, and that a runtime does not load."""
@@ -118,8 +119,13 @@ class BackendOptions:
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
-        if min(self.threads, self.streams) < 0:
-            raise InputError("threads and streams are 0 or more")
+        for name in ("threads", "streams"):
+            number: object = getattr(self, name)
+            if not is_count(number, THREADS_MOST):
+                raise InputError(
+                    f"{name} is a whole number from 0 to {THREADS_MOST}, not {number!r}",
+                    hint="0 lets it take every core" if name == "threads" else None,
+                )
 
 
 @dataclass(frozen=True, slots=True)

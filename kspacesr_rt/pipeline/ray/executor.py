@@ -23,6 +23,7 @@ from kspacesr_rt.pipeline.ray.cluster import Placement, connected, is_own, nodes
 from kspacesr_rt.pipeline.run_state import RunState
 from kspacesr_rt.pipeline.stage_timer import auto_streams
 from kspacesr_rt.runtime.backends import backend_info
+from kspacesr_rt.system.counts import ACTORS_MOST
 from kspacesr_rt.system.output_time import EPOCH
 
 
@@ -45,10 +46,10 @@ class RayExecutor:
         Raises
         ------
         InputError
-            If the number is negative.
+            If the number is negative, or more than any cluster has.
         """
-        if actors < 0:
-            raise InputError(f"{actors} actors are not possible; 0 or more")
+        if not 0 <= actors <= ACTORS_MOST:
+            raise InputError(f"{actors} actors are not possible; from 0 to {ACTORS_MOST} are")
         self._address, self._wanted = address, actors
         self._stack = ExitStack()
         self._threads = (1, 1)

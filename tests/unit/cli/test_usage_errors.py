@@ -5,6 +5,9 @@ from typer.testing import CliRunner
 
 from kspacesr_rt.cli import app
 
+STARTED = ("threads", "streams", "workers", "processes")
+"""Options that say how many of something are started."""
+
 
 def refused(*words, **variables):
     """Return what a command says that cannot be parsed, on one line."""
@@ -25,6 +28,10 @@ def refused(*words, **variables):
         (("--batch", "abc"), "'--batch': 'abc' is not a whole number, or auto."),
         (("--batch", "0"), "'--batch': 0 is not at least 1."),
         (("--batch", "1.5"), "'--batch': '1.5' is not a whole number, or auto."),
+        (("--threads", "9223372036854775808"), "9223372036854775808 is not at most 1024."),
+        *(((f"--{one}", "1025"), f"'--{one}': 1025 is not at most 1024.") for one in STARTED),
+        (("--batch", "65537"), "'--batch': 65537 is not at most 65536."),
+        (("--actors", "65537"), "'--actors': 65537 is not at most 65536."),
         (("--on-interpolated", "foo"), "'foo' is not one of 'warn', 'skip', 'crop'."),
     ],
 )
@@ -37,10 +44,27 @@ def test_where_it_came_from_is_said_too(tmp_path):
     (tmp_path / "run.toml").write_text("[infer]\nbatch = 0\n")
     said = refused("infer", str(tmp_path), "out", "--config", str(tmp_path / "run.toml"))
     assert "0 is not at least 1. (from run.toml, line 2)" in said
+    (tmp_path / "run.toml").write_text("[infer]\nthreads = 5000\n")
+    said = refused("infer", str(tmp_path), "out", "--config", str(tmp_path / "run.toml"))
+    assert "5000 is not at most 1024. (from run.toml, line 2)" in said
+    said = refused("infer", str(tmp_path), "out", KSPACESR_RT_INFER_THREADS="5000")
+    assert "5000 is not at most 1024. (from KSPACESR_RT_INFER_THREADS)" in said
     said = refused("infer", str(tmp_path), "out", KSPACESR_RT_INFER_PREVIEW="maybe")
     assert "'maybe' is not true or false. (from KSPACESR_RT_INFER_PREVIEW)" in said
     said = refused("watch", str(tmp_path), "out", KSPACESR_RT_WATCH_SETTLE="soon")
     assert "'soon' is not a number. (from KSPACESR_RT_WATCH_SETTLE)" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("verify", "x2-fast"), ("bench",), ("bench", "gate"), ("train", "."), ("evaluate", ".")),
+        *(("diagnose", "x2-fast"), ("seed-table",)),
+    ],
+)
+def test_no_command_starts_threads_without_end(words):
+    """100000 of them were started one by one, and no signal was answered meanwhile."""
+    assert "'--threads': 100000 is not at most 1024." in refused(*words, "--threads", "100000")
 
 
 def test_everything_that_is_missing_is_named_at_once(tmp_path):

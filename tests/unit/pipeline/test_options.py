@@ -6,16 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kspacesr_rt as ks
 from kspacesr_rt.errors import InputError
 from kspacesr_rt.pipeline import InferOptions
 from kspacesr_rt.pipeline.options import _LEAST, _SWITCHES, _WORDS
+from kspacesr_rt.train.run import RunSettings
 
 WRONG = {
     "upscale": (-1, 0, 17, 2.0, "2", True),
-    "batch": (0, None, 1.5),
-    "threads": (-2, "all"),
-    "streams": (-1,),
-    "workers": (-1,),
+    "batch": (0, None, 1.5, 65_537),
+    "threads": (-2, "all", 1025, 2**63),
+    "streams": (-1, 1025),
+    "workers": (-1, 1025),
+    "processes": (-1, 1025),
     "compress": ("zip", None, []),
     "backend": ("foo", None, 3),
     "model": (3, b"x2-fast"),
@@ -48,6 +51,18 @@ def test_every_field_is_looked_at():
     """A field that is added is checked, or the list says that it is not."""
     checked = {*_WORDS, *_LEAST, *_SWITCHES, "backend", "model", "name", "limits"}
     assert {one.name for one in dataclasses.fields(InferOptions)} - checked == {"sources"}
+
+
+@pytest.mark.parametrize("value", [2**63, 1025, -1, 1.5, "2", True, None])
+def test_functions_of_a_model_refuse_threads_that_cannot_be(value):
+    """A runtime would blame the model, or start them."""
+    for call in (
+        lambda: ks.load("x2-fast", backend="ort-cpu", threads=value),
+        lambda: ks.verify("x2-fast", backend="ort-cpu", threads=value),
+        lambda: RunSettings(threads=value),
+    ):
+        with pytest.raises(InputError, match="threads is a whole number from 0 to 1024"):
+            call()
 
 
 def test_paths_and_numbers_of_numpy_are_taken_as_plain_values():
