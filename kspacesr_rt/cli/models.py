@@ -450,12 +450,14 @@ def verify(
     ] = False,
 ) -> None:
     """Run a model's stored self-test on a backend of this machine."""
+    from kspacesr_rt.model.binding import require_stored_constants
     from kspacesr_rt.model.file import load_model, resolve_model
     from kspacesr_rt.runtime.backends import BackendOptions
     from kspacesr_rt.runtime.selection import choose_backend
     from kspacesr_rt.runtime.self_test import require_verified, verify_model
 
     found, options = load_model(resolve_model(model, upscale=None)), BackendOptions(threads=threads)
+    require_stored_constants(found)
     choice = choose_backend(backend, found, options)
     for note in choice.notes:
         print_text(f"warning: {note}", err=True)

@@ -32,7 +32,12 @@ from kspacesr_rt.conversion.flat_file import flatten_model
 from kspacesr_rt.errors import InputError, OutputError, failing_the_output
 from kspacesr_rt.kspace import FloatArray, Matrix
 from kspacesr_rt.kspace.phantoms import brain_phantom
-from kspacesr_rt.model.binding import bind, require_bindable, require_fitting
+from kspacesr_rt.model.binding import (
+    bind,
+    require_bindable,
+    require_fitting,
+    require_stored_constants,
+)
 from kspacesr_rt.model.file import INPUT_NAME, OUTPUT_NAME, ModelFile
 from kspacesr_rt.model.slice_arrays import network_input
 from kspacesr_rt.runtime.backends import BackendOptions, open_backend
@@ -107,6 +112,7 @@ def write_model_repository(
     require_free_folder(folder)
     entries = _entries(model, matrices)
     report_step(f"verifying {model.spec.name} on {REFERENCE_BACKEND}")
+    require_stored_constants(model)
     require_verified(verify_model(model, REFERENCE_BACKEND))
     with _built_beside(folder) as building:
         answers: dict[str, FloatArray] = {}

@@ -36,6 +36,9 @@ from kspacesr_rt.model.spec import OP_DOMAIN, Lowering, ModelSpec
 SMALLEST_MATRIX, LARGEST_MATRIX = 8, 2048
 """LR samples per axis a model may be bound to: outside, the result means nothing or the constants
 come near the 2 GiB an ONNX file may have (0.9 GB at 2048 and x4)."""
+CONSTANTS_TOLERANCE = 1e-6
+"""Largest difference of a stored constant from the same made here, over the largest of its kind:
+NumPy's versions round sines differently in the last bits of float32 (6e-8)."""
 
 Constants = dict[str, Any]
 """Name of a node's constant input to its array, in input order."""
@@ -374,3 +377,44 @@ def _open_shape(value: onnx.ValueInfoProto, image: str) -> None:
 def _set_shape(value: onnx.ValueInfoProto, matrix: Matrix) -> None:
     dimensions = value.type.tensor_type.shape.dim
     dimensions[-2].dim_value, dimensions[-1].dim_value = matrix
+
+
+def require_stored_constants(model: ModelFile) -> None:
+    """Refuse a file whose size-dependent layers hold other constants than binding makes for it.
+
+    Binding replaces them, so that here nothing depends on them, and the digest of the weights does
+    not cover them; but whoever runs the file elsewhere takes them as they stand.
+
+    Raises
+    ------
+    ModelFileError
+        If one differs by more than NumPy's versions do.
+    """
+    stored = _constants(model.proto)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    matrix = model.spec.network_matrix(model.spec.matrix)
+    rebind(proto, dataclasses.replace(model.spec, matrix=matrix))
+    for name, made in _constants(proto).items():
+        found = stored.get(name)
+        if found is None or not _same(found, made):
+            raise ModelFileError(
+                f"{model.name}: the constant '{name}' was changed after export",
+                hint="take the file again from where it came from, or export it again",
+            )
+
+
+def _constants(proto: onnx.ModelProto) -> Constants:
+    """Return the constants of size-dependent layers by name."""
+    bound = bound_constants(proto)
+    tensors = (item for item in proto.graph.initializer if item.name in bound)
+    return {item.name: numpy_helper.to_array(item) for item in tensors}
+
+
+def _same(found: FloatArray, made: FloatArray) -> bool:
+    if found.dtype != made.dtype or found.shape != made.shape:
+        return False
+    if made.dtype.kind != "f":
+        return bool(np.array_equal(found, made))
+    difference = np.abs(found.astype(np.float64) - made)
+    return bool((difference <= CONSTANTS_TOLERANCE * np.abs(made).max(initial=0.0)).all())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kspacesr_rt.errors import BackendUnavailableError, InputError, KspaceSRError, OutputError
+from kspacesr_rt.model.binding import require_stored_constants
 from kspacesr_rt.model.file import ModelFile, load_model, resolve_model
 from kspacesr_rt.runtime.backends import (
     BackendInfo,
@@ -138,7 +139,7 @@ def verify(
     Raises
     ------
     InputError, ModelFileError
-        If the model cannot be used, or carries no known answer.
+        If the model cannot be used, carries no known answer, or holds constants that were changed.
     BackendUnavailableError
         If the backend cannot run here.
     ParityError
@@ -154,6 +155,7 @@ def verify(
         load_model(resolve_model(fspath(model), upscale=None)),
         BackendOptions(threads=threads),
     )
+    require_stored_constants(loaded)
     chosen = choose_backend(backend, loaded, options).backend
     verification = verify_model(loaded, chosen, options)
     require_verified(verification)
