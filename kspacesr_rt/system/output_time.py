@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import zoneinfo
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from kspacesr_rt.errors import InputError
 
 EPOCH: Final = "SOURCE_DATE_EPOCH"
 """Seconds since 1970 (https://reproducible-builds.org/specs/source-date-epoch); empty: unset."""
+
+_UTC: Final = {"", "UTC", "UTC0", "GMT", "Z"}
+"""Names that mean UTC, whether there are files of zones or not."""
+_OFFSET: Final = r"[+-]?[0-9]{1,3}(?::[0-9]{2}){0,2}"
+_WORD: Final = r"(?:<[A-Za-z0-9+-]{3,}>|[A-Za-z]{3,})"
+_RULE: Final = rf",(?:J?[0-9]{{1,3}}|M[0-9]{{1,2}}\.[1-5]\.[0-6])(?:/{_OFFSET})?"
+_POSIX_ZONE: Final = re.compile(rf"{_WORD}{_OFFSET}(?:{_WORD}(?:{_OFFSET})?(?:{_RULE}{_RULE})?)?")
+"""A zone that states its offset, and perhaps its summer time (POSIX, 8.3)."""
 
 
 def fixed_time() -> datetime | None:
@@ -56,4 +66,18 @@ def unusable_time_zone() -> str | None:
         datetime.now(UTC).astimezone()
     except (OSError, OverflowError, ValueError):
         return "TZ names no time zone within a day of UTC: times are told in UTC"
+    if not _is_zone(os.environ.get("TZ", "")):
+        return "TZ names no time zone that is known here: times are told in UTC"
     return None
+
+
+def _is_zone(name: str) -> bool:
+    """Tell whether the C library knows a zone; of one that it does not it says nothing."""
+    name = name.removeprefix(":")
+    if os.name != "posix" or name in _UTC or _POSIX_ZONE.fullmatch(name):
+        return True
+    folders = (os.environ.get("TZDIR"), *zoneinfo.TZPATH)
+    try:
+        return any(Path(one, name).is_file() for one in folders if one)
+    except OSError:  # longer than a name can be
+        return False

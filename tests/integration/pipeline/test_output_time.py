@@ -1,6 +1,7 @@
 """The environment's time is named when it cannot be read, and no file is blamed for it."""
 
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -59,9 +60,12 @@ def test_an_epoch_that_is_one(monkeypatch):
     assert fixed_time() is None
 
 
-@pytest.mark.parametrize("name", ["XXX+25", "XXX-24", "XXX+167"])
+@pytest.mark.parametrize(
+    "name",
+    ["XXX+25", "XXX-24", "XXX+167", "Nope/Where", "Europe/Berlni", ":Nope", "CEST+x", "x" * 5000],
+)
 def test_a_time_zone_that_cannot_be_is_utc_and_said_once(name, zone, tmp_path, monkeypatch):
-    """A day or more off UTC: Python has no such offset."""
+    """A day or more off UTC: Python has no such offset. A misspelt name: C says nothing."""
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     zone(name)
     report = infer(sample_folder(), tmp_path / "out", InferOptions(backend="zero-fill"))
@@ -73,6 +77,12 @@ def test_a_time_zone_that_cannot_be_is_utc_and_said_once(name, zone, tmp_path, m
 
 def test_a_time_zone_that_can_be_is_taken(zone):
     """Nothing is said of it."""
+    here = Path("/usr/share/zoneinfo/Europe/Berlin")
+    files = ("Europe/Berlin", ":Europe/Berlin", str(here)) if here.is_file() else ()
+    rules = ("CET-1CEST,M3.5.0,M10.5.0/3", "<+0530>-5:30", "EST5EDT", "<-03>3", "AAA0BBB,J60,J300")
+    for name in ("", "UTC", "GMT", *files, *rules):
+        zone(name)
+        assert unusable_time_zone() is None, name
     zone("XXX-3")
     assert unusable_time_zone() is None
     assert in_local_time(output_time()).utcoffset().total_seconds() == 3 * 3600
