@@ -20,6 +20,7 @@ from kspacesr_rt.model.file import ModelFile, parse_model
 from kspacesr_rt.model.spec import DataConsistency, Lowering, ModelSpec, Precision
 from kspacesr_rt.runtime.suited_models import require_suited_to
 from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.path_arguments import require_path
 from kspacesr_rt.train.checkpoint import Checkpoint, SpecOverrides, load_checkpoint
 
 
@@ -105,10 +106,13 @@ def export_model(
     >>> exported.spec.name, exported.spec.upscale
     ('mine', 2)
     """
-    output = Path(output)
+    output = Path(require_path(output, "output"))
     require_free(output, force=force, report_file=report_file)
     loaded = load_checkpoint(
-        Path(checkpoint), name=name, data_consistency=data_consistency, stated=stated
+        Path(require_path(checkpoint, "checkpoint")),
+        name=name,
+        data_consistency=data_consistency,
+        stated=stated,
     )
     runtime, backend = runtime or runtime_for(precision), backend or runtime_for(precision)
     planned = dataclasses.replace(loaded.spec, precision=precision, lowering=lowering)

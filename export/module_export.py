@@ -71,6 +71,7 @@ from kspacesr_rt.model.spec import (
 from kspacesr_rt.quality.array_contracts import with_contracts
 from kspacesr_rt.runtime.backends import BACKENDS, open_backend
 from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.path_arguments import require_path
 from kspacesr_rt.system.progress_messages import report_step
 from kspacesr_rt.train.generators import ComplexDCResidualGenerator
 
@@ -230,7 +231,7 @@ def export_module(
     return export_as(
         spec,
         module,
-        Path(output),
+        Path(require_path(output, "output")),
         multiple=multiple,
         grid_stated=output_grid is not None,
         backend=backend,

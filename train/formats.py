@@ -33,10 +33,11 @@ def read_nifti(path: Path) -> Samples:
     from nibabel.spatialimages import SpatialImage
 
     try:
-        image = nibabel.load(path)
-        if not isinstance(image, SpatialImage):
-            raise TrainingDataError(f"{path.name}: holds no image")
-        values = np.asarray(image.dataobj)
+        with np.errstate(over="ignore"):  # of dimensions that no file has: an error below
+            image = nibabel.load(path)
+            if not isinstance(image, SpatialImage):
+                raise TrainingDataError(f"{path.name}: holds no image")
+            values = np.asarray(image.dataobj)
     except (OSError, ValueError, EOFError, ImageFileError) as exc:
         raise TrainingDataError(
             f"{path.name}: not a readable NIfTI image: {library_message(exc)}"

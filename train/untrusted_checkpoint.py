@@ -106,6 +106,8 @@ def _refuse_packed_archive(path: Path) -> None:
 
 def _reason(exc: BaseException) -> str:
     """Say why a file was refused, without torch's advice to load it as code."""
+    if isinstance(exc, LookupError):  # of its parser, which has lost its way
+        return "it is no file that torch.save writes"
     text = str(exc)
     if "weights_only" not in text and "eights only" not in text:
         return shortened(text.split("\n", 1)[0]) or type(exc).__name__

@@ -164,6 +164,10 @@ def _tables(
         if not isinstance(table, dict):
             continue
         commands = getattr(group, "commands", {})
+        option = options_of(group).get(name) or options_of(group).get(name.replace("_", "-"))
+        if name not in commands and option is not None:
+            kind = describe(_kind(group, option))
+            raise InputError(f"{file.place(name, above)}: '{name}' takes {kind}, not a table")
         if name not in commands:
             raise InputError(
                 f"{file.place(name, above)}: no command is called '{' '.join((*above, name))}'",
@@ -190,12 +194,16 @@ def _checked(
             )
         if parameter.name in found:
             raise InputError(f"{place}: '{key}' is there twice")
-        kinds = inspect.signature(command.callback, eval_str=True).parameters
-        kind = kinds[parameter.name].annotation
+        kind = _kind(command, parameter)
         if not fits(value, kind):
             raise InputError(f"{place}: '{key}' takes {describe(kind)}, not {_shown(value)}")
         found[parameter.name] = value
     return found
+
+
+def _kind(command: Any, parameter: Any) -> Any:
+    """Return the annotation of an option."""
+    return inspect.signature(command.callback, eval_str=True).parameters[parameter.name].annotation
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -212,7 +220,7 @@ def fits(value: object, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind in (int, bool):
         return type(value) is kind
-    return isinstance(value, str)
+    return isinstance(value, str) and (bool(value) or kind is not Path)
 
 
 def describe(kind: Any) -> str:

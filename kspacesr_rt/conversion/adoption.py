@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import get_args
 
@@ -45,6 +45,7 @@ from kspacesr_rt.runtime.backends import open_backend, require_available
 from kspacesr_rt.system.files import replace_file
 from kspacesr_rt.system.output_time import output_time
 from kspacesr_rt.system.packages import installed_versions
+from kspacesr_rt.system.path_arguments import require_path
 from kspacesr_rt.system.progress_messages import report_step
 
 BACKEND = "ort-cpu"
@@ -177,7 +178,7 @@ def adopt_model(
     >>> ks.load("ours.onnx")(lr)  # doctest: +SKIP
     """
     contracts, texts = contracts or Contracts(), texts or Texts()
-    source, output = Path(fspath(source)), Path(fspath(output))
+    source, output = Path(require_path(source, "source")), Path(require_path(output, "output"))
     require_free(output, force=force, report_file=report_file)
     if not source.is_file():
         raise InputError(f"no ONNX file '{source}'")

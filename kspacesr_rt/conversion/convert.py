@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,7 @@ from kspacesr_rt.runtime.backends import BACKENDS, require_available
 from kspacesr_rt.runtime.self_test import require_verified, verify_model
 from kspacesr_rt.runtime.suited_models import require_suited_to
 from kspacesr_rt.system.files import replace_file
+from kspacesr_rt.system.path_arguments import require_path
 from kspacesr_rt.system.progress_messages import report_step
 
 REFERENCE_BACKEND = "ort-cpu"
@@ -134,9 +135,9 @@ def convert_model(
     >>> made.spec.precision, made.report.tier
     ('fp16', 'fast')
     """
-    output = Path(fspath(output))
+    output = Path(require_path(output, "output"))
     require_free(output, force=force, report_file=report_file)
-    path = resolve_model(fspath(model), upscale=None)
+    path = resolve_model(require_path(model, "model"), upscale=None)
     if output.exists() and output.samefile(path):
         raise InputError(f"{output} is the model itself", hint="name another file with -o")
     source = load_model(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os import PathLike, fspath
+from os import PathLike
 from typing import Literal, Self, overload
 
 import numpy as np
@@ -16,6 +16,7 @@ from kspacesr_rt.pipeline.options import InferOptions
 from kspacesr_rt.pipeline.session import Session
 from kspacesr_rt.quality.trust_interval import half_width
 from kspacesr_rt.runtime.selection import BackendChoice
+from kspacesr_rt.system.path_arguments import require_path
 
 
 class _ModelSession(Session):
@@ -197,7 +198,7 @@ def load(
     options = InferOptions(
         backend=backend,
         tier=tier,
-        model=None if model is None else fspath(model),
+        model=None if model is None else require_path(model, "model"),
         threads=threads,
         upscale=upscale,
         streams=1,  # one slice at a time has every thread

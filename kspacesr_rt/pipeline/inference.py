@@ -11,6 +11,7 @@ from kspacesr_rt.pipeline.executors import Executor
 from kspacesr_rt.pipeline.options import InferOptions, RunProgress
 from kspacesr_rt.pipeline.report import RunReport
 from kspacesr_rt.pipeline.session import Session, require_source
+from kspacesr_rt.system.path_arguments import require_path
 
 
 def infer(
@@ -80,7 +81,8 @@ def infer(
     20
     """
     started = time.perf_counter()
-    require_source(Path(source))
+    require_source(Path(require_path(source, "source")))
+    require_path(output, "output")
     with Session(options, executor=executor, on_stall=on_stall, output=output) as session:
         return session.run(
             source,

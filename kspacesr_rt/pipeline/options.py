@@ -219,3 +219,19 @@ class RunProgress:
     """Slices to process."""
     present: int = 0
     """Slices among those done that an earlier run had written."""
+
+
+def require_options(options: InferOptions) -> InferOptions:
+    """Return the options of a run.
+
+    Raises
+    ------
+    InputError
+        If they are none; in Python anything may be passed.
+    """
+    if not isinstance(options, InferOptions):
+        raise InputError(
+            f"options are of InferOptions, not {type(options).__name__}",
+            hint="ks.InferOptions(backend=..., model=...)",
+        )
+    return options

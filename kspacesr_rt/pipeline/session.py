@@ -27,7 +27,7 @@ from kspacesr_rt.pipeline.array_batches import GivenArrays
 from kspacesr_rt.pipeline.backend_pool import BackendPool
 from kspacesr_rt.pipeline.executors import Executor, LocalExecutor
 from kspacesr_rt.pipeline.input_files import require_library
-from kspacesr_rt.pipeline.options import InferOptions, RunProgress
+from kspacesr_rt.pipeline.options import InferOptions, RunProgress, require_options
 from kspacesr_rt.pipeline.output_folder import begun_with
 from kspacesr_rt.pipeline.preflight import prepare, refuse_in_advance, scan_files, scan_input
 from kspacesr_rt.pipeline.process_choice import chosen_processes
@@ -44,6 +44,7 @@ from kspacesr_rt.runtime.baselines import INTERPOLATIONS
 from kspacesr_rt.runtime.selection import BackendChoice
 from kspacesr_rt.system.interruption import deferred_signals
 from kspacesr_rt.system.output_time import fixed_time, unusable_time_zone
+from kspacesr_rt.system.path_arguments import require_path
 from kspacesr_rt.system.progress_messages import report_step
 
 NEGATIVE_SHARE: Final = 0.01
@@ -101,7 +102,7 @@ class Session:
         on_stall: Callable[[str], None] | None = None,
         output: str | PathLike[str] | None = None,
     ) -> None:
-        self.options = options or InferOptions()
+        self.options = InferOptions() if options is None else require_options(options)
         syntax_of(self.options.compress)  # before anything is read or opened
         self._in_use = threading.RLock()
         self._closed = False
@@ -185,7 +186,10 @@ class Session:
         """
         options = self._options_of_run(options)
         started = time.perf_counter() if since is None else since
-        require_source(Path(source))
+        require_source(Path(require_path(source, "source")))
+        require_path(output, "output")
+        if report_file is not None:
+            require_path(report_file, "report_file")
         require_library(options)
         syntax_of(options.compress)
         fixed_time()
@@ -437,6 +441,7 @@ class Session:
     def _options_of_run(self, options: InferOptions | None) -> InferOptions:
         if options is None:
             return self.options
+        require_options(options)
         for name in OPENING:
             if getattr(options, name) != getattr(self.options, name):
                 raise InputError(

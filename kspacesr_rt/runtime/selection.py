@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from kspacesr_rt.runtime.self_test_cache import (
     read_verification,
 )
 from kspacesr_rt.runtime.suited_models import require_suited
+from kspacesr_rt.system.path_arguments import require_path
 from kspacesr_rt.system.progress_messages import report_step
 
 AUTO = "auto"
@@ -152,7 +153,7 @@ def verify(
     True
     """
     loaded, options = (
-        load_model(resolve_model(fspath(model), upscale=None)),
+        load_model(resolve_model(require_path(model, "model"), upscale=None)),
         BackendOptions(threads=threads),
     )
     require_stored_constants(loaded)

@@ -102,8 +102,10 @@ def read_task(environment: Mapping[str, str], options: InferOptions | None = Non
         raise InputError(f"{IN_DIR} holds no readable {TASK}") from exc
     except ValueError as exc:
         raise InputError(f"{TASK} is not JSON") from exc
-    process = task.get("process") if isinstance(task, dict) else None
-    settings = process.get("settings") if isinstance(process, dict) else None
+    process = task.get("process", {}) if isinstance(task, dict) else None
+    if not isinstance(process, dict):
+        raise InputError(f"{TASK} holds no object, or its 'process' is none")
+    settings = process.get("settings")
     if not isinstance(settings, dict | None):
         raise InputError(f"the settings in {TASK} are not an object")
     values = dict(settings or {})

@@ -216,3 +216,11 @@ def test_what_a_task_leaves_open_the_container_decides(case, monkeypatch):
     assert result["backend"] == "zero-fill"
     assert result["option_sources"]["backend"] == "task.json"
     assert result["options"]["limits"]["items"] == 1000
+
+
+@pytest.mark.parametrize("task", [[], None, 3, {"process": None}, {"process": []}])
+def test_a_task_of_another_shape_is_refused(case, task):
+    """What it asks for would be left out without a word."""
+    (source_of(case) / "task.json").write_text(json.dumps(task))
+    with pytest.raises(InputError, match=r"task\.json holds no object"):
+        read_task(case)

@@ -56,6 +56,25 @@ def test_where_it_came_from_is_said_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('report = ""', "'report' takes"),
+        (
+            "limit = { samples = 4 }",
+            "'limit' takes a list, each of it a text in quotes, not a table",
+        ),
+    ],
+)
+def test_a_file_of_options_that_takes_something_else(line, sentence, tmp_path):
+    """An empty path would be the current folder, and a table is no command."""
+    (tmp_path / "run.toml").write_text(f"[infer]\n{line}\n")
+    words = ("infer", str(tmp_path), str(tmp_path / "o"), "--config", str(tmp_path / "run.toml"))
+    done = CliRunner().invoke(app, [*words])
+    assert sentence in " ".join(done.output.split())
+    assert done.exit_code == 2
+
+
+@pytest.mark.parametrize(
     "words",
     [
         *(("verify", "x2-fast"), ("bench",), ("bench", "gate"), ("train", "."), ("evaluate", ".")),
