@@ -38,7 +38,7 @@ def read_nifti(path: Path) -> Samples:
             if not isinstance(image, SpatialImage):
                 raise TrainingDataError(f"{path.name}: holds no image")
             values = np.asarray(image.dataobj)
-    except (OSError, ValueError, EOFError, ImageFileError) as exc:
+    except (OSError, ValueError, EOFError, OverflowError, ImageFileError) as exc:
         raise TrainingDataError(
             f"{path.name}: not a readable NIfTI image: {library_message(exc)}"
         ) from exc
@@ -51,7 +51,7 @@ def read_nrrd(path: Path) -> Samples:
 
     try:
         values, header = nrrd.read(str(path))
-    except (OSError, ValueError, StopIteration, nrrd.NRRDError) as exc:
+    except (OSError, ValueError, StopIteration, OverflowError, nrrd.NRRDError) as exc:
         raise TrainingDataError(
             f"{path.name}: not a readable NRRD image: {library_message(exc)}"
         ) from exc

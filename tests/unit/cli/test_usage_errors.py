@@ -61,7 +61,7 @@ def test_where_it_came_from_is_said_too(tmp_path):
         ('report = ""', "'report' takes"),
         (
             "limit = { samples = 4 }",
-            "'limit' takes a list, each of it a text in quotes, not a table",
+            "'limit' takes a list, each of it a text in quotes, not a",
         ),
     ],
 )
