@@ -45,7 +45,7 @@ def _read_spectrum(path: Path) -> Tensor:
         stored = load_array(path, mapped=True)
     except UNREADABLE as exc:
         raise CheckpointError(f"{path}: not a readable .npy file: {shortened(exc)}") from exc
-    if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "fiu":
+    if stored.dtype.kind not in "fiu":
         raise CheckpointError(f"{path}: expected an array of real numbers")
     if stored.ndim != 2 or stored.shape[0] != stored.shape[1] or not stored.size:
         raise CheckpointError(f"{path}: expected a square spectrum, found shape {stored.shape}")

@@ -8,6 +8,8 @@ from typing import Final
 
 RANGES_SHOWN: Final = 6
 """Ranges that a text names before it says how many more numbers there are."""
+MOST_NUMBERS: Final = 2**22
+"""That a text may stand for: a few of its characters could fill any memory."""
 _RANGE: Final = re.compile(r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?", re.ASCII)
 
 
@@ -46,7 +48,7 @@ def unpacked(text: str, *, largest: int) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        If it is none of ascending numbers from 1 to `largest`.
+        If it is none of ascending numbers from 1 to `largest`, or of more than `MOST_NUMBERS`.
     """
     numbers: list[int] = []
     for part in text.split(","):
@@ -54,5 +56,7 @@ def unpacked(text: str, *, largest: int) -> tuple[int, ...]:
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not (numbers[-1] if numbers else 0) < first <= last <= largest:
             raise ValueError(f"'{part}' is no range of ascending numbers up to {largest}")
+        if len(numbers) + last + 1 - first > MOST_NUMBERS:
+            raise ValueError(f"more than {MOST_NUMBERS} numbers")
         numbers += range(first, last + 1)
     return tuple(numbers)

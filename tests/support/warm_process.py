@@ -101,7 +101,7 @@ def _is_forked(words: Sequence[str], environment: Mapping[str, str]) -> bool:
 
 def _loads_torch(words: Sequence[str]) -> bool:
     command = words[2:3] if words[1].endswith(".py") else words[3:4]
-    return command[:1] in [[one] for one in TORCH_COMMANDS]
+    return bool(command) and command[0] in TORCH_COMMANDS
 
 
 class _Server:

@@ -137,6 +137,12 @@ class SliceProcess:
             self._running.end()
             self._running = None
 
+    def let_go(self) -> None:
+        """Leave it, in a forked process, to the one that started it."""
+        if self._running is not None:
+            self._running.let_go()
+            self._running = None
+
 
 class SliceProcesses:
     """The processes of a session, started when they are first wanted; a context manager."""
@@ -171,6 +177,11 @@ class SliceProcesses:
         for one in self._processes:
             one.close()
 
+    def let_go(self) -> None:
+        """Leave them, in a forked process, to the one that started them."""
+        for one in self._processes:
+            one.let_go()
+
 
 _opened: weakref.WeakSet[SliceProcesses] = weakref.WeakSet()
 
@@ -178,7 +189,7 @@ _opened: weakref.WeakSet[SliceProcesses] = weakref.WeakSet()
 def _after_fork() -> None:
     """Let go, in a forked process, of the other one's: they end when nobody holds their links."""
     for processes in tuple(_opened):
-        processes.__exit__()
+        processes.let_go()
 
 
 if hasattr(os, "register_at_fork"):
@@ -270,6 +281,12 @@ class _Running:
         self._errors.close()
         code = self._process.returncode
         return f"exit code {code}" if code >= 0 else f"signal {_signal_name(-code)}"
+
+    def let_go(self) -> None:
+        """Close this side's ends alone: neither wait for it, which is no child here, nor end it."""
+        self._process.returncode = 0  # else it would be looked after, and warned of
+        for one in (self._connection, self._link, self._lifeline, self.samples, self._errors):
+            one.close()
 
 
 def _popen(passed: tuple[int, int, int], errors: IO[bytes]) -> subprocess.Popen[bytes]:

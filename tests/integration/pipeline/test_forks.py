@@ -33,14 +33,14 @@ if not child:
 """
 END = """
     sys.exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 """
 
 
-def in_two_processes(backend, before, child):
-    """Run what is before a fork, and what the child does then; both have to end."""
+def in_two_processes(backend, before, child, after=""):
+    """Run what is before a fork, what the child does then, and its parent after; both must end."""
     body = "".join(f"    {line}\n" for line in child.splitlines())
-    code = BEGIN.format(backend=backend) + before + FORK + body + END
+    code = BEGIN.format(backend=backend) + before + FORK + body + END + after + "sys.exit(ended)\n"
     # No output is captured: a child that hangs would hold its pipe open, and this test with it.
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as program:
         try:
@@ -104,3 +104,24 @@ def test_a_forked_session_has_processes_of_its_own(tmp_path):
     assert in_two_processes("zero-fill", before, child) == 0
     made = [sorted(p.name for p in (tmp_path / run).rglob("*.dcm")) for run in ("one", "two")]
     assert made[0] == made[1] != []
+
+
+@pytest.mark.skipif(why_no_processes() is not None, reason="processes need Linux")
+def test_a_fork_ends_no_process_of_the_session_that_it_came_from(tmp_path):
+    """Nor where a thread waited for one at that moment, which the child would wait for for ever."""
+    before = (
+        "from kspacesr_rt.pipeline.slice_processes import process\n"
+        "session = opened(processes=1)\n"
+        f"session.run({str(sample_folder())!r}, {str(tmp_path / 'one')!r})\n"
+        "ids = session.process_ids\n"
+        "(own,) = process._opened\n"
+        "waiting = own._processes[0]._running._process._waitpid_lock\n"
+        "waiting.acquire()\n"
+    )
+    after = (
+        "waiting.release()\n"
+        f"session.run({str(sample_folder())!r}, {str(tmp_path / 'two')!r})\n"
+        "assert session.process_ids == ids\n"
+        "session.close()\n"
+    )
+    assert in_two_processes("zero-fill", before, "", after) == 0

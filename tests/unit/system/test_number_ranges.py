@@ -43,3 +43,9 @@ def test_what_names_no_frames_of_a_file_is_refused(text):
     """Numbers beyond the file's frames would fill memory, at the word of a damaged line."""
     with pytest.raises(ValueError, match="no range of ascending numbers up to 8"):
         unpacked(text, largest=8)
+
+
+def test_a_text_of_more_numbers_than_any_file_has_is_refused():
+    """A damaged line may state as many frames itself."""
+    with pytest.raises(ValueError, match="more than 4194304 numbers"):
+        unpacked("1,3-999999999999", largest=10**12)
