@@ -27,6 +27,8 @@ LARGEST: dict[Precision, float] = {"int8": 127.0, "fp8": 448.0}
 """Largest magnitude of each type that is used; int8 leaves -128 out, to be symmetric."""
 RANGES = np.linspace(0.2, 1.0, 41)
 """Ranges that are tried, as shares of the largest magnitude that was met."""
+TRIED_AT_ONCE = 1 << 15
+"""Samples that are rounded together: all scales of a filter, one of a feature map."""
 _FEATURE_OPERATORS = ("Conv", "LeakyRelu", "PRelu", "Relu", "Add", "DepthToSpace")
 """What stands between the convolutions of a CNN."""
 _OF_FEATURES = frozenset(
@@ -140,26 +142,29 @@ def best_scale(magnitudes: FloatArray, precision: Precision) -> np.float32:
     if top == 0.0:
         return np.float32(1.0)
     scales = (RANGES * top / LARGEST[precision]).astype(np.float32)
-    room = np.empty_like(magnitudes)
-    errors = [_squared_error(magnitudes, scale, precision, room) for scale in scales]
-    best: np.float32 = scales[int(np.argmin(errors))]
+    flat = magnitudes.ravel()
+    at_once = max(1, TRIED_AT_ONCE // flat.size)
+    errors = [
+        _squared_errors(flat, scales[first : first + at_once, None], precision)
+        for first in range(0, scales.size, at_once)
+    ]
+    best: np.float32 = scales[int(np.argmin(np.concatenate(errors)))]
     return best
 
 
-def _squared_error(
-    magnitudes: FloatArray, scale: np.float32, precision: Precision, room: FloatArray
-) -> float:
-    """Return the mean squared error of a scale, in one array for every scale that is tried."""
+def _squared_errors(magnitudes: FloatArray, scales: FloatArray, precision: Precision) -> FloatArray:
+    """Return the mean squared error of each of `scales` (k, 1), float64."""
     if precision == "int8":  # as `as_stored`; whole numbers need no type of 8 bits to be rounded
-        np.divide(magnitudes, scale, out=room)
-        np.clip(room, -LARGEST[precision], LARGEST[precision], out=room)
-        np.rint(room, out=room)
+        rounded = magnitudes / scales
+        np.clip(rounded, -LARGEST[precision], LARGEST[precision], out=rounded)
+        np.rint(rounded, out=rounded)
     else:
-        room[...] = as_stored(magnitudes, scale, precision)
-    room *= scale
-    room -= magnitudes
-    np.square(room, out=room)
-    return float(room.mean(dtype=np.float64))
+        rounded = as_stored(magnitudes, scales, precision).astype(np.float32)
+    rounded *= scales
+    rounded -= magnitudes
+    np.square(rounded, out=rounded)
+    errors: FloatArray = rounded.mean(axis=1, dtype=np.float64)
+    return errors
 
 
 def quantised(

@@ -95,11 +95,18 @@ def undisturbed(mixed, tmp_path_factory):
     return contents(out)
 
 
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    """Make a series of 20 slices and the beginning of another; read only."""
+    folder = tmp_path_factory.mktemp("slices") / "in"
+    fault_cases.make_slices(folder, 23)
+    return folder
+
+
 @pytest.fixture
-def study(tmp_path):
-    """Make a series of 20 slices and the beginning of another; a test's own."""
-    fault_cases.make_slices(tmp_path / "study", 23)
-    return tmp_path / "study"
+def study(slices, tmp_path):
+    """Copy the slices; a test's own."""
+    return shutil.copytree(slices, tmp_path / "study")
 
 
 @pytest.fixture
@@ -132,11 +139,18 @@ def run(request):
     return run_beside
 
 
+_expected: dict[object, dict[str, str]] = {}
+
+
 def expected_of(study, tmp_path, options=ZERO_FILL):
-    """Return what an undisturbed run of a test's own study writes."""
-    folder = tmp_path / "expected"
-    infer(study, folder, options)
-    return contents(folder)
+    """Return what an undisturbed run of a test's own study writes; the same files are run once."""
+    files = {path.relative_to(study): path.read_bytes() for path in sorted(study.rglob("*.dcm"))}
+    key = (repr(options), *files.items())
+    if key not in _expected:
+        folder = tmp_path / "expected"
+        infer(study, folder, options)
+        _expected[key] = contents(folder)
+    return _expected[key]
 
 
 def in_flight(batch=3, processes=0):
