@@ -47,8 +47,6 @@ def missing():
         one for one in ("unshare", "setpriv", "useradd", "mount") if not shutil.which(one)
     ]:
         return f"{absent[0]} is not installed"
-    if not Path(sys.base_prefix, "bin", "python").exists():
-        return f"{sys.base_prefix}/bin holds no 'python', as the image's does: Debian's own, say"
     tried = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, text=True)
     return tried.stderr.strip() if tried.returncode else None
 
@@ -67,6 +65,13 @@ class Image:
                 (packages / one.name).symlink_to(one.resolve())
         for one in () if instead is None else sorted(instead.glob("onnxruntime*")):
             (packages / one.name).symlink_to(one.resolve())
+        self.programs = Path(sys.base_prefix, "bin")
+        if not (self.programs / "python").exists():  # Debian's own, which may have no pip
+            self.programs = Path("/opt/python")
+            (self.root / "opt/python").mkdir(parents=True)
+            base = Path(sys._base_executable).resolve()  # a version of its own stands beside it
+            (self.root / "opt/python/python").symlink_to(base)
+            (packages / "pip").symlink_to(Path(sysconfig.get_path("purelib"), "pip").resolve())
         for name in (
             "etc",
             "opt",
@@ -132,7 +137,7 @@ class Image:
 
     def _values(self):
         """Return the environment of a step: the image's, and what keeps pip from a network."""
-        python = str(Path(sys.base_prefix, "bin"))
+        python = str(self.programs)
         defaults = {
             "PATH": f"{python}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "PYTHONPATH": "/packages",

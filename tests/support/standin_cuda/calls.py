@@ -24,13 +24,25 @@ FORBIDDEN = ("malloc", "free", "pinned", "synchronize", "copy", "unhandled")
 """Events that must not fall into a capture."""
 
 
-def read_calls(file: Path) -> list[Call]:
-    """Read a file of calls."""
-    calls = []
-    for line in file.read_text().splitlines():
-        captured, event, details = (*line.split(" ", 2), "")[:3]
-        calls.append(Call(captured == "1", event, details))
-    return calls
+class CallsFile:
+    """A file that grows; what was read once is kept."""
+
+    def __init__(self, file: Path) -> None:
+        """Keep the file; it may come later."""
+        self._file, self._at = file, 0
+        self._calls: list[Call] = []
+
+    def read(self, before: int = 0) -> list[Call]:
+        """Return what came after so many calls."""
+        if self._file.exists():
+            with self._file.open("rb") as stream:
+                stream.seek(self._at)
+                found, end, _ = stream.read().rpartition(b"\n")
+            self._at += len(found) + len(end)
+            for line in found.decode().splitlines():
+                captured, event, details = (*line.split(" ", 2), "")[:3]
+                self._calls.append(Call(captured == "1", event, details))
+        return self._calls[before:]
 
 
 def graphs(calls: list[Call]) -> list[list[Call]]:

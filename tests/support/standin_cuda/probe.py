@@ -29,9 +29,9 @@ from kspacesr_rt.runtime.backends import (
     StartedBatch,
     open_backend,
 )
-from standin_cuda.calls import FORBIDDEN, Call, graphs, nodes, read_calls
+from standin_cuda.calls import FORBIDDEN, Call, CallsFile, graphs, nodes
 
-CALLS = Path(os.environ["STANDIN_CUDA_CALLS"])
+_CALLS_FILE = CallsFile(Path(os.environ["STANDIN_CUDA_CALLS"]))
 RUNS = 3
 
 
@@ -59,7 +59,7 @@ def bound_to(model: str, precision: str, matrix: list[int], lowering: str) -> Bo
 
 def new_calls(before: int) -> list[Call]:
     """Return what came after so many calls."""
-    return read_calls(CALLS)[before:] if CALLS.exists() else []
+    return _CALLS_FILE.read(before)
 
 
 def observe(bound: BoundModel, backend: str, batch: int) -> dict[str, Any]:
