@@ -9,6 +9,7 @@ written but its volumes and /tmp.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shlex
@@ -47,6 +48,8 @@ def missing():
         one for one in ("unshare", "setpriv", "useradd", "mount") if not shutil.which(one)
     ]:
         return f"{absent[0]} is not installed"
+    if importlib.util.find_spec("pip") is None:
+        return "this environment has no pip, with which the image's steps install"
     tried = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, text=True)
     return tried.stderr.strip() if tried.returncode else None
 
@@ -66,11 +69,11 @@ class Image:
         for one in () if instead is None else sorted(instead.glob("onnxruntime*")):
             (packages / one.name).symlink_to(one.resolve())
         self.programs = Path(sys.base_prefix, "bin")
-        if not (self.programs / "python").exists():  # Debian's own, which may have no pip
+        if not (self.programs / "python").exists():  # Debian's own: /usr/bin/python3.11, say
             self.programs = Path("/opt/python")
             (self.root / "opt/python").mkdir(parents=True)
-            base = Path(sys._base_executable).resolve()  # a version of its own stands beside it
-            (self.root / "opt/python/python").symlink_to(base)
+            (self.root / "opt/python/python").symlink_to(Path(sys._base_executable).resolve())
+            # Its pip is a package of its own, which may be missing: this environment's is taken.
             (packages / "pip").symlink_to(Path(sysconfig.get_path("purelib"), "pip").resolve())
         for name in (
             "etc",

@@ -518,7 +518,7 @@ def test_a_cluster_that_dies_ends_the_run_with_a_sentence(archive, local, out, s
 
     A thread of Ray's asks a head that is gone again and again, and keeps a core busy: not for long.
     """
-    # It must not end before that.
+    # So slow that it does not end before a process of its cluster is killed.
     process = start("infer", archive, out, *ON_RAY, slice_s=2.0, RAY_ACTORS_HEAD_S="5")
     fault_cases.wait_until(lambda: lines(out) > 2, process)
     (victim,) = [pid for pid, line in descendants(process.pid).items() if server in line]
